@@ -1,0 +1,52 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Mutexes with ranks.  A thread may take a lock only while every lock it
+ * holds has a lower rank; debug builds (without NDEBUG) abort otherwise, and
+ * lock_assert_held() is checked there too.
+ */
+#ifndef GODWIT_BASE_LOCK_H
+#define GODWIT_BASE_LOCK_H
+
+#include <pthread.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+/* All ranks of the program, outermost first. */
+enum lock_rank {
+	LOCK_MIGRATE = 1, /* migration state, statistics (migrate/) */
+	LOCK_RUN_STATE,   /* run state changes (machine/run_state.c) */
+	LOCK_VCPU,        /* one vCPU's requests (machine/vcpu.c) */
+	LOCK_TOPOLOGY,    /* memory trees and listeners (mem/) */
+	LOCK_DIRTY,       /* memslots and logging (accel/) */
+	LOCK_DEVICE,      /* one device's registers (dev/) */
+	LOCK_IRQ,         /* interrupt lines and routes */
+	LOCK_EVENT,       /* event queues towards control/ */
+};
+
+struct lock {
+	pthread_mutex_t mutex;
+	enum lock_rank rank;
+	pthread_t owner; /* valid while is_held; debug builds only */
+	bool is_held;
+};
+
+void lock_init(struct lock *lock, enum lock_rank rank);
+void lock_fini(struct lock *lock);
+void lock_acquire(struct lock *lock);
+void lock_release(struct lock *lock);
+
+/* Wait on @cond, releasing @lock meanwhile; CLOCK_MONOTONIC deadlines. */
+void lock_wait(struct lock *lock, pthread_cond_t *cond);
+
+/* As lock_wait(), at most until @deadline_ns (clock_mono_ns() time): 0, or
+ * -ETIMEDOUT. */
+int lock_wait_until(struct lock *lock, pthread_cond_t *cond,
+		    uint64_t deadline_ns);
+
+/* A condition variable whose deadlines are CLOCK_MONOTONIC. */
+void lock_cond_init(pthread_cond_t *cond);
+
+/* Abort (debug builds) unless the calling thread holds @lock. */
+void lock_assert_held(const struct lock *lock);
+
+#endif

@@ -1,0 +1,79 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * RAM blocks: the host memory behind RAM and ROM regions, each a memfd mapped
+ * once and shared (so that vhost-user back ends can map it too), and their
+ * dirty bitmaps.
+ *
+ * Dirty pages.  `dirty` holds the pages of the block that a destination does
+ * not have yet, one bit a page: dirty sources set bits at any time (atomically),
+ * the one migration thread takes them (D4: and gives them back when a round
+ * fails).  `known` holds the pages that have been seen resident and are watched
+ * by the accelerator since (DESIGN 3, bitmap mode); it is the migration
+ * thread's alone.
+ */
+#ifndef GODWIT_MEM_RAM_H
+#define GODWIT_MEM_RAM_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/list.h"
+
+#define RAM_PAGE_SHIFT 12
+#define RAM_PAGE_SIZE  4096ull
+
+struct err;
+struct mem;
+
+struct ram_options {
+	uint64_t hugepage_size; /* 0, or 2 MiB: hugetlbfs memfd */
+	bool use_thp;           /* MADV_HUGEPAGE */
+	uint64_t align;         /* of the mapping; 0 means 2 MiB */
+};
+
+struct ram_block {
+	/* immutable after init */
+	struct mem *mem;
+	char name[32];  /* unique in its machine; goes into the stream */
+	uint32_t index; /* in order of creation, from 0 */
+	int fd;         /* owned memfd */
+	uint8_t *host;  /* owned mapping */
+	uint64_t size;  /* bytes, a multiple of the backing page size */
+	uint64_t pages; /* of RAM_PAGE_SIZE */
+	uint64_t hugepage_size;
+
+	uint64_t *dirty; /* atomic; see above */
+	uint64_t *known; /* owned by the migration thread */
+
+	struct list link; /* in mem's blocks; protected by the topology lock */
+};
+
+/* @size is rounded up to the backing page size.  -EEXIST for a name taken,
+ * -ENOMEM or what memfd_create/mmap said. */
+int ram_block_new(struct mem *mem, const char *name, uint64_t size,
+		  const struct ram_options *options,
+		  struct ram_block **ret_block, struct err *err);
+void ram_block_free(struct ram_block *block);
+
+struct ram_block *ram_block_find(struct mem *mem, const char *name);
+/* The block after @block in order of creation (the first for NULL), or NULL. */
+struct ram_block *ram_block_next(struct mem *mem, struct ram_block *block);
+
+/* A write by godwit itself or a back end: any thread, any time. */
+void ram_block_mark_dirty(struct ram_block *block, uint64_t offset,
+			  uint64_t size);
+
+/*
+ * Residency by SEEK_DATA: the first extent of touched memory in bytes
+ * [start, end), page aligned.  false: all of it is a hole.  hugetlbfs memory
+ * counts as touched throughout.
+ */
+bool ram_block_next_data(const struct ram_block *block, uint64_t start,
+			 uint64_t end, uint64_t *ret_start, uint64_t *ret_end);
+
+/* Give [offset, offset + size) back to the host: reads as zero, and is a hole
+ * afterwards.  Page-aligned. */
+int ram_block_discard(struct ram_block *block, uint64_t offset, uint64_t size);
+
+#endif
