@@ -1,0 +1,115 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What an accelerator does: it runs vCPUs against an address space, knows
+ * which pages they wrote, and turns vCPU and interrupt-controller state into
+ * saveable structures and back.
+ *
+ * accel/kvm uses the kernel; accel/sim is the same in user space.  An
+ * accelerator is a listener of its machine's memory address space, so memory
+ * slots and dirty logging need no call here.
+ *
+ * Threads.  accel_vcpu_run(), _save() and _load() are called by the vCPU's own
+ * thread; accel_vcpu_kick() by any.  The VM-wide functions are called by the
+ * thread that builds, stops or loads the machine, with no vCPU running.
+ */
+#ifndef GODWIT_ACCEL_ACCEL_H
+#define GODWIT_ACCEL_ACCEL_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+struct accel;
+struct accel_vcpu;
+struct addr_space;
+struct err;
+struct state_registry;
+
+enum dirty_mode {
+	DIRTY_BITMAP,
+	DIRTY_RING,
+};
+
+struct accel_options {
+	char name[16]; /* "kvm" or "sim" */
+	enum dirty_mode dirty;
+	uint32_t ring_entries;
+};
+
+/* "kvm[,dirty=bitmap|ring][,ring-entries=N]"; -EINVAL with a reason. */
+int accel_options_parse(const char *text, struct accel_options *ret_options,
+			struct err *err);
+
+/* Why accel_vcpu_run() came back. */
+enum accel_exit {
+	ACCEL_EXIT_KICKED,   /* accel_vcpu_kick(); pending I/O is complete */
+	ACCEL_EXIT_SHUTDOWN, /* triple fault */
+	ACCEL_EXIT_FAILED,   /* cannot go on; the message says why */
+};
+
+/* Where a vCPU starts: 32-bit protected mode, flat segments, paging off (the
+ * PVH entry state, xen docs/misc/pvh.pandoc). */
+struct accel_boot_regs {
+	uint32_t eip, ebx, edi;
+};
+
+struct accel_ops {
+	const char *name;
+	void (*free)(struct accel *accel);
+
+	/* Interrupt controllers; GSIs 0-23.  Any thread. */
+	void (*irq_set)(struct accel *accel, unsigned int gsi, int level);
+
+	int (*vcpu_new)(struct accel *accel, unsigned int index,
+			struct accel_vcpu **ret_vcpu, struct err *err);
+	void (*vcpu_free)(struct accel_vcpu *vcpu);
+	int (*vcpu_boot)(struct accel_vcpu *vcpu,
+			 const struct accel_boot_regs *regs, struct err *err);
+	enum accel_exit (*vcpu_run)(struct accel_vcpu *vcpu, struct err *err);
+	void (*vcpu_kick)(struct accel_vcpu *vcpu);
+	/* Called by the vCPU's thread before it may run after a kick; a later
+	 * kick is not lost. */
+	void (*vcpu_unkick)(struct accel_vcpu *vcpu);
+
+	/* Kernel state into the registered structure, and back. */
+	int (*vcpu_save)(struct accel_vcpu *vcpu, struct err *err);
+	int (*vcpu_load)(struct accel_vcpu *vcpu, struct err *err);
+	/* Clock and interrupt controllers, likewise. */
+	int (*vm_save)(struct accel *accel, struct err *err);
+	int (*vm_load)(struct accel *accel, struct err *err);
+	/* The pre-state (CPUID): once, before the first run. */
+	int (*setup_load)(struct accel *accel, struct err *err);
+
+	uint32_t (*tsc_khz)(struct accel *accel);
+};
+
+/* Embedded first in the accelerator's own structures. */
+struct accel {
+	const struct accel_ops *ops;
+};
+
+struct accel_vcpu {
+	const struct accel_ops *ops;
+	unsigned int index;
+};
+
+/*
+ * Create the VM: a listener of @memory, with I/O ports in @ports.  Saveable
+ * structures are registered in @setup_state (sent early) and @state.
+ */
+struct accel_config {
+	struct accel_options options;
+	unsigned int cpus;
+	struct addr_space *memory, *ports;
+	struct state_registry *setup_state, *state;
+};
+
+int accel_new(const struct accel_config *config, struct accel **ret_accel,
+	      struct err *err);
+
+static inline void accel_free(struct accel *accel)
+{
+	if (accel)
+		accel->ops->free(accel);
+}
+
+#endif

@@ -1,0 +1,98 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * A machine: memory map, accelerator, devices, vCPU threads and run state.
+ *
+ * machine_new() builds all of it, in the order listed there; nothing runs
+ * until machine_start() or an incoming migration lets it.  Two machines fit in
+ * one process.
+ */
+#ifndef GODWIT_MACHINE_MACHINE_H
+#define GODWIT_MACHINE_MACHINE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "accel/accel.h"
+#include "machine/run_state.h"
+
+struct addr_space;
+struct err;
+struct mem;
+struct state_registry;
+struct vcpu_set;
+
+#define MACHINE_CPUS_MAX   1024u
+#define MACHINE_MEMORY_MIN (16ull << 20)
+#define MACHINE_MEMORY_MAX (16ull << 40)
+
+struct machine_options {
+	char name[64];
+	uint64_t memory;        /* bytes, a multiple of 2 MiB */
+	uint64_t hugepage_size; /* 0 or 2 MiB */
+	bool use_thp;
+	unsigned int cpus;
+	const char *kernel; /* path of a PVH ELF, or NULL */
+	const char *initrd; /* path, or NULL */
+	const char *append; /* command line, or NULL */
+	const char *guest;  /* "stress[,key=value...]" instead of a kernel */
+	const char *serial; /* "stdio", "unix:PATH", "file:PATH", "null" */
+	bool is_incoming;   /* no boot: state comes by migration */
+	struct accel_options accel;
+};
+
+/* What a machine tells its owner (control/).  Called from any thread, with
+ * LOCK_RUN_STATE held or from a vCPU thread: it may only queue. */
+enum machine_event {
+	MACHINE_EVENT_STOP,
+	MACHINE_EVENT_RESUME,
+	MACHINE_EVENT_SHUTDOWN, /* see machine_shutdown_cause() */
+};
+
+typedef void machine_event_fn(void *opaque, enum machine_event event);
+
+/* Why the guest ended; the values are godwit's exit codes (docs/exit-codes.md)
+ * apart from EXIT_DEBUG, where the guest's own value decides. */
+enum shutdown_cause {
+	SHUTDOWN_NONE = -1,
+	SHUTDOWN_GUEST_POWEROFF,
+	SHUTDOWN_GUEST_RESET,
+	SHUTDOWN_TRIPLE_FAULT,
+	SHUTDOWN_DEBUG_EXIT,
+	SHUTDOWN_ERROR, /* a vCPU cannot go on */
+	SHUTDOWN_HOST,  /* quit, SIGTERM, SIGINT */
+};
+
+struct machine;
+
+int machine_new(const struct machine_options *options,
+		machine_event_fn *on_event, void *opaque,
+		struct machine **ret_machine, struct err *err);
+void machine_free(struct machine *machine);
+
+const struct machine_options *machine_options(const struct machine *machine);
+struct mem *machine_mem(struct machine *machine);
+struct addr_space *machine_memory(struct machine *machine);
+struct accel *machine_accel(struct machine *machine);
+struct vcpu_set *machine_vcpus(struct machine *machine);
+struct state_registry *machine_setup_state(struct machine *machine);
+struct state_registry *machine_state(struct machine *machine);
+
+enum run_state machine_run_state(struct machine *machine);
+/* -EINVAL, with a reason, for an arc that run_state.c does not list. */
+int machine_set_run_state(struct machine *machine, enum run_state to,
+			  struct err *err);
+
+/* First start of a machine that is not incoming. */
+int machine_start(struct machine *machine, struct err *err);
+/* `stop`: returns when no vCPU runs.  `cont`: -EPERM while another copy may
+ * run (handed-over) unless @force. */
+int machine_stop(struct machine *machine, struct err *err);
+int machine_cont(struct machine *machine, bool force, struct err *err);
+
+/* The guest or the host ends the machine; the first cause stays. */
+void machine_shutdown(struct machine *machine, enum shutdown_cause cause,
+		      uint32_t code);
+enum shutdown_cause machine_shutdown_cause(struct machine *machine,
+					   uint32_t *ret_code);
+
+#endif

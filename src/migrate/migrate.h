@@ -1,0 +1,144 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Live migration of one machine: what control/ and cli/ call.
+ *
+ * A struct mig belongs to one machine and holds parameters, the state of the
+ * current or last outgoing migration, and that of an incoming one.  mig_start()
+ * and mig_incoming() return at once; a thread of their own does the work and
+ * reports through the event callback and mig_query().  See source.c and
+ * destination.c for the two state machines and docs/spec/stream.md for who owns
+ * the guest at each step.
+ */
+#ifndef GODWIT_MIGRATE_MIGRATE_H
+#define GODWIT_MIGRATE_MIGRATE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/err.h"
+
+struct machine;
+struct mig;
+
+/* Source and destination states (DESIGN 5); names by mig_state_name(). */
+enum mig_state {
+	MIG_NONE,
+	/* source */
+	MIG_SETUP,
+	MIG_ACTIVE,
+	MIG_DEVICE, /* guest stopped, the rest travels */
+	MIG_COMPLETED,
+	MIG_FAILED,
+	MIG_CANCELLING,
+	MIG_CANCELLED,
+	/* destination */
+	MIG_LISTENING,
+	MIG_BUILDING,
+	MIG_RECEIVING,
+	MIG_LOADED,
+	MIG_RUNNING,
+	MIG_STATE_COUNT
+};
+
+const char *mig_state_name(enum mig_state state);
+
+/* migrate-set-parameters; names and units are QEMU's. */
+struct mig_params {
+	uint64_t max_bandwidth;     /* bytes a second, 0: no limit */
+	uint64_t downtime_limit_ms; /* default 300 */
+};
+
+#define MIG_DOWNTIME_LIMIT_MAX_MS 2000000ull /* QEMU's limit */
+
+/* migrate-set-capabilities.  `ram-checksum` copies and checks RAM that is sent
+ * live; `verify` hashes RAM on both sides at the switch; `events` sends
+ * MIGRATION events as in QEMU (on by default here). */
+struct mig_caps {
+	bool ram_checksum, verify, events;
+};
+
+/* The pause, phase by phase, in order. */
+enum mig_phase {
+	/* measured by the source */
+	MIG_PHASE_STOP_VCPUS,    /* signal all, wait for all */
+	MIG_PHASE_STOP_BACKENDS, /* devices quiesced */
+	MIG_PHASE_SAVE_VCPUS,    /* in parallel, on their threads */
+	MIG_PHASE_LAST_SYNC,     /* dirty log and residency */
+	MIG_PHASE_SEND_RAM,      /* the remaining pages */
+	MIG_PHASE_SEND_STATE,    /* device state */
+	MIG_PHASE_VERIFY,        /* hashing, with `verify` only */
+	MIG_PHASE_WAIT_READY,    /* until READY arrived */
+	MIG_PHASE_WAIT_RUNNING,  /* from GO until RUNNING arrived */
+	/* measured by the destination, told in READY and RUNNING */
+	MIG_PHASE_DST_RECEIVE, /* from the STOPPED record to the last byte */
+	MIG_PHASE_DST_VERIFY,
+	MIG_PHASE_DST_LOAD,     /* device fields, one commit */
+	MIG_PHASE_DST_ACTIVATE, /* devices and, in parallel, vCPUs */
+	MIG_PHASE_DST_START,    /* from GO arrived to vCPUs released */
+	MIG_PHASE_COUNT
+};
+
+const char *mig_phase_name(enum mig_phase phase);
+
+struct mig_info {
+	enum mig_state state;
+	bool is_incoming;
+	char uri[200];
+	struct err error; /* why it failed */
+	uint64_t total_ns, setup_ns,
+		downtime_ns; /* downtime: stop to RUNNING */
+	uint64_t expected_downtime_ns;
+	uint64_t ram_total, ram_remaining, ram_transferred; /* bytes */
+	uint64_t pages_normal, pages_zero;                  /* sent */
+	uint64_t pages_hole;       /* never touched, not sent */
+	uint64_t dirty_pages_rate; /* a second, in the last round */
+	uint64_t rounds;           /* dirty syncs so far */
+	uint64_t bandwidth;        /* bytes a second, socket busy */
+	uint64_t precopy_bytes, downtime_bytes;
+	uint64_t phase_ns[MIG_PHASE_COUNT];
+	uint64_t switch_commits; /* topology commits in the pause */
+	bool is_verified;        /* hashes were compared and agreed */
+	uint64_t verified_pages;
+	uint64_t verify_hash;
+};
+
+/* Called from any thread: it may only queue. */
+struct mig_event {
+	bool is_pass; /* MIGRATION_PASS; otherwise MIGRATION */
+	enum mig_state state;
+	uint64_t pass;
+};
+typedef void mig_event_fn(void *opaque, const struct mig_event *event);
+
+struct mig *mig_new(struct machine *machine, mig_event_fn *on_event,
+		    void *opaque);
+/* Cancels what is under way and waits for its threads. */
+void mig_free(struct mig *mig);
+
+/* -EBUSY while one is under way, -EINVAL for a bad URI or run state. */
+int mig_start(struct mig *mig, const char *uri, struct err *err);
+/* Returns at once; the guest runs on if GO was not sent.  No-op without a
+ * migration. */
+void mig_cancel(struct mig *mig);
+/* Listen (or open the file) and return; the migration arrives on a thread of
+ * its own. */
+int mig_incoming(struct mig *mig, const char *uri, struct err *err);
+
+void mig_query(struct mig *mig, struct mig_info *ret_info);
+void mig_params(struct mig *mig, struct mig_params *ret_params);
+/* -ERANGE with a reason; takes effect at once, also on a running migration. */
+int mig_set_params(struct mig *mig, const struct mig_params *params,
+		   struct err *err);
+void mig_caps(struct mig *mig, struct mig_caps *ret_caps);
+/* -EBUSY while a migration is under way. */
+int mig_set_caps(struct mig *mig, const struct mig_caps *caps, struct err *err);
+
+/* Hand a file descriptor in under a name for `fd:NAME` (QMP getfd). */
+int mig_add_fd(struct mig *mig, const char *name, int fd, struct err *err);
+
+/* `godwit stream`: explain the stream in @path on @out.  0, or the error that
+ * makes the stream unusable (with the record that has it). */
+#include <stdio.h>
+int mig_explain(const char *path, FILE *out, struct err *err);
+
+#endif
