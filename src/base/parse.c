@@ -1,0 +1,150 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "base/parse.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stddef.h>
+#include <string.h>
+#include <strings.h>
+
+#include "base/err.h"
+
+static int digit_value(char c, unsigned int base)
+{
+	int v = -1;
+
+	if (c >= '0' && c <= '9')
+		v = c - '0';
+	else if (c >= 'a' && c <= 'f')
+		v = c - 'a' + 10;
+	else if (c >= 'A' && c <= 'F')
+		v = c - 'A' + 10;
+	return v < (int)base ? v : -1;
+}
+
+/* Reads digits from *at on.  -EINVAL without any, -ERANGE past 64 bits. */
+static int take_digits(const char **at, unsigned int base, uint64_t *ret_value)
+{
+	const char *start = *at;
+	uint64_t value = 0;
+	int digit;
+
+	for (; (digit = digit_value(**at, base)) >= 0; (*at)++) {
+		if (__builtin_mul_overflow(value, (uint64_t)base, &value) ||
+		    __builtin_add_overflow(value, (uint64_t)digit, &value))
+			return -ERANGE;
+	}
+	if (*at == start)
+		return -EINVAL;
+	*ret_value = value;
+	return 0;
+}
+
+int parse_size(const char *text, uint64_t *ret_size, struct err *err)
+{
+	static const char suffixes[] = "KMGTP";
+	const char *at = text;
+	const char *suffix;
+	unsigned int shift = 0;
+	uint64_t size;
+	int ret;
+
+	ret = take_digits(&at, 10, &size);
+	if (!ret && *at) {
+		char upper = *at >= 'a' && *at <= 'z' ? *at - 'a' + 'A' : *at;
+
+		suffix = strchr(suffixes, upper);
+		if (!suffix || at[1])
+			ret = -EINVAL;
+		else
+			shift = 10 * (unsigned int)(suffix - suffixes + 1);
+	}
+	if (!ret && shift && size >> (64 - shift))
+		ret = -ERANGE;
+	if (ret == -ERANGE)
+		return err_set(err, ret, "size '%.64s' is past 64 bits", text);
+	if (ret)
+		return err_set(err, ret,
+			       "'%.64s' is not a size such as 4096, 64M or 1G",
+			       text);
+	*ret_size = size << shift;
+	return 0;
+}
+
+int parse_u64(const char *text, uint64_t min, uint64_t max, uint64_t *ret_value,
+	      struct err *err)
+{
+	const char *at = text;
+	unsigned int base = 10;
+	uint64_t value = 0;
+	int ret;
+
+	if (at[0] == '0' && (at[1] == 'x' || at[1] == 'X')) {
+		base = 16;
+		at += 2;
+	}
+	ret = take_digits(&at, base, &value);
+	if (ret == -EINVAL || (!ret && *at))
+		return err_set(err, -EINVAL, "'%.64s' is not a number", text);
+	if (ret || value < min || value > max)
+		return err_set(err, -ERANGE,
+			       "'%.64s' is not between %" PRIu64
+			       " and %" PRIu64,
+			       text, min, max);
+	*ret_value = value;
+	return 0;
+}
+
+int parse_bool(const char *text, bool *ret_value, struct err *err)
+{
+	static const struct {
+		const char *word;
+		bool value;
+	} words[] = {
+		{ "on", true },     { "off", false }, { "true", true },
+		{ "false", false }, { "yes", true },  { "no", false },
+	};
+	size_t i;
+
+	for (i = 0; i < sizeof(words) / sizeof(words[0]); i++) {
+		if (strcasecmp(text, words[i].word) == 0) {
+			*ret_value = words[i].value;
+			return 0;
+		}
+	}
+	return err_set(err, -EINVAL, "'%.64s' is neither on nor off", text);
+}
+
+int parse_kv_next(const char **at, struct parse_kv *kv)
+{
+	const char *p = *at;
+	size_t size = strcspn(p, "=,");
+	size_t used = 0;
+
+	if (!*p)
+		return 0;
+	if (size == 0)
+		return -EINVAL;
+	if (size >= sizeof(kv->key))
+		return -ENAMETOOLONG;
+	memcpy(kv->key, p, size);
+	kv->key[size] = '\0';
+	kv->value = NULL;
+	p += size;
+
+	if (*p == '=') {
+		for (p++; *p && (*p != ',' || p[1] == ','); p++) {
+			if (used == sizeof(kv->buf) - 1)
+				return -ENAMETOOLONG;
+			kv->buf[used++] = *p;
+			if (*p == ',')
+				p++;
+		}
+		kv->buf[used] = '\0';
+		kv->value = kv->buf;
+	}
+	if (*p == ',' && !*++p)
+		return -EINVAL; /* a comma at the very end */
+	*at = p;
+	return 1;
+}
