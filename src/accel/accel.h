@@ -24,18 +24,14 @@ struct addr_space;
 struct err;
 struct state_registry;
 
-enum dirty_mode {
-	DIRTY_BITMAP,
-	DIRTY_RING,
-};
-
 struct accel_options {
-	char name[16]; /* "kvm" or "sim" */
-	enum dirty_mode dirty;
-	uint32_t ring_entries;
+	const char *name; /* "kvm"; a constant */
+	/* Use KVM_GET_DIRTY_LOG without manual protect, as on kernels before
+	 * 5.0, so that this path can be tested on any kernel. */
+	bool use_plain_log;
 };
 
-/* "kvm[,dirty=bitmap|ring][,ring-entries=N]"; -EINVAL with a reason. */
+/* "kvm[,dirty=bitmap][,x-plain-log=on|off]"; -EINVAL with a reason. */
 int accel_options_parse(const char *text, struct accel_options *ret_options,
 			struct err *err);
 

@@ -1,0 +1,180 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The KVM accelerator, shared by its files:
+ *
+ *	kvm.c        the VM: creation, capabilities, interrupt lines, CPUID
+ *	slots.c      memslots and the dirty bitmap, as a memory listener
+ *	vcpu.c       one vCPU: creation, run loop, exits
+ *	vcpu_state.c one vCPU's registers, both ways
+ *	vm_state.c   clock, interrupt controllers and PIT, both ways
+ *
+ * Source of all ioctls: Documentation/virt/kvm/api.rst.
+ */
+#ifndef GODWIT_ACCEL_KVM_PRIV_H
+#define GODWIT_ACCEL_KVM_PRIV_H
+
+#include <linux/kvm.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "accel/accel.h"
+#include "base/list.h"
+#include "base/lock.h"
+#include "mem/space.h"
+#include "state/state.h"
+
+#define KV_CPUID_MAX 256u
+#define KV_MSR_MAX   512u
+#define KV_XSAVE_MAX 16384u
+
+struct err;
+
+/* CPUID as the guest sees it, but for the parts that name a vCPU. */
+struct kv_cpuid {
+	uint32_t count;
+	struct kvm_cpuid_entry2 entries[KV_CPUID_MAX];
+	/* The same as bytes, for the stream. */
+	uint32_t bytes_used;
+	uint8_t bytes[KV_CPUID_MAX * sizeof(struct kvm_cpuid_entry2)];
+};
+
+/* Which MSRs this kernel lets us save. */
+struct kv_msr_list {
+	uint32_t count;
+	uint32_t index[KV_MSR_MAX];
+	bool is_fixed[KV_MSR_MAX]; /* KVM refuses to set it: compared instead */
+};
+
+/* A memslot: at most KV_SLOT_SIZE of one RAM block. */
+struct kv_slot {
+	struct list link; /* in kv.slots, by block and offset */
+	uint32_t id;
+	uint64_t gpa, size;
+	struct ram_block *block; /* borrowed while the range is mapped */
+	uint64_t offset;         /* in @block */
+	bool is_readonly;
+	bool is_logged;     /* KVM_MEM_LOG_DIRTY_PAGES is set */
+	bool was_cleared;   /* since logging began: its bits say something */
+	bool is_region_log; /* wanted by mem_region_set_log() */
+};
+
+/* Saved and loaded: see vm_state.c. */
+struct kv_vm_state {
+	struct kvm_irqchip pic_master, pic_slave, ioapic;
+	struct kvm_pit_state2 pit;
+	uint64_t kvmclock_ns;
+	uint64_t realtime_ns; /* of the host at @kvmclock_ns and @host_tsc */
+	uint64_t host_tsc;
+	uint32_t is_paired; /* the kernel took all three at once */
+	uint32_t tsc_khz;
+};
+
+struct kv {
+	struct accel accel;
+
+	/* immutable after init */
+	int fd, vm_fd;
+	size_t run_size; /* of the shared kvm_run mapping */
+	uint32_t xsave_size;
+	uint32_t vm_tsc_khz; /* of vCPUs as created, 0: unknown */
+	uint32_t slot_max;
+	bool has_manual_protect;
+	bool has_pit;
+	unsigned int cpus;
+	struct addr_space *memory, *ports;
+	struct state_registry *state;
+	struct kv_msr_list msrs; /* filled when the first vCPU is created */
+
+	struct mem_listener listener, port_listener;
+	bool has_listeners, is_registered;
+
+	/* protected by the topology lock */
+	struct list slots;
+	uint8_t *slot_ids; /* 1: in use */
+	bool is_logging;   /* global logging */
+	uint64_t *harvest; /* room for one slot's bitmap */
+
+	/* owned by whoever builds, saves or loads the machine */
+	struct kv_cpuid cpuid;
+	struct kv_vm_state vm_state;
+	uint64_t tsc_delta; /* vm_load(): added to every vCPU's TSC offset */
+	struct kv_vcpu **vcpus; /* by index; borrowed from the machine */
+	struct state_entry cpuid_entry, vm_entry;
+};
+
+/* Saved and loaded: see vcpu_state.c. */
+struct kv_vcpu_state {
+	struct kvm_regs regs;
+	struct kvm_sregs sregs;
+	struct kvm_xcrs xcrs;
+	struct kvm_vcpu_events events;
+	struct kvm_debugregs debugregs;
+	struct kvm_mp_state mp_state;
+	struct kvm_lapic_state lapic;
+	uint32_t xsave_used;
+	uint8_t xsave[KV_XSAVE_MAX];
+	uint32_t msr_used;
+	uint32_t msr_index[KV_MSR_MAX];
+	uint64_t msr_value[KV_MSR_MAX];
+	uint64_t tsc_offset;
+	uint64_t tsc_deadline;
+};
+
+struct kv_vcpu {
+	struct accel_vcpu vcpu;
+	struct kv *kv;
+	int fd;
+	struct kvm_run *run; /* shared with the kernel */
+	/* the last exit was I/O that KVM completes on the next entry */
+	bool has_tsc_offset;
+	struct state_entry entry;
+	struct kv_vcpu_state state;
+};
+
+static inline struct kv *kv_of(struct accel *accel)
+{
+	return container_of(accel, struct kv, accel);
+}
+
+static inline struct kv_vcpu *kv_vcpu_of(struct accel_vcpu *vcpu)
+{
+	return container_of(vcpu, struct kv_vcpu, vcpu);
+}
+
+extern const struct accel_ops kv_accel_ops;
+
+/* kvm.c: learn the frequency that vCPUs are created with, from the first one,
+ * and put it into CPUID. */
+void kv_tsc_khz_probe(struct kv_vcpu *vcpu);
+/* Give @vcpu its CPUID. */
+int kv_cpuid_apply(struct kv_vcpu *vcpu, struct err *err);
+
+/* slots.c */
+int kv_slots_init(struct kv *kv, struct err *err);
+void kv_slots_fini(struct kv *kv);
+
+/* vcpu.c */
+int kv_vcpu_new(struct accel *accel, unsigned int index,
+		struct accel_vcpu **ret_vcpu, struct err *err);
+void kv_vcpu_free(struct accel_vcpu *vcpu);
+enum accel_exit kv_vcpu_run(struct accel_vcpu *vcpu, struct err *err);
+void kv_vcpu_kick(struct accel_vcpu *vcpu);
+void kv_vcpu_unkick(struct accel_vcpu *vcpu);
+
+/* vcpu_state.c */
+void kv_vcpu_state_register(struct kv_vcpu *vcpu);
+/* Find out which MSRs can be saved and set, on a vCPU that never ran. */
+int kv_msr_list_probe(struct kv_vcpu *vcpu, struct err *err);
+int kv_vcpu_boot(struct accel_vcpu *vcpu, const struct accel_boot_regs *regs,
+		 struct err *err);
+int kv_vcpu_save(struct accel_vcpu *vcpu, struct err *err);
+int kv_vcpu_load(struct accel_vcpu *vcpu, struct err *err);
+/* The vCPU's TSC offset (guest = host + offset): 0 or -errno. */
+int kv_tsc_offset_get(struct kv_vcpu *vcpu, uint64_t *ret_offset);
+
+/* vm_state.c */
+void kv_vm_state_register(struct kv *kv);
+int kv_vm_save(struct accel *accel, struct err *err);
+int kv_vm_load(struct accel *accel, struct err *err);
+
+#endif

@@ -1,0 +1,368 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * One vCPU's registers, out of the kernel and back (DESIGN 5, "Time").
+ *
+ * Order of loading: CPUID was set before; SREGS (the APIC base) before the
+ * LAPIC; the TSC offset and the LAPIC before the TSC-deadline MSR, or the timer
+ * is lost; events after the registers they refer to; the MP state last.
+ *
+ * The TSC itself (MSR 0x10) is not among the MSRs: it moves as the vCPU's TSC
+ * offset, corrected by vm_state.c.  Where KVM has no offset attribute, one write
+ * of the MSR stands in for it.
+ *
+ * A kernel may list MSRs that it then refuses to set (0x10a on some hosts).
+ * Those are found once, on a fresh vCPU, and compared on load instead of set;
+ * any other refusal fails the load.
+ */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <x86intrin.h>
+
+#include "base/err.h"
+#include "kvm_priv.h"
+
+#define MSR_TSC          0x10u
+#define MSR_TSC_DEADLINE 0x6e0u
+
+struct msr_buffer {
+	struct kvm_msrs head;
+	struct kvm_msr_entry entries[KV_MSR_MAX];
+};
+
+static const struct state_field vcpu_fields[] = {
+	STATE_BYTES(struct kv_vcpu_state, regs),
+	STATE_BYTES(struct kv_vcpu_state, sregs),
+	STATE_BYTES(struct kv_vcpu_state, xcrs),
+	STATE_BYTES(struct kv_vcpu_state, events),
+	STATE_BYTES(struct kv_vcpu_state, debugregs),
+	STATE_BYTES(struct kv_vcpu_state, mp_state),
+	STATE_BYTES(struct kv_vcpu_state, lapic),
+	STATE_VARRAY(struct kv_vcpu_state, xsave, STATE_U8, xsave_used),
+	STATE_VARRAY(struct kv_vcpu_state, msr_index, STATE_U32, msr_used),
+	STATE_VARRAY(struct kv_vcpu_state, msr_value, STATE_U64, msr_used),
+	STATE_FIELD(struct kv_vcpu_state, tsc_offset, STATE_U64),
+	STATE_FIELD(struct kv_vcpu_state, tsc_deadline, STATE_U64),
+};
+
+static const struct state_desc vcpu_desc = {
+	.version = 1,
+	.min_version = 1,
+	.fields = vcpu_fields,
+	.field_count = array_size(vcpu_fields),
+};
+
+void kv_vcpu_state_register(struct kv_vcpu *vcpu)
+{
+	char name[STATE_NAME_MAX];
+
+	snprintf(name, sizeof(name), "vcpu%u", vcpu->vcpu.index);
+	state_register(vcpu->kv->state, &vcpu->entry, name, &vcpu_desc,
+		       &vcpu->state);
+}
+
+static int msr_one(struct kv_vcpu *vcpu, unsigned long request, uint32_t index,
+		   uint64_t *value)
+{
+	struct {
+		struct kvm_msrs head;
+		struct kvm_msr_entry entry;
+	} one = { .head.nmsrs = 1,
+		  .entry = { .index = index, .data = *value } };
+
+	if (ioctl(vcpu->fd, request, &one) != 1)
+		return -EINVAL;
+	*value = one.entry.data;
+	return 0;
+}
+
+int kv_msr_list_probe(struct kv_vcpu *vcpu, struct err *err)
+{
+	struct kv_msr_list *msrs = &vcpu->kv->msrs;
+	struct {
+		struct kvm_msr_list head;
+		uint32_t indices[KV_MSR_MAX];
+	} list = { .head.nmsrs = KV_MSR_MAX };
+
+	if (ioctl(vcpu->kv->fd, KVM_GET_MSR_INDEX_LIST, &list) < 0)
+		return err_set_errno(err, -errno,
+				     "list of MSRs (%u, at most "
+				     "%u)",
+				     list.head.nmsrs, KV_MSR_MAX);
+	for (uint32_t i = 0; i < list.head.nmsrs; i++) {
+		uint32_t index = list.indices[i];
+		uint64_t value = 0;
+
+		if (index == MSR_TSC || index == MSR_TSC_DEADLINE)
+			continue;
+		if (msr_one(vcpu, KVM_GET_MSRS, index, &value))
+			continue; /* this host has no such register */
+		msrs->is_fixed[msrs->count] =
+			msr_one(vcpu, KVM_SET_MSRS, index, &value) != 0;
+		msrs->index[msrs->count++] = index;
+	}
+	return 0;
+}
+
+int kv_tsc_offset_get(struct kv_vcpu *vcpu, uint64_t *ret_offset)
+{
+	struct kvm_device_attr attr = {
+		.group = KVM_VCPU_TSC_CTRL,
+		.attr = KVM_VCPU_TSC_OFFSET,
+		.addr = (uint64_t)(uintptr_t)ret_offset,
+	};
+
+	return ioctl(vcpu->fd, KVM_GET_DEVICE_ATTR, &attr) < 0 ? -errno : 0;
+}
+
+static int tsc_offset_set(struct kv_vcpu *vcpu, uint64_t offset)
+{
+	struct kvm_device_attr attr = {
+		.group = KVM_VCPU_TSC_CTRL,
+		.attr = KVM_VCPU_TSC_OFFSET,
+		.addr = (uint64_t)(uintptr_t)&offset,
+	};
+	uint64_t now;
+
+	if (ioctl(vcpu->fd, KVM_SET_DEVICE_ATTR, &attr) == 0)
+		return 0;
+	if (errno != ENXIO)
+		return -errno;
+	now = __rdtsc() + offset;
+	return msr_one(vcpu, KVM_SET_MSRS, MSR_TSC, &now);
+}
+
+static void segment(struct kvm_segment *s, uint16_t selector, uint8_t type,
+		    uint8_t is_code_or_data)
+{
+	*s = (struct kvm_segment){
+		.base = 0,
+		.limit = is_code_or_data ? 0xffffffff : 0x67,
+		.selector = selector,
+		.type = type,
+		.present = 1,
+		.db = is_code_or_data,
+		.s = is_code_or_data,
+		.g = is_code_or_data,
+	};
+}
+
+int kv_vcpu_boot(struct accel_vcpu *accel_vcpu,
+		 const struct accel_boot_regs *boot, struct err *err)
+{
+	struct kv_vcpu *vcpu = kv_vcpu_of(accel_vcpu);
+	struct kvm_mp_state runnable = { .mp_state = KVM_MP_STATE_RUNNABLE };
+	struct kvm_sregs sregs;
+	struct kvm_regs regs = {
+		.rip = boot->eip,
+		.rbx = boot->ebx,
+		.rdi = boot->edi,
+		.rflags = 2,
+	};
+
+	if (ioctl(vcpu->fd, KVM_GET_SREGS, &sregs) < 0)
+		return err_set_errno(err, -errno, "KVM_GET_SREGS");
+	segment(&sregs.cs, 0x08, 0xb, 1);
+	segment(&sregs.ds, 0x10, 0x3, 1);
+	sregs.es = sregs.fs = sregs.gs = sregs.ss = sregs.ds;
+	segment(&sregs.tr, 0x18, 0xb, 0);
+	sregs.cr0 = 0x11; /* PE, ET */
+	sregs.cr4 = 0;
+	sregs.efer = 0;
+	if (ioctl(vcpu->fd, KVM_SET_SREGS, &sregs) < 0)
+		return err_set_errno(err, -errno, "KVM_SET_SREGS");
+	if (ioctl(vcpu->fd, KVM_SET_REGS, &regs) < 0)
+		return err_set_errno(err, -errno, "KVM_SET_REGS");
+	if (ioctl(vcpu->fd, KVM_SET_MP_STATE, &runnable) < 0)
+		return err_set_errno(err, -errno, "KVM_SET_MP_STATE");
+	return 0;
+}
+
+static int save_msrs(struct kv_vcpu *vcpu, struct err *err)
+{
+	const struct kv_msr_list *msrs = &vcpu->kv->msrs;
+	struct kv_vcpu_state *s = &vcpu->state;
+	struct msr_buffer buffer;
+	int got;
+
+	buffer.head = (struct kvm_msrs){ .nmsrs = msrs->count };
+	for (uint32_t i = 0; i < msrs->count; i++)
+		buffer.entries[i] =
+			(struct kvm_msr_entry){ .index = msrs->index[i] };
+	got = ioctl(vcpu->fd, KVM_GET_MSRS, &buffer);
+	if (got != (int)msrs->count)
+		return err_set(err, -EIO, "MSR 0x%x cannot be read",
+			       msrs->index[got > 0 ? got : 0]);
+	s->msr_used = msrs->count;
+	for (uint32_t i = 0; i < msrs->count; i++) {
+		s->msr_index[i] = buffer.entries[i].index;
+		s->msr_value[i] = buffer.entries[i].data;
+	}
+	s->tsc_deadline = 0; /* stays 0 where the guest has no such timer */
+	msr_one(vcpu, KVM_GET_MSRS, MSR_TSC_DEADLINE, &s->tsc_deadline);
+	return 0;
+}
+
+static int save_tsc(struct kv_vcpu *vcpu, struct err *err)
+{
+	uint64_t tsc = 0;
+
+	if (kv_tsc_offset_get(vcpu, &vcpu->state.tsc_offset) == 0)
+		return 0;
+	if (msr_one(vcpu, KVM_GET_MSRS, MSR_TSC, &tsc))
+		return err_set(err, -EIO, "the TSC cannot be read");
+	vcpu->state.tsc_offset = tsc - __rdtsc();
+	return 0;
+}
+
+static bool is_fixed_msr(const struct kv *kv, uint32_t index)
+{
+	for (uint32_t i = 0; i < kv->msrs.count; i++) {
+		if (kv->msrs.index[i] == index)
+			return kv->msrs.is_fixed[i];
+	}
+	return false;
+}
+
+static int load_msrs(struct kv_vcpu *vcpu, struct err *err)
+{
+	const struct kv_vcpu_state *s = &vcpu->state;
+	struct msr_buffer buffer = { .head.nmsrs = 0 };
+	uint32_t count = 0;
+	int set;
+
+	for (uint32_t i = 0; i < s->msr_used; i++) {
+		uint64_t here = 0;
+
+		if (!is_fixed_msr(vcpu->kv, s->msr_index[i])) {
+			buffer.entries[count++] = (struct kvm_msr_entry){
+				.index = s->msr_index[i],
+				.data = s->msr_value[i],
+			};
+			continue;
+		}
+		if (msr_one(vcpu, KVM_GET_MSRS, s->msr_index[i], &here) ||
+		    here != s->msr_value[i])
+			return err_set(err, -EINVAL,
+				       "MSR 0x%x is 0x%lx on the source, 0x%lx "
+				       "here, and KVM does not let it be set",
+				       s->msr_index[i], s->msr_value[i], here);
+	}
+	buffer.head.nmsrs = count;
+	set = ioctl(vcpu->fd, KVM_SET_MSRS, &buffer);
+	if (set != (int)count) {
+		const struct kvm_msr_entry *refused =
+			&buffer.entries[set > 0 ? set : 0];
+
+		return err_set(err, -EINVAL, "KVM refuses MSR 0x%x = 0x%llx",
+			       refused->index, refused->data);
+	}
+	return 0;
+}
+
+/* The ioctls that move one plain structure each, in load order but for
+ * mp_state, which is saved first: reading it settles pending INIT and SIPI. */
+#define VCPU_IOCTL(get_, set_, member)                         \
+	{                                                      \
+		get_, set_, #get_, #set_,                      \
+			offsetof(struct kv_vcpu_state, member) \
+	}
+
+static const struct {
+	unsigned long get, set;
+	const char *get_name, *set_name;
+	size_t offset;
+} plain_state[] = {
+	VCPU_IOCTL(KVM_GET_SREGS, KVM_SET_SREGS, sregs),
+	VCPU_IOCTL(KVM_GET_XCRS, KVM_SET_XCRS, xcrs),
+	VCPU_IOCTL(KVM_GET_LAPIC, KVM_SET_LAPIC, lapic),
+	VCPU_IOCTL(KVM_GET_REGS, KVM_SET_REGS, regs),
+	VCPU_IOCTL(KVM_GET_DEBUGREGS, KVM_SET_DEBUGREGS, debugregs),
+	VCPU_IOCTL(KVM_GET_VCPU_EVENTS, KVM_SET_VCPU_EVENTS, events),
+};
+
+int kv_vcpu_save(struct accel_vcpu *accel_vcpu, struct err *err)
+{
+	struct kv_vcpu *vcpu = kv_vcpu_of(accel_vcpu);
+	struct kv_vcpu_state *s = &vcpu->state;
+	int ret;
+
+	if (ioctl(vcpu->fd, KVM_GET_MP_STATE, &s->mp_state) < 0) {
+		ret = err_set_errno(err, -errno, "KVM_GET_MP_STATE");
+		goto out;
+	}
+	for (size_t i = 0; i < array_size(plain_state); i++) {
+		if (ioctl(vcpu->fd, plain_state[i].get,
+			  (char *)s + plain_state[i].offset) < 0) {
+			ret = err_set_errno(err, -errno, "%s",
+					    plain_state[i].get_name);
+			goto out;
+		}
+	}
+	s->xsave_used = vcpu->kv->xsave_size;
+	if (ioctl(vcpu->fd,
+		  s->xsave_used > sizeof(struct kvm_xsave) ? KVM_GET_XSAVE2
+							   : KVM_GET_XSAVE,
+		  s->xsave) < 0) {
+		ret = err_set_errno(err, -errno, "KVM_GET_XSAVE");
+		goto out;
+	}
+	ret = save_msrs(vcpu, err);
+	if (!ret)
+		ret = save_tsc(vcpu, err);
+out:
+	err_prefix(err, "saving vCPU %u", accel_vcpu->index);
+	return ret;
+}
+
+int kv_vcpu_load(struct accel_vcpu *accel_vcpu, struct err *err)
+{
+	struct kv_vcpu *vcpu = kv_vcpu_of(accel_vcpu);
+	struct kv_vcpu_state *s = &vcpu->state;
+	int ret;
+
+	if (s->xsave_used != vcpu->kv->xsave_size) {
+		ret = err_set(err, -EINVAL,
+			      "XSAVE area of %u bytes, this host's has %u",
+			      s->xsave_used, vcpu->kv->xsave_size);
+		goto out;
+	}
+	for (size_t i = 0; i < array_size(plain_state); i++) {
+		if (ioctl(vcpu->fd, plain_state[i].set,
+			  (char *)s + plain_state[i].offset) < 0) {
+			ret = err_set_errno(err, -errno, "%s",
+					    plain_state[i].set_name);
+			goto out;
+		}
+	}
+	if (ioctl(vcpu->fd, KVM_SET_XSAVE, s->xsave) < 0) {
+		ret = err_set_errno(err, -errno, "KVM_SET_XSAVE");
+		goto out;
+	}
+	ret = tsc_offset_set(vcpu, s->tsc_offset + vcpu->kv->tsc_delta);
+	if (ret) {
+		err_set_errno(err, ret, "TSC offset");
+		goto out;
+	}
+	ret = load_msrs(vcpu, err);
+	if (ret)
+		goto out;
+	if (s->tsc_deadline &&
+	    msr_one(vcpu, KVM_SET_MSRS, MSR_TSC_DEADLINE, &s->tsc_deadline)) {
+		ret = err_set(err, -EINVAL, "KVM refuses TSC deadline 0x%lx",
+			      s->tsc_deadline);
+		goto out;
+	}
+	if (ioctl(vcpu->fd, KVM_SET_MP_STATE, &s->mp_state) < 0) {
+		ret = err_set_errno(err, -errno, "KVM_SET_MP_STATE");
+		goto out;
+	}
+	/* Tells a kvmclock guest that it was paused, so that its watchdog does
+	 * not bark; EINVAL without kvmclock. */
+	ioctl(vcpu->fd, KVM_KVMCLOCK_CTRL, 0);
+out:
+	err_prefix(err, "loading vCPU %u", accel_vcpu->index);
+	return ret;
+}

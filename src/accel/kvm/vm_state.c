@@ -1,0 +1,184 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * VM-wide state: clock, interrupt controllers, PIT.
+ *
+ * Time (DESIGN 5; Documentation/virt/kvm/devices/vcpu.rst, KVM_VCPU_TSC_OFFSET).
+ * Saved together: kvmclock, the host's realtime and the host's TSC.  Loaded
+ * before any vCPU, and with none running:
+ *
+ *	1. KVM_SET_CLOCK, so that kvmclock advances by the realtime that passed;
+ *	2. read the three again here;
+ *	3. tsc_delta = (source host TSC - this host's TSC)
+ *	               + (kvmclock here - kvmclock there) * frequency
+ *	   is added to each vCPU's offset: the guest's TSC has then advanced by
+ *	   the same time as kvmclock.
+ *
+ * Where the kernel does not give the pair (flags 0), it is read here one after
+ * the other, and kvmclock is moved on by the realtime difference.
+ */
+#include <errno.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <x86intrin.h>
+
+#include "base/clock.h"
+#include "base/err.h"
+#include "kvm_priv.h"
+
+static const struct state_field vm_fields[] = {
+	STATE_BYTES(struct kv_vm_state, pic_master),
+	STATE_BYTES(struct kv_vm_state, pic_slave),
+	STATE_BYTES(struct kv_vm_state, ioapic),
+	STATE_BYTES(struct kv_vm_state, pit),
+	STATE_FIELD(struct kv_vm_state, kvmclock_ns, STATE_U64),
+	STATE_FIELD(struct kv_vm_state, realtime_ns, STATE_U64),
+	STATE_FIELD(struct kv_vm_state, host_tsc, STATE_U64),
+	STATE_FIELD_MAX(struct kv_vm_state, is_paired, STATE_U32, 1),
+	STATE_FIELD(struct kv_vm_state, tsc_khz, STATE_U32),
+};
+
+static int vm_state_load(void *obj, uint16_t version, struct err *err)
+{
+	struct kv_vm_state *s = obj;
+
+	(void)version;
+	if (s->pic_master.chip_id != KVM_IRQCHIP_PIC_MASTER ||
+	    s->pic_slave.chip_id != KVM_IRQCHIP_PIC_SLAVE ||
+	    s->ioapic.chip_id != KVM_IRQCHIP_IOAPIC)
+		return err_set(err, -EBADMSG,
+			       "interrupt controllers %u, %u, %u in place of "
+			       "0, 1, 2",
+			       s->pic_master.chip_id, s->pic_slave.chip_id,
+			       s->ioapic.chip_id);
+	return 0;
+}
+
+static const struct state_desc vm_desc = {
+	.version = 1,
+	.min_version = 1,
+	.fields = vm_fields,
+	.field_count = array_size(vm_fields),
+	.load = vm_state_load,
+};
+
+void kv_vm_state_register(struct kv *kv)
+{
+	state_register(kv->state, &kv->vm_entry, "kvm", &vm_desc,
+		       &kv->vm_state);
+}
+
+/* kvmclock, realtime and host TSC at one moment. */
+static int read_clock(struct kv *kv, struct kv_vm_state *s, struct err *err)
+{
+	const uint32_t pair = KVM_CLOCK_REALTIME | KVM_CLOCK_HOST_TSC;
+	struct kvm_clock_data clock = { .flags = 0 };
+
+	if (ioctl(kv->vm_fd, KVM_GET_CLOCK, &clock) < 0)
+		return err_set_errno(err, -errno, "KVM_GET_CLOCK");
+	s->kvmclock_ns = clock.clock;
+	s->is_paired = (clock.flags & pair) == pair;
+	if (s->is_paired) {
+		s->realtime_ns = clock.realtime;
+		s->host_tsc = clock.host_tsc;
+	} else {
+		s->host_tsc = __rdtsc();
+		s->realtime_ns = clock_real_ns();
+	}
+	return 0;
+}
+
+static int irqchip(struct kv *kv, unsigned long request,
+		   struct kvm_irqchip *chip, uint32_t id, struct err *err)
+{
+	chip->chip_id = id;
+	if (ioctl(kv->vm_fd, request, chip) < 0)
+		return err_set_errno(err, -errno, "interrupt controller %u",
+				     id);
+	return 0;
+}
+
+static int irqchips(struct kv *kv, unsigned long request, struct err *err)
+{
+	struct kv_vm_state *s = &kv->vm_state;
+	int ret;
+
+	ret = irqchip(kv, request, &s->pic_master, KVM_IRQCHIP_PIC_MASTER, err);
+	if (!ret)
+		ret = irqchip(kv, request, &s->pic_slave, KVM_IRQCHIP_PIC_SLAVE,
+			      err);
+	if (!ret)
+		ret = irqchip(kv, request, &s->ioapic, KVM_IRQCHIP_IOAPIC, err);
+	return ret;
+}
+
+int kv_vm_save(struct accel *accel, struct err *err)
+{
+	struct kv *kv = kv_of(accel);
+	struct kv_vm_state *s = &kv->vm_state;
+	int ret;
+
+	ret = irqchips(kv, KVM_GET_IRQCHIP, err);
+	if (ret)
+		return ret;
+	if (kv->has_pit && ioctl(kv->vm_fd, KVM_GET_PIT2, &s->pit) < 0)
+		return err_set_errno(err, -errno, "KVM_GET_PIT2");
+	s->tsc_khz = kv->vm_tsc_khz;
+	return read_clock(kv, s, err);
+}
+
+static int load_clock(struct kv *kv, struct err *err)
+{
+	const struct kv_vm_state *then = &kv->vm_state;
+	struct kv_vm_state now;
+	struct kvm_clock_data clock = { .clock = then->kvmclock_ns };
+	int64_t advance_ns;
+	int ret;
+
+	ret = read_clock(kv, &now, err);
+	if (ret)
+		return ret;
+	/* Realtime that stepped back between hosts must not turn time back. */
+	if (now.is_paired && then->is_paired &&
+	    now.realtime_ns >= then->realtime_ns) {
+		clock.flags = KVM_CLOCK_REALTIME;
+		clock.realtime = then->realtime_ns;
+	} else if (now.realtime_ns > then->realtime_ns) {
+		clock.clock += now.realtime_ns - then->realtime_ns;
+	}
+	if (ioctl(kv->vm_fd, KVM_SET_CLOCK, &clock) < 0)
+		return err_set_errno(err, -errno, "KVM_SET_CLOCK");
+	ret = read_clock(kv, &now, err);
+	if (ret)
+		return ret;
+	advance_ns = (int64_t)(now.kvmclock_ns - then->kvmclock_ns);
+	kv->tsc_delta =
+		then->host_tsc - now.host_tsc +
+		(uint64_t)((__int128)advance_ns * then->tsc_khz / 1000000);
+	return 0;
+}
+
+int kv_vm_load(struct accel *accel, struct err *err)
+{
+	struct kv *kv = kv_of(accel);
+	struct kv_vm_state *s = &kv->vm_state;
+	int ret;
+
+	if (s->tsc_khz != kv->vm_tsc_khz) {
+		for (unsigned int i = 0; i < kv->cpus; i++) {
+			if (ioctl(kv->vcpus[i]->fd, KVM_SET_TSC_KHZ,
+				  (unsigned long)s->tsc_khz) < 0)
+				return err_set(
+					err, -ENOTSUP,
+					"the guest's TSC runs at %u kHz, "
+					"this host's at %u and KVM "
+					"cannot scale it",
+					s->tsc_khz, kv->vm_tsc_khz);
+		}
+	}
+	ret = irqchips(kv, KVM_SET_IRQCHIP, err);
+	if (ret)
+		return ret;
+	if (kv->has_pit && ioctl(kv->vm_fd, KVM_SET_PIT2, &s->pit) < 0)
+		return err_set_errno(err, -errno, "KVM_SET_PIT2");
+	return load_clock(kv, err);
+}

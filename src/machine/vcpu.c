@@ -1,0 +1,250 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "machine/vcpu.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "base/err.h"
+#include "base/lock.h"
+#include "base/trace.h"
+
+/* Interrupts KVM_RUN; accel_vcpu_kick() says why. */
+#define VCPU_KICK_SIGNAL SIGUSR1
+
+struct vcpu {
+	/* immutable after init */
+	struct vcpu_set *set;
+	struct accel_vcpu *accel_vcpu;
+	pthread_t thread;
+	bool has_thread;
+
+	/* protected by set->lock */
+	pthread_cond_t wake;
+	bool is_parked;
+	bool is_dead;           /* the guest ended here: never runs again */
+	unsigned int work_done; /* of set->work_seq */
+	int work_ret;
+	struct err work_err;
+};
+
+struct vcpu_set {
+	/* immutable after init */
+	struct accel *accel;
+	unsigned int count;
+	struct vcpu *vcpus;
+	vcpu_exit_fn *on_exit;
+	void *opaque;
+
+	struct lock lock;
+	/* protected by lock */
+	pthread_cond_t done; /* parked == count, or work_left == 0 */
+	bool want_run, is_ending;
+	unsigned int parked;
+	vcpu_work_fn *work;
+	unsigned int work_seq, work_left;
+};
+
+static void on_kick(int signal)
+{
+	(void)signal; /* its delivery is all that counts */
+}
+
+static void do_work(struct vcpu *vcpu)
+{
+	struct vcpu_set *set = vcpu->set;
+
+	vcpu->work_done = set->work_seq;
+	lock_release(&set->lock);
+	err_clear(&vcpu->work_err);
+	vcpu->work_ret = set->work(vcpu->accel_vcpu, &vcpu->work_err);
+	lock_acquire(&set->lock);
+	if (--set->work_left == 0)
+		pthread_cond_signal(&set->done);
+}
+
+static void run_guest(struct vcpu *vcpu)
+{
+	struct vcpu_set *set = vcpu->set;
+	struct err err = ERR_INIT;
+	enum accel_exit exit;
+
+	/* Under the lock: a pause that comes later kicks again. */
+	vcpu->accel_vcpu->ops->vcpu_unkick(vcpu->accel_vcpu);
+	vcpu->is_parked = false;
+	set->parked--;
+	lock_release(&set->lock);
+
+	exit = vcpu->accel_vcpu->ops->vcpu_run(vcpu->accel_vcpu, &err);
+	if (exit != ACCEL_EXIT_KICKED)
+		set->on_exit(set->opaque, vcpu->accel_vcpu->index, exit, &err);
+
+	lock_acquire(&set->lock);
+	vcpu->is_dead = exit != ACCEL_EXIT_KICKED;
+	vcpu->is_parked = true;
+	if (++set->parked == set->count)
+		pthread_cond_signal(&set->done);
+}
+
+static void *vcpu_thread(void *opaque)
+{
+	struct vcpu *vcpu = opaque;
+	struct vcpu_set *set = vcpu->set;
+
+	lock_acquire(&set->lock);
+	while (!set->is_ending) {
+		if (vcpu->work_done != set->work_seq)
+			do_work(vcpu);
+		else if (set->want_run && !vcpu->is_dead)
+			run_guest(vcpu);
+		else
+			lock_wait(&set->lock, &vcpu->wake);
+	}
+	lock_release(&set->lock);
+	return NULL;
+}
+
+static int vcpu_start(struct vcpu_set *set, unsigned int index, struct err *err)
+{
+	struct vcpu *vcpu = &set->vcpus[index];
+	char name[16];
+	int ret;
+
+	vcpu->set = set;
+	vcpu->is_parked = true;
+	pthread_cond_init(&vcpu->wake, NULL);
+	ret = set->accel->ops->vcpu_new(set->accel, index, &vcpu->accel_vcpu,
+					err);
+	if (ret)
+		return ret;
+	ret = pthread_create(&vcpu->thread, NULL, vcpu_thread, vcpu);
+	if (ret)
+		return err_set_errno(err, -ret, "thread of vCPU %u", index);
+	vcpu->has_thread = true;
+	snprintf(name, sizeof(name), "vcpu%u", index);
+	pthread_setname_np(vcpu->thread, name);
+	return 0;
+}
+
+int vcpu_set_new(struct accel *accel, unsigned int count, vcpu_exit_fn *on_exit,
+		 void *opaque, struct vcpu_set **ret_set, struct err *err)
+{
+	struct sigaction action = { .sa_handler = on_kick };
+	struct vcpu_set *set = calloc(1, sizeof(*set));
+	int ret;
+
+	if (!set)
+		return err_set(err, -ENOMEM, "no memory for vCPUs");
+	lock_init(&set->lock, LOCK_VCPU);
+	pthread_cond_init(&set->done, NULL);
+	set->accel = accel;
+	set->on_exit = on_exit;
+	set->opaque = opaque;
+	set->vcpus = calloc(count, sizeof(*set->vcpus));
+	if (!set->vcpus) {
+		vcpu_set_free(set);
+		return err_set(err, -ENOMEM, "no memory for %u vCPUs", count);
+	}
+	/* Without SA_RESTART, so that KVM_RUN returns EINTR. */
+	sigaction(VCPU_KICK_SIGNAL, &action, NULL);
+	for (unsigned int i = 0; i < count; i++) {
+		set->count = set->parked = i + 1;
+		ret = vcpu_start(set, i, err);
+		if (ret) {
+			vcpu_set_free(set);
+			return ret;
+		}
+	}
+	*ret_set = set;
+	return 0;
+}
+
+void vcpu_set_free(struct vcpu_set *set)
+{
+	if (!set)
+		return;
+	vcpu_set_pause(set);
+	lock_acquire(&set->lock);
+	set->is_ending = true;
+	for (unsigned int i = 0; i < set->count; i++)
+		pthread_cond_signal(&set->vcpus[i].wake);
+	lock_release(&set->lock);
+	for (unsigned int i = 0; i < set->count; i++) {
+		struct vcpu *vcpu = &set->vcpus[i];
+
+		if (vcpu->has_thread)
+			pthread_join(vcpu->thread, NULL);
+		if (vcpu->accel_vcpu)
+			set->accel->ops->vcpu_free(vcpu->accel_vcpu);
+		pthread_cond_destroy(&vcpu->wake);
+	}
+	pthread_cond_destroy(&set->done);
+	lock_fini(&set->lock);
+	free(set->vcpus);
+	free(set);
+}
+
+unsigned int vcpu_set_count(const struct vcpu_set *set)
+{
+	return set->count;
+}
+
+struct accel_vcpu *vcpu_set_get(struct vcpu_set *set, unsigned int index)
+{
+	assert(index < set->count);
+	return set->vcpus[index].accel_vcpu;
+}
+
+void vcpu_set_resume(struct vcpu_set *set)
+{
+	lock_acquire(&set->lock);
+	set->want_run = true;
+	for (unsigned int i = 0; i < set->count; i++)
+		pthread_cond_signal(&set->vcpus[i].wake);
+	lock_release(&set->lock);
+	trace(vcpus_resume, "%u vCPUs", set->count);
+}
+
+void vcpu_set_pause(struct vcpu_set *set)
+{
+	lock_acquire(&set->lock);
+	set->want_run = false;
+	for (unsigned int i = 0; i < set->count; i++) {
+		struct vcpu *vcpu = &set->vcpus[i];
+
+		if (vcpu->is_parked)
+			continue;
+		vcpu->accel_vcpu->ops->vcpu_kick(vcpu->accel_vcpu);
+		pthread_kill(vcpu->thread, VCPU_KICK_SIGNAL);
+	}
+	while (set->parked < set->count)
+		lock_wait(&set->lock, &set->done);
+	lock_release(&set->lock);
+	trace(vcpus_paused, "%u vCPUs", set->count);
+}
+
+int vcpu_set_work(struct vcpu_set *set, vcpu_work_fn *work, struct err *err)
+{
+	int ret = 0;
+
+	lock_acquire(&set->lock);
+	assert(set->parked == set->count && !set->want_run);
+	set->work = work;
+	set->work_left = set->count;
+	set->work_seq++;
+	for (unsigned int i = 0; i < set->count; i++)
+		pthread_cond_signal(&set->vcpus[i].wake);
+	while (set->work_left)
+		lock_wait(&set->lock, &set->done);
+	for (unsigned int i = 0; i < set->count && !ret; i++) {
+		ret = set->vcpus[i].work_ret;
+		if (ret)
+			err_set(err, ret, "%s",
+				err_msg(&set->vcpus[i].work_err));
+	}
+	lock_release(&set->lock);
+	return ret;
+}

@@ -1,0 +1,53 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The vCPU threads of a machine.
+ *
+ * One thread a vCPU, named "vcpuN".  It is parked (waits here), runs the guest,
+ * or does a piece of work that was handed to all of them:
+ *
+ *	          vcpu_set_resume()
+ *	  parked -------------------> running
+ *	   ^  |  <------------------
+ *	   |  |   vcpu_set_pause(), or the guest ended (then it stays parked)
+ *	   |  | vcpu_set_work()
+ *	   |  v
+ *	  working
+ *
+ * The control functions are called by one thread at a time (the holder of the
+ * machine's LOCK_RUN_STATE).
+ */
+#ifndef GODWIT_MACHINE_VCPU_H
+#define GODWIT_MACHINE_VCPU_H
+
+#include <stdbool.h>
+
+#include "accel/accel.h"
+
+struct err;
+struct vcpu_set;
+
+/* The guest ended on vCPU @index; @err is set for ACCEL_EXIT_FAILED.  Called on
+ * the vCPU's thread with no lock held; may not wait for vCPUs. */
+typedef void vcpu_exit_fn(void *opaque, unsigned int index,
+			  enum accel_exit exit, const struct err *err);
+
+/* Create @count vCPUs of @accel and their threads, all parked. */
+int vcpu_set_new(struct accel *accel, unsigned int count, vcpu_exit_fn *on_exit,
+		 void *opaque, struct vcpu_set **ret_set, struct err *err);
+/* Pauses, joins the threads, frees the vCPUs.  Accepts NULL. */
+void vcpu_set_free(struct vcpu_set *set);
+
+unsigned int vcpu_set_count(const struct vcpu_set *set);
+struct accel_vcpu *vcpu_set_get(struct vcpu_set *set, unsigned int index);
+
+/* Let all run; returns at once. */
+void vcpu_set_resume(struct vcpu_set *set);
+/* Signal all, then wait until all are parked. */
+void vcpu_set_pause(struct vcpu_set *set);
+
+/* Run @work for every vCPU on its own thread, in parallel, all parked; returns
+ * when all are done: 0, or the first error of the lowest vCPU. */
+typedef int vcpu_work_fn(struct accel_vcpu *vcpu, struct err *err);
+int vcpu_set_work(struct vcpu_set *set, vcpu_work_fn *work, struct err *err);
+
+#endif
