@@ -1,0 +1,44 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * RAM as a row of pages, across the hole below 4 GiB.
+ *
+ * Page 0 is at AREA_BASE.  Two ranges of the memory map are used, the one
+ * that AREA_BASE is in and the first that starts at 4 GiB or above; they
+ * are mapped one to one, so a guest physical address is also a pointer.
+ */
+#ifndef GODWIT_GUEST_RAM_H
+#define GODWIT_GUEST_RAM_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "guest/layout.h"
+
+#define PAGE_SIZE 4096
+
+struct ram {
+	uint64_t pages;     /* in both ranges */
+	uint64_t low_pages; /* in the first */
+	uint64_t high_add;  /* bytes to add from page low_pages on */
+};
+
+static inline uint64_t ram_gpa(const struct ram *ram, uint64_t page)
+{
+	uint64_t gpa = AREA_BASE + page * PAGE_SIZE;
+
+	return page < ram->low_pages ? gpa : gpa + ram->high_add;
+}
+
+/*
+ * Finds the ranges in PVH's hvm_start_info at @start_info and maps what is
+ * above 1 GiB.  Returns NULL or what is wrong with it, as a phrase.
+ */
+const char *ram_init(struct ram *ram, uint64_t start_info);
+
+/* The command line in @start_info, or NULL. */
+const char *ram_cmdline(uint64_t start_info);
+
+/* Takes @pages off the end of the first range; 0 when they do not fit. */
+uint64_t ram_take_low(struct ram *ram, uint64_t pages);
+
+#endif
