@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fixtures: a folder for sockets, machines that end with their test, limits."""
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import sys
+import tempfile
+from pathlib import Path
+from typing import Iterator
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from harness.machine import Fleet, binary  # noqa: E402
+from harness.tiny import Tiny  # noqa: E402
+
+TEST_LIMIT_S = 120
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if not os.access(binary(), os.X_OK):
+        pytest.exit(f"{binary()} is missing: run `make` first, or set GODWIT", returncode=2)
+
+
+@pytest.fixture(autouse=True)
+def limit() -> Iterator[None]:
+    """No test may hang, whatever it waits for."""
+    def expired(*_: object) -> None:
+        raise TimeoutError(f"the test took longer than {TEST_LIMIT_S} s")
+
+    before = signal.signal(signal.SIGALRM, expired)
+    signal.alarm(TEST_LIMIT_S)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A short path: the name of a UNIX socket has room for 107 bytes."""
+    path = Path(tempfile.mkdtemp(prefix="godwit-"))
+    yield path
+    shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest.fixture
+def kvm() -> None:
+    if not os.path.exists("/dev/kvm"):
+        pytest.skip("this machine has no /dev/kvm")
+    if not os.access("/dev/kvm", os.R_OK | os.W_OK):
+        pytest.fail("/dev/kvm exists and may not be opened by this user: add it to group kvm")
+
+
+@pytest.fixture
+def fleet(kvm: None, folder: Path) -> Iterator[Fleet]:
+    machines = Fleet(folder)
+    yield machines
+    told = machines.end()
+    if told:
+        print(told)
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
+    return Tiny(tmp_path_factory.mktemp("tiny"))

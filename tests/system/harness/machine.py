@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: Apache-2.0
+"""godwit processes: start, watch, end; each one known by its pid."""
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, Sequence
+
+from . import guest
+from .qmp import Qmp
+from .serial import Serial
+
+ROOT = Path(__file__).resolve().parents[3]
+END_S = 20.0
+
+
+def binary() -> str:
+    """The godwit to drive: $GODWIT, or the one that `make` builds."""
+    return os.environ.get("GODWIT") or str(ROOT / "build" / "godwit")
+
+
+def run(*argv: str, timeout_s: float = 30.0, **options: Any) -> subprocess.CompletedProcess[str]:
+    """A short godwit command, to its end."""
+    return subprocess.run([binary(), *argv], stdin=subprocess.DEVNULL, capture_output=True,
+                          text=True, errors="replace", timeout=timeout_s, check=False, **options)
+
+
+class Machine:
+    """One godwit process with a QMP and a serial socket in @folder."""
+
+    def __init__(self, folder: Path, name: str, *, memory: str = "256M", cpus: int = 2,
+                 guest_options: str | None = "hot=64M,rate=max,verify=on,tick=1ms",
+                 incoming: str | None = None, extra: Sequence[str] = (),
+                 pass_fds: Sequence[int] = (), program: str | None = None) -> None:
+        self.folder, self.name = folder, name
+        self.qmp_path = str(folder / f"{name}.qmp")
+        self.serial_path = str(folder / f"{name}.serial")
+        self._stderr = tempfile.TemporaryFile()
+        argv = [program or binary(), "run", "--name", name, "--memory", memory,
+                "--cpus", str(cpus), "--serial", f"unix:{self.serial_path}",
+                "--qmp", f"unix:{self.qmp_path}"]
+        if guest_options is not None:
+            argv += ["--guest", "stress" + ("," + guest_options if guest_options else "")]
+        if incoming is not None:
+            argv += ["--incoming", incoming]
+        self.argv = argv + list(extra)
+        self.started_ns = time.monotonic_ns()
+        self.process = subprocess.Popen(self.argv, stdin=subprocess.DEVNULL,
+                                        stdout=self._stderr, stderr=self._stderr,
+                                        pass_fds=pass_fds)
+        self._qmp: Qmp | None = None
+        self._serial: Serial | None = None
+
+    @property
+    def is_alive(self) -> bool:
+        return self.process.poll() is None
+
+    @property
+    def output(self) -> str:
+        """What it printed on stdout and stderr so far."""
+        size = os.fstat(self._stderr.fileno()).st_size
+        return os.pread(self._stderr.fileno(), size, 0).decode(errors="replace")
+
+    @property
+    def qmp(self) -> Qmp:
+        if self._qmp is None:
+            self._qmp = Qmp(self.qmp_path, is_alive=lambda: self.is_alive)
+        return self._qmp
+
+    @property
+    def serial(self) -> Serial:
+        if self._serial is None:
+            self._serial = Serial(self.serial_path, is_alive=lambda: self.is_alive)
+        return self._serial
+
+    @property
+    def status(self) -> str:
+        return self.qmp.command("query-status")["status"]
+
+    def report(self) -> guest.Report:
+        """Ask the guest how it is; it must be running."""
+        return guest.ask(self.serial)
+
+    def wait_end(self, timeout_s: float = END_S) -> int:
+        """The exit status; -N for signal N."""
+        return self.process.wait(timeout_s)
+
+    def kill(self, number: int = signal.SIGKILL) -> None:
+        if self.is_alive:
+            os.kill(self.process.pid, number)
+
+    def destroy(self) -> None:
+        """End it whatever it does; for the end of a test."""
+        if self._qmp is not None:
+            self._qmp.close()
+        self.kill()
+        self.process.wait(END_S)
+        if self._serial is not None:
+            self._serial.close()
+        self._stderr.close()
+
+    def __repr__(self) -> str:
+        return f"<{self.name} pid {self.process.pid}>"
+
+
+class Fleet:
+    """The machines of one test: names are unique, all end with it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.machines: list[Machine] = []
+
+    def start(self, name: str | None = None, **options: Any) -> Machine:
+        machine = Machine(self.folder, name or f"m{len(self.machines)}", **options)
+        self.machines.append(machine)
+        return machine
+
+    def end(self) -> str:
+        """End all; returns what they printed, for a failed test's report."""
+        told = []
+        for machine in self.machines:
+            text = machine.output.strip()
+            code = machine.process.poll()
+            told.append(f"-- {machine.name}: exit {code}: {' '.join(machine.argv)}\n{text}")
+            machine.destroy()
+        self.machines.clear()
+        return "\n".join(told)

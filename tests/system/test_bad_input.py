@@ -1,0 +1,320 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What makes no sense gets one clear line, an exit code, and leaves nothing behind."""
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import socket
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from harness.machine import Fleet, binary, run
+from harness.move import wait
+from harness.tiny import Tiny
+
+NOBODY = 65534
+USAGE = 2
+
+
+def refused(*argv: str, **options) -> str:
+    """Run, demand a failure told in one line, and return that line."""
+    told = run(*argv, **options)
+    assert told.returncode > 0, (told.returncode, told.stdout, told.stderr)
+    lines = [line for line in told.stderr.splitlines() if line.strip()]
+    # A GNU tool adds "Try 'godwit --help'" to a wrong command line.
+    said = [line for line in lines if not line.startswith("Try ")]
+    assert len(said) == 1, told.stderr
+    assert said[0].startswith("godwit")
+    return said[0]
+
+
+def machine_refused(folder: Path, *argv: str, **options) -> str:
+    line = refused("run", "--serial", f"unix:{folder}/s", "--qmp", f"unix:{folder}/q", *argv,
+                   **options)
+    left = [path.name for path in folder.iterdir() if path.name in ("s", "q")]
+    assert left == []
+    return line
+
+
+def test_missing_kernel_is_named(kvm: None, folder: Path) -> None:
+    assert "/no/such/kernel" in machine_refused(folder, "--kernel", "/no/such/kernel")
+
+
+def test_missing_initrd_is_named(kvm: None, folder: Path, tiny: Tiny) -> None:
+    line = machine_refused(folder, "--kernel", str(tiny.build("ticks")), "--initrd", "/no/initrd")
+    assert "/no/initrd" in line
+
+
+def test_initrd_larger_than_memory_is_refused(kvm: None, folder: Path, tiny: Tiny) -> None:
+    initrd = folder / "initrd"
+    with initrd.open("wb") as file:
+        file.truncate(1 << 30)
+    machine_refused(folder, "--memory", "64M", "--kernel", str(tiny.build("ticks")),
+                    "--initrd", str(initrd))
+
+
+@pytest.mark.parametrize("content", [b"", b"x", b"#!/bin/sh\necho hello\n" * 100, b"\0" * 8192,
+                                     b"\x7fELF", b"MZ" + b"\0" * 4096],
+                         ids=["empty", "byte", "script", "zeroes", "magic", "dos"])
+def test_file_that_is_no_kernel_is_refused(kvm: None, folder: Path, content: bytes) -> None:
+    path = folder / "kernel"
+    path.write_bytes(content)
+    assert str(path) in machine_refused(folder, "--kernel", str(path))
+
+
+def test_directory_as_kernel_is_refused(kvm: None, folder: Path) -> None:
+    machine_refused(folder, "--kernel", str(folder))
+
+
+def test_elf_for_users_is_no_kernel(kvm: None, folder: Path) -> None:
+    assert "PVH" in machine_refused(folder, "--kernel", binary())
+
+
+def test_elf_cut_off_anywhere_is_refused_or_whole_enough(kvm: None, folder: Path, tiny: Tiny
+                                                         ) -> None:
+    whole = tiny.build("debug_exit", value=7).read_bytes()
+    path = folder / "kernel"
+    for size in sorted({0, 4, 16, 51, 52, 53, 84, 116, 179, 180, 200, 260, 264, 280, 283}):
+        path.write_bytes(whole[:size])
+        machine_refused(folder, "--kernel", str(path), "--cpus", "1")
+
+
+def test_elf_with_random_bytes_changed_never_crashes_godwit(kvm: None, folder: Path, tiny: Tiny
+                                                            ) -> None:
+    whole = tiny.build("debug_exit", value=7).read_bytes()
+    path = folder / "kernel"
+    source = random.Random(1)
+    for _ in range(40):
+        damaged = bytearray(whole)
+        for _ in range(source.randint(1, 6)):
+            damaged[source.randrange(0, 0xb4)] = source.choice((0, 1, 0x7f, 0x80, 0xff))
+        path.write_bytes(damaged)
+        process = subprocess.Popen([binary(), "run", "--memory", "32M", "--cpus", "1", "--kernel",
+                                    str(path), "--serial", "null"], stderr=subprocess.PIPE,
+                                   stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        try:
+            code = process.wait(3)
+        except subprocess.TimeoutExpired:  # it runs something: that is allowed
+            process.terminate()
+            code = process.wait(10)
+        process.stderr.close()
+        assert code >= 0, damaged[:0xb4].hex()
+
+
+@pytest.mark.parametrize("argv", [
+    ["--memory", "0"], ["--memory", "1"], ["--memory", "-1"], ["--memory", "1M"],
+    ["--memory", "999999999T"], ["--memory", "99999999999999999999999"], ["--memory", "1.5G"],
+    ["--memory", "lots"], ["--memory", ""], ["--memory", "256M "], ["--memory", "17T"],
+    ["--cpus", "0"], ["--cpus", "100000"], ["--cpus", "-1"], ["--cpus", "two"], ["--cpus", ""],
+    ["--cpus", "1x"], ["--serial", "nonsense"], ["--serial", "unix:"],
+    ["--serial", "file:/no/such/folder/file"], ["--qmp", "tcp:1"], ["--qmp", "unix:"],
+    ["--qmp", "unix:" + "x" * 200], ["--accel", "tcg"], ["--accel", "kvm,dirty=magic"],
+    ["--accel", "kvm,ring-entries=3"], ["--accel", "kvm,no=such"], ["--no-such-option"],
+    ["surplus"], ["--incoming", "nonsense"], ["--incoming", "unix:"], ["--incoming", "tcp:x"],
+    ["--incoming", "file:/no/such/file"], ["--incoming", "fd:9999"], ["--name", "x" * 1000],
+    ["--memory"],
+], ids=" ".join)
+def test_option_that_makes_no_sense_is_refused(kvm: None, folder: Path, argv: list[str]) -> None:
+    before = ["--guest", "stress,hot=1M"]
+    line = refused("run", *before, "--serial", "null", *argv)
+    assert len(line) < 600
+    assert list(folder.iterdir()) == []
+
+
+@pytest.mark.parametrize("guest", ["", "nosuch", "stress,", "stress,hot", "stress,hot=", "stress,hot=x",
+                                   "stress,hot=99T", "stress,rate=fast", "stress,pattern=zigzag",
+                                   "stress,colour=red", "stress,tick=1parsec", "stress," + "x" * 9999])
+def test_guest_option_that_makes_no_sense_ends_godwit_with_a_reason(kvm: None, guest: str) -> None:
+    told = run("run", "--memory", "64M", "--cpus", "1", "--guest", guest, "--serial", "stdio")
+    assert told.returncode > 0
+    assert (told.stderr + told.stdout).strip()
+
+
+def test_machine_with_nothing_to_run_is_refused(kvm: None, folder: Path) -> None:
+    machine_refused(folder, "--memory", "64M")
+
+
+def test_kernel_and_built_in_guest_together_are_refused(kvm: None, folder: Path, tiny: Tiny) -> None:
+    machine_refused(folder, "--guest", "stress", "--kernel", str(tiny.build("ticks")))
+
+
+@pytest.mark.parametrize("argv", [[], ["nonsense"], ["run", "--help", "x", "--nonsense"],
+                                  ["migrate"], ["migrate", "unix:/x"], ["migrate", "--qmp"],
+                                  ["status"], ["stream"], ["stream", "/no/such/file"],
+                                  ["stream", "/"], ["stream", "a", "b"],
+                                  ["migrate", "--qmp", "unix:/no/such", "unix:/x"],
+                                  ["status", "--qmp", "unix:/no/such"]], ids=" ".join)
+def test_command_that_makes_no_sense_is_refused(argv: list[str]) -> None:
+    told = run(*argv)
+    if argv[:2] == ["run", "--help"]:
+        return  # help wins, as with other GNU tools
+    assert told.returncode > 0
+    assert told.stderr.startswith("godwit") or told.stderr.lower().startswith("usage")
+
+
+def test_socket_in_use_is_named_and_left_alone(fleet: Fleet) -> None:
+    first = fleet.start("first", memory="32M", cpus=1, guest_options="hot=0,tick=1ms")
+    first.serial.wait_ticks(5)
+    for option, path in (("--qmp", first.qmp_path), ("--serial", first.serial_path)):
+        line = refused("run", "--memory", "32M", "--cpus", "1", "--guest", "stress", option,
+                       f"unix:{path}")
+        assert path in line
+    assert first.qmp.command("query-status")["running"] is True
+    ticks = first.serial.ticks
+    first.serial.wait(lambda: first.serial.ticks > ticks + 10, "ticks of the first machine")
+
+
+def test_incoming_socket_in_use_is_named_and_left_alone(fleet: Fleet) -> None:
+    path = f"{fleet.folder}/move"
+    first = fleet.start("first", memory="32M", cpus=1, incoming=f"unix:{path}")
+    first.qmp
+    line = refused("run", "--memory", "32M", "--cpus", "1", "--guest", "stress", "--serial", "null",
+                   "--incoming", f"unix:{path}")
+    assert path in line
+    assert first.status == "inmigrate"
+    assert os.path.exists(path)
+
+
+def test_socket_left_by_a_killed_machine_does_not_hinder_the_next(fleet: Fleet) -> None:
+    first = fleet.start("same", memory="32M", cpus=1, guest_options="hot=0,tick=1ms")
+    first.serial.wait_ticks(5)
+    first.kill()
+    first.wait_end()
+    second = fleet.start("same", memory="32M", cpus=1, guest_options="hot=0,tick=1ms")
+    second.serial.wait_ticks(5)
+    second.qmp.command("query-status")
+
+
+def test_file_in_the_place_of_a_socket_is_not_removed(kvm: None, folder: Path) -> None:
+    path = folder / "precious"
+    path.write_text("keep me")
+    refused("run", "--memory", "32M", "--cpus", "1", "--guest", "stress", "--qmp", f"unix:{path}",
+            "--serial", "null")
+    assert path.read_text() == "keep me"
+
+
+def test_user_without_access_to_kvm_is_told_what_to_do(kvm: None) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("changing the user needs root")
+    folder = Path("/tmp") / f"godwit-nobody-{os.getpid()}"
+    folder.mkdir(mode=0o755)
+    program = folder / "godwit"
+    try:
+        shutil.copy(binary(), program)
+        program.chmod(0o755)
+        if subprocess.run(["test", "-w", "/dev/kvm"], user=NOBODY, extra_groups=[],
+                          check=False).returncode == 0:
+            pytest.skip("everybody may use this machine's accelerator")
+        told = subprocess.run([str(program), "run", "--memory", "32M", "--guest", "stress",
+                               "--serial", "null"], user=NOBODY, group=NOBODY, extra_groups=[],
+                              stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=20,
+                              check=False)
+    finally:
+        shutil.rmtree(folder)
+    assert told.returncode > 0
+    lines = told.stderr.strip().splitlines()
+    assert len(lines) == 1 and "/dev/kvm" in lines[0] and "Permission denied" in lines[0]
+    assert "group" in lines[0] or "root" in lines[0]
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    if not os.path.exists("/dev/kvm"):
+        pytest.skip("this machine has no /dev/kvm")
+    folder = tmp_path_factory.mktemp("saved")
+    fleet = Fleet(folder)
+    try:
+        machine = fleet.start("s", memory="32M", cpus=1, guest_options="hot=1M,tick=1ms")
+        machine.serial.wait_ticks(50)
+        machine.qmp.command("migrate", uri=f"file:{folder}/saved")
+        assert wait(machine) == "completed"
+        return (folder / "saved").read_bytes()
+    finally:
+        fleet.end()
+
+
+def restore(folder: Path, data: bytes) -> subprocess.CompletedProcess[str]:
+    path = folder / "saved"
+    path.write_bytes(data)
+    return run("run", "--memory", "32M", "--cpus", "1", "--guest", "stress,hot=1M,tick=1ms",
+               "--serial", "null", "--incoming", f"file:{path}", timeout_s=20)
+
+
+def assert_restore_refused(told: subprocess.CompletedProcess[str], what: object) -> None:
+    assert told.returncode > 0, (what, told)
+    lines = told.stderr.strip().splitlines()
+    assert len(lines) == 1 and lines[0].startswith("godwit"), (what, told.stderr)
+
+
+def test_stream_cut_off_anywhere_is_refused(saved: bytes, folder: Path) -> None:
+    source = random.Random(2)
+    size = len(saved)
+    points = {0, 1, 7, 8, 16, 63, 64, 100, 1000, size // 2, size - 1, size - 8, size - 64}
+    points |= {source.randrange(size) for _ in range(12)}
+    for point in sorted(points):
+        assert_restore_refused(restore(folder, saved[:point]), point)
+
+
+def test_stream_with_a_changed_byte_is_refused(saved: bytes, folder: Path) -> None:
+    source = random.Random(3)
+    points = [*range(0, 64, 5), *(source.randrange(len(saved)) for _ in range(20)),
+              *(len(saved) - source.randrange(1, 4096) for _ in range(10))]
+    for point in points:
+        damaged = bytearray(saved)
+        damaged[point] ^= source.randrange(1, 256)
+        assert_restore_refused(restore(folder, bytes(damaged)), point)
+
+
+@pytest.mark.parametrize("kind", ["random", "zeroes", "ones", "text"])
+def test_file_that_is_no_stream_is_refused(kvm: None, folder: Path, kind: str) -> None:
+    data = {"random": random.Random(4).randbytes(1 << 20), "zeroes": bytes(1 << 20),
+            "ones": b"\xff" * (1 << 20), "text": b"once upon a time\n" * 5000}[kind]
+    assert_restore_refused(restore(folder, data), kind)
+    told = run("stream", str(folder / "saved"))
+    assert told.returncode > 0 and told.stderr.startswith("godwit")
+
+
+def test_explaining_a_damaged_stream_never_crashes(saved: bytes, folder: Path) -> None:
+    source = random.Random(5)
+    path = folder / "saved"
+    for _ in range(60):
+        damaged = bytearray(saved)
+        for _ in range(source.randint(1, 8)):
+            damaged[source.randrange(min(len(damaged), 8192))] = source.randrange(256)
+        path.write_bytes(damaged[:source.randrange(1, len(damaged))])
+        assert run("stream", str(path)).returncode in range(0, 128)
+
+
+def test_directory_as_saved_stream_is_refused(kvm: None, folder: Path) -> None:
+    refused("run", "--memory", "32M", "--guest", "stress", "--serial", "null", "--incoming",
+            f"file:{folder}")
+
+
+def test_full_disk_fails_the_save_and_the_guest_runs_on(fleet: Fleet) -> None:
+    if not os.path.exists("/dev/full"):
+        pytest.skip("no /dev/full")
+    machine = fleet.start(memory="64M", guest_options="hot=8M,tick=1ms")
+    machine.serial.wait_ticks(20)
+    machine.qmp.command("migrate", uri="file:/dev/full")
+    assert wait(machine) == "failed"
+    assert "space" in machine.qmp.command("query-migrate")["error-desc"].lower()
+    assert machine.status == "running"
+    machine.serial.wait_ticks(50)
+    assert machine.report()["errors"] == 0
+
+
+def test_serial_reader_who_never_reads_does_not_stop_the_guest(fleet: Fleet) -> None:
+    machine = fleet.start(memory="32M", cpus=1, guest_options="hot=1M,tick=100us")
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    machine.qmp  # it listens by now
+    sock.connect(machine.serial_path)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    for _ in range(3):
+        machine.qmp.command("stop", timeout_s=5)
+        machine.qmp.command("cont", timeout_s=5)
+    sock.close()
+    machine.serial.wait_ticks(20)
+    assert machine.report()["errors"] == 0

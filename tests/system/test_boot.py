@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A guest starts, works, and its end is godwit's exit code (docs/exit-codes.md)."""
+from __future__ import annotations
+
+import json
+import re
+import signal
+from pathlib import Path
+
+import pytest
+
+from harness import guest
+from harness.machine import Fleet, run
+from harness.tiny import Tiny
+
+
+@pytest.mark.parametrize("cpus", [1, 2, 4])
+def test_stress_ticks_and_finds_its_memory_right(fleet: Fleet, cpus: int) -> None:
+    machine = fleet.start(cpus=cpus)
+    machine.serial.wait_ticks(20)
+    first = machine.report()
+    machine.serial.wait_ticks(100)
+    second = machine.report()
+    assert second["errors"] == 0
+    assert second["pages"] > first["pages"]
+    assert second["checked"] > first["checked"]
+    assert len(machine.qmp.command("query-cpus-fast")) == cpus
+
+
+def test_idle_guest_ticks(fleet: Fleet) -> None:
+    machine = fleet.start(guest_options="hot=0,tick=1ms")
+    machine.serial.wait_ticks(100)
+    assert machine.report()["errors"] == 0
+
+
+def test_memory_above_4_gib_is_worked_on(fleet: Fleet) -> None:
+    machine = fleet.start(memory="6G", guest_options="hot=5G,rate=4000/s,pattern=random,tick=1ms")
+    machine.serial.wait_ticks(200)
+    assert machine.report()["errors"] == 0
+    regions = json.dumps(machine.qmp.command("query-memory-map"))
+    assert re.search(r"4294967296|0x0*100000000\b", regions)
+
+
+def test_guest_that_finishes_ends_godwit_with_its_own_code(fleet: Fleet) -> None:
+    machine = fleet.start()
+    machine.serial.wait_ticks(5)
+    machine.serial.send(b"q")
+    machine.serial.wait_line("exit", timeout_s=10)
+    assert machine.wait_end() == 0
+    assert not guest.complaints(machine.serial)
+
+
+@pytest.mark.parametrize("value", [0, 1, 77])
+def test_debug_exit_value_is_the_exit_code(fleet: Fleet, tiny: Tiny, value: int) -> None:
+    kernel = tiny.build("debug_exit", value=value)
+    machine = fleet.start(cpus=1, guest_options=None, extra=["--kernel", str(kernel)])
+    assert machine.wait_end() == value
+
+
+@pytest.mark.parametrize("kind, code", [("reset", "reset"), ("triple_fault", "triple fault")])
+def test_guest_that_dies_ends_godwit_with_the_documented_code(
+        fleet: Fleet, tiny: Tiny, kind: str, code: str) -> None:
+    machine = fleet.start(cpus=1, guest_options=None, extra=["--kernel", str(tiny.build(kind))])
+    assert machine.wait_end() == documented(code)
+
+
+def test_quit_ends_godwit_with_the_documented_code(fleet: Fleet) -> None:
+    machine = fleet.start()
+    machine.serial.wait_ticks(5)
+    machine.qmp.command("quit")
+    assert machine.wait_end() == documented("quit")
+    assert_nothing_left(machine.folder)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signal_ends_godwit_cleanly(fleet: Fleet, number: int) -> None:
+    machine = fleet.start()
+    machine.serial.wait_ticks(5)
+    machine.kill(number)
+    code = machine.wait_end()
+    assert code == documented(signal.Signals(number).name)
+    assert_nothing_left(machine.folder)
+
+
+def test_signal_ends_a_machine_that_waits_for_a_migration(fleet: Fleet) -> None:
+    machine = fleet.start(incoming=f"unix:{fleet.folder}/move")
+    assert machine.status == "inmigrate"
+    machine.kill(signal.SIGTERM)
+    machine.wait_end()
+    assert_nothing_left(machine.folder)
+
+
+def test_stop_stops_and_cont_goes_on(fleet: Fleet) -> None:
+    machine = fleet.start()
+    machine.serial.wait_ticks(20)
+    machine.qmp.command("stop")
+    machine.qmp.wait_event("STOP")
+    assert machine.status == "paused"
+    # What was printed before the stop may still arrive; what comes from a
+    # request made now may not.
+    since = len(machine.serial.lines)
+    machine.serial.send(b"g")
+    assert machine.qmp.command("query-status")["running"] is False
+    machine.qmp.command("cont")
+    machine.qmp.wait_event("RESUME")
+    machine.serial.wait_line("report", since)
+    machine.serial.wait_ticks(20)
+    assert machine.report()["errors"] == 0
+
+
+def test_kernel_gets_its_initrd_and_command_line(fleet: Fleet, tiny: Tiny) -> None:
+    initrd = fleet.folder / "initrd"
+    initrd.write_bytes(bytes(range(256)) * 1000)
+    machine = fleet.start(cpus=1, guest_options=None, extra=[
+        "--kernel", str(tiny.build("boot_data")), "--initrd", str(initrd), "--append", "quiet a=b"])
+    line = machine.serial.wait_line("boot", timeout_s=20)
+    assert "quiet a=b" in line
+    assert f"initrd={initrd.stat().st_size:08x}" in line
+    machine.wait_end()
+
+
+def documented(what: str) -> int:
+    """The exit code that docs/exit-codes.md gives for @what."""
+    text = (Path(__file__).resolve().parents[2] / "docs" / "exit-codes.md").read_text()
+    for line in text.splitlines():
+        cells = [cell.strip(" `*") for cell in line.strip().strip("|").split("|")]
+        if len(cells) > 1 and cells[0].isdigit() and what.lower() in line.lower():
+            return int(cells[0])
+    raise AssertionError(f"docs/exit-codes.md says nothing of {what!r}")
+
+
+def assert_nothing_left(folder: Path) -> None:
+    assert [path.name for path in folder.iterdir()] == []
+
+
+def test_version_and_help_are_those_of_a_gnu_tool() -> None:
+    for option in ("--version", "--help"):
+        told = run(option)
+        assert told.returncode == 0 and "godwit" in told.stdout and told.stderr == ""

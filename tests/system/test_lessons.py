@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Faults that users of other monitors met: each has a test here that names it."""
+from __future__ import annotations
+
+import json
+import time
+
+import pytest
+
+from harness.machine import Fleet
+from harness.move import move, start, wait
+from harness.qmp import Qmp, QmpError
+
+
+def paused_pair(fleet: Fleet):
+    source = fleet.start("source")
+    source.serial.wait_ticks(50)
+    source.qmp.command("stop")
+    uri = f"unix:{fleet.folder}/move"
+    destination = fleet.start("destination", incoming=uri)
+    moved = move(source, destination, uri, is_silent=True)
+    assert moved.status == "completed", moved.info
+    return source, destination
+
+
+def test_lesson_paused_guest_stays_paused_when_moved(fleet: Fleet) -> None:
+    _, destination = paused_pair(fleet)
+    status = destination.qmp.command("query-status")
+    assert status["status"] == "paused" and status["running"] is False
+    destination.serial.send(b"g")  # a guest that ran would answer
+    assert destination.qmp.command("query-status")["running"] is False
+    assert destination.serial.ticks == 0 and not destination.serial.lines
+    destination.qmp.command("cont")
+    destination.serial.wait_ticks(50)
+    assert destination.report()["errors"] == 0
+
+
+def test_lesson_source_cannot_run_once_the_destination_may(fleet: Fleet) -> None:
+    source, destination = paused_pair(fleet)
+    with pytest.raises(QmpError):
+        source.qmp.command("cont")
+    assert source.qmp.command("query-status")["running"] is False
+    destination.qmp.command("cont")
+    destination.serial.wait_ticks(10)
+
+
+def test_lesson_cancelled_attempt_loses_no_pages(fleet: Fleet) -> None:
+    source = fleet.start("source")
+    source.serial.wait_ticks(50)
+    source.qmp.command("migrate-set-parameters", max_bandwidth=20 << 20)
+    first = fleet.start("first", incoming=f"unix:{fleet.folder}/first")
+    start(source, f"unix:{fleet.folder}/first")
+    wait(source, 30, "active")
+    source.serial.wait_ticks(200)
+    source.qmp.command("migrate_cancel")
+    assert wait(source) == "cancelled"
+    first.wait_end()
+    source.qmp.command("migrate-set-parameters", max_bandwidth=0)
+    uri = f"unix:{fleet.folder}/second"
+    second = fleet.start("second", incoming=uri)
+    moved = move(source, second, uri)
+    assert moved.status == "completed", moved.info
+    second.serial.wait_ticks(300)  # every hot page is checked again
+    assert second.report()["errors"] == 0
+
+
+def test_lesson_receivers_reason_is_sent_back(fleet: Fleet) -> None:
+    source = fleet.start("source", memory="256M")
+    source.serial.wait_ticks(20)
+    uri = f"unix:{fleet.folder}/move"
+    fleet.start("destination", memory="128M", incoming=uri)
+    start(source, uri)
+    assert wait(source) == "failed"
+    told = source.qmp.command("query-migrate")["error-desc"]
+    assert "memory" in told.lower() or "ram" in told.lower()
+    assert "128" in told or str(128 << 20) in told or hex(128 << 20) in told
+
+
+def test_lesson_control_socket_answers_during_a_migration(fleet: Fleet) -> None:
+    source = fleet.start("source")
+    source.serial.wait_ticks(50)
+    uri = f"unix:{fleet.folder}/move"
+    destination = fleet.start("destination", incoming=uri)
+    destination.serial
+    destination.qmp
+    source.qmp.command("migrate-set-parameters", max_bandwidth=100 << 20)
+    start(source, uri)
+    longest = 0.0
+    with Qmp(source.qmp_path) as second:
+        for number in range(100):
+            begun = time.monotonic()
+            second.command("query-migrate", timeout_s=2)
+            destination.qmp.command("query-status", timeout_s=2)
+            longest = max(longest, time.monotonic() - begun)
+            if number == 50:
+                source.qmp.command("migrate-set-parameters", max_bandwidth=0)
+    assert wait(source) == "completed"
+    assert longest < 0.5
+
+
+def test_lesson_downtime_is_in_the_final_report(fleet: Fleet) -> None:
+    source = fleet.start("source")
+    source.serial.wait_ticks(50)
+    uri = f"unix:{fleet.folder}/move"
+    destination = fleet.start("destination", incoming=uri)
+    moved = move(source, destination, uri)
+    again = source.qmp.command("query-migrate")
+    assert moved.info["status"] == again["status"] == "completed"
+    assert moved.info["downtime"] == again["downtime"]
+    assert moved.info["total-time"] == again["total-time"] > 0
+    assert json.dumps(again["ram"]) == json.dumps(moved.info["ram"])
+
+
+def test_lesson_pause_is_acknowledged_while_vcpus_are_in_exits(fleet: Fleet) -> None:
+    # A byte every 50 us: nearly always in the exit of a port write.
+    machine = fleet.start(guest_options="hot=1M,rate=max,tick=50us")
+    machine.serial.wait_ticks(100)
+    for _ in range(50):
+        machine.qmp.command("stop", timeout_s=5)
+        machine.qmp.command("cont", timeout_s=5)
+    machine.serial.wait_ticks(100)
+    assert machine.report()["errors"] == 0
