@@ -30,8 +30,11 @@ struct ram_block;
 
 /*
  * A device's registers.  Called by vCPU threads (and by whoever uses
- * mem/access.h) with no lock held; @offset is inside the region, @size is 1,
- * 2, 4 or 8 and at most @max_access; a larger guest access arrives as several.
+ * mem/access.h) with no lock held and inside an RCU read section, so that the
+ * region cannot go away under the call; hence never mem_synchronize() there
+ * (commits are fine).  @offset is inside the region and a multiple of @size,
+ * which is 1, 2, 4 or 8 and at most @max_access; any other guest access
+ * arrives as several, lowest address first.  Values are little-endian.
  */
 struct mem_io_ops {
 	uint64_t (*read)(void *dev, uint64_t offset, unsigned int size);
@@ -60,26 +63,33 @@ struct mem_region *mem_region_new_alias(struct mem *mem, const char *name,
 					uint64_t offset, u128 size);
 
 struct mem_region *mem_region_get(struct mem_region *region);
-/* Drops a reference; freed after the last one, when no published view shows
- * the region any more.  NULL is accepted. */
+/* Drops a reference; any thread, any time.  After the last one, the region is
+ * taken apart by the next transaction and freed when no reader can see it any
+ * more.  NULL is accepted. */
 void mem_region_put(struct mem_region *region);
 
 /* Put @sub (which has no container yet) into @container at @offset; the
- * container holds a reference. */
+ * container holds a reference.  A region is never inside itself, be it by
+ * way of aliases, and an alias has no sub-regions. */
 void mem_region_add(struct mem_region *container, uint64_t offset,
 		    struct mem_region *sub, int priority);
 /* Take @sub out of its container. */
 void mem_region_del(struct mem_region *sub);
 
+/* A disabled region shows nowhere: in its container, through an alias or as a
+ * root.  A readonly one drops writes, and so does all that is seen through
+ * it; ROM starts readonly.  RAM cannot become larger than its block. */
 void mem_region_set_enabled(struct mem_region *region, bool is_enabled);
 void mem_region_set_offset(struct mem_region *region, uint64_t offset);
 void mem_region_set_size(struct mem_region *region, u128 size);
 void mem_region_set_readonly(struct mem_region *region, bool is_readonly);
 void mem_region_set_alias_offset(struct mem_region *region, uint64_t offset);
 
-/* A write of @size bytes (0: any size) at @offset of an I/O region signals
- * @fd instead of reaching the device; with @has_value, only a write of
- * @value.  @fd is borrowed until removed. */
+/* A guest's write of @size bytes (0: any size) at @offset of an I/O region
+ * signals @fd where the accelerator can do that, and otherwise reaches the
+ * device (which signals for itself); with @has_value, only a write of @value.
+ * An event shows where all of it lies in one range.  @fd is borrowed until
+ * the commit that removes the event. */
 struct mem_eventfd {
 	uint64_t offset;
 	unsigned int size;
@@ -88,11 +98,14 @@ struct mem_eventfd {
 	int fd;
 };
 
+/* -EEXIST when that very event is there already, -ENOMEM. */
 int mem_region_add_eventfd(struct mem_region *region,
 			   const struct mem_eventfd *event);
 void mem_region_del_eventfd(struct mem_region *region,
 			    const struct mem_eventfd *event);
 
+/* Name, kind and block never change and may be asked by any thread; size and
+ * readonly flag inside a transaction (a view's ranges carry their own). */
 const char *mem_region_name(const struct mem_region *region);
 u128 mem_region_size(const struct mem_region *region);
 bool mem_region_is_ram(const struct mem_region *region); /* RAM or ROM */
