@@ -32,6 +32,7 @@ static const struct option options[] = {
 	OPTION("hot", VALUE_SIZE, hot, 0, 1ULL << 39),
 	OPTION("fill", VALUE_SIZE, fill, 0, 1ULL << 39),
 	OPTION("fill-pattern", VALUE_FILL, fill_random, 0, 1),
+	OPTION("skip", VALUE_SIZE, skip, 0, 1ULL << 39),
 	OPTION("rate", VALUE_RATE, rate_per_s, 0, 1000000000),
 	OPTION("pattern", VALUE_PATTERN, pattern, 0, PATTERN_ZIPF),
 	OPTION("verify", VALUE_BOOL, verify, 0, 1),

@@ -21,6 +21,7 @@ struct config {
 	char text[CONFIG_TEXT_MAX]; /* the command line, for the first line */
 	uint64_t cpus;
 	uint64_t hot, fill;   /* bytes, of the machine */
+	uint64_t skip;        /* bytes of RAM left alone before them */
 	uint64_t rate_per_s;  /* stamps, of the machine; 0 = no limit */
 	uint64_t pattern;     /* enum pattern_kind */
 	uint64_t verify;      /* bool */

@@ -26,6 +26,10 @@ void gauge_insert(struct gauge *gauge, struct gap gap)
 {
 	int i = GAUGE_GAPS - 1;
 
+	if (gap.length > INT64_MAX) {
+		gauge->steps_back++;
+		return;
+	}
 	for (; i > 0 && gauge->gaps[i - 1].length < gap.length; i--)
 		gauge->gaps[i] = gauge->gaps[i - 1];
 	gauge->gaps[i] = gap;

@@ -23,6 +23,7 @@ struct gauge {
 	uint64_t last;               /* TSC of the last look */
 	struct gap gaps[GAUGE_GAPS]; /* longest first */
 	uint32_t resets;             /* machine's count when last cleared */
+	uint64_t steps_back; /* how often the TSC was less than before */
 
 	uint64_t interval_tsc;
 	uint64_t interval_end;   /* TSC */

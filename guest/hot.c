@@ -131,10 +131,12 @@ static void hot_check_sum(struct vcpu *vcpu)
 	hot->scan_at = 0;
 }
 
-static void hot_scan_page(struct vcpu *vcpu)
+void hot_scan(struct vcpu *vcpu)
 {
 	struct hot *hot = &vcpu->hot;
 
+	if (!hot->slice.pages)
+		return;
 	hot_check(vcpu, hot->scan_at);
 	hot->sum_below += hot->expected[hot->scan_at];
 	if (++hot->scan_at == hot->slice.pages)
@@ -196,12 +198,10 @@ void hot_warm(struct vcpu *vcpu)
 		hot_write(vcpu, i);
 }
 
-void hot_scan(struct vcpu *vcpu)
+void fill_scan(struct vcpu *vcpu)
 {
 	struct fill *fill = &vcpu->fill;
 
-	if (vcpu->hot.slice.pages)
-		hot_scan_page(vcpu);
 	if (!fill->slice.pages)
 		return;
 	fill_check(vcpu, fill->scan_at);
@@ -218,7 +218,7 @@ void hot_check_all(struct vcpu *vcpu)
 	if (vcpu->hot.scan_at)
 		scans += hot_pages - vcpu->hot.scan_at;
 	for (uint64_t n = 0; n < scans; n++) {
-		hot_scan_page(vcpu);
+		hot_scan(vcpu);
 		gauge_look(&vcpu->gauge, cpu_tsc());
 	}
 	for (uint64_t n = 0; n < vcpu->fill.slice.pages; n++) {

@@ -19,8 +19,9 @@ void hot_stamp(struct vcpu *vcpu, uint64_t i);
 /* Checks hot page @i; a bad one is reported and given a new stamp. */
 void hot_check(struct vcpu *vcpu, uint64_t i);
 
-/* Checks the next hot page and the next fill page, round and round. */
+/* Check the next hot page, the next fill page, round and round. */
 void hot_scan(struct vcpu *vcpu);
+void fill_scan(struct vcpu *vcpu);
 
 /* Checks all of them. */
 void hot_check_all(struct vcpu *vcpu);

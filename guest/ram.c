@@ -31,7 +31,7 @@ struct hvm_memmap_entry {
 };
 
 #define GIB        (1ULL << 30)
-#define LARGE_PAGE (2ULL << 20)
+#define LARGE_PAGE (LARGE_PAGES * (uint64_t)PAGE_SIZE)
 #define MAX_GIB    512 /* one page-directory-pointer table */
 #define PTE_TABLE  0x27
 #define PTE_LARGE  0xe7
@@ -76,7 +76,7 @@ const char *ram_init(struct ram *ram, uint64_t start_info)
 		if (entry->type != HVM_MEMMAP_RAM)
 			continue;
 		if (start <= AREA_BASE && end > AREA_BASE)
-			low_end = end & ~(uint64_t)(PAGE_SIZE - 1);
+			low_end = end & ~(LARGE_PAGE - 1);
 		if (start >= 4 * GIB && start < MAX_GIB * GIB && !high_end) {
 			high_start = start;
 			high_end = end < MAX_GIB * GIB ? end : MAX_GIB * GIB;
@@ -101,6 +101,7 @@ const char *ram_cmdline(uint64_t start_info)
 
 uint64_t ram_take_low(struct ram *ram, uint64_t pages)
 {
+	pages = (pages + LARGE_PAGES - 1) & ~(uint64_t)(LARGE_PAGES - 1);
 	if (pages > ram->low_pages)
 		return 0;
 	ram->low_pages -= pages;

@@ -14,7 +14,8 @@
 
 #include "guest/layout.h"
 
-#define PAGE_SIZE 4096
+#define PAGE_SIZE   4096
+#define LARGE_PAGES 512 /* pages in 2 MiB */
 
 struct ram {
 	uint64_t pages;     /* in both ranges */
@@ -38,7 +39,10 @@ const char *ram_init(struct ram *ram, uint64_t start_info);
 /* The command line in @start_info, or NULL. */
 const char *ram_cmdline(uint64_t start_info);
 
-/* Takes @pages off the end of the first range; 0 when they do not fit. */
+/*
+ * Takes at least @pages off the end of the first range, in steps of 2 MiB, so
+ * that page numbers stay aligned as addresses.  0 when they do not fit.
+ */
 uint64_t ram_take_low(struct ram *ram, uint64_t pages);
 
 #endif

@@ -5,6 +5,9 @@
 #include "guest/cpu.h"
 #include "guest/serial.h"
 
+/* Not all that is remembered: the oldest is overwritten during printing. */
+#define WORK_MAX (GAUGE_RING - 64)
+
 struct machine_gap {
 	struct gap gap;
 	uint64_t cpu;
@@ -23,7 +26,8 @@ void report_start(const struct machine *m)
 	line_decimal(&line, "cpus=", m->config.cpus);
 	line_decimal(&line, " hot=", m->config.hot);
 	line_decimal(&line, " fill=", m->config.fill);
-	line_hex(&line, " first=", AREA_BASE);
+	line_hex(&line,
+		 " first=", ram_gpa(&m->ram, vcpu_of(0)->hot.slice.first));
 	line_decimal(&line,
 		     " pages=", vcpu_of(0)->hot.slice.pages * m->config.cpus);
 	line_decimal(&line, " ram_pages=", m->ram.pages);
@@ -74,7 +78,7 @@ static uint64_t microseconds(const struct machine *m, uint64_t ticks)
 
 void report_counters(const struct machine *m)
 {
-	uint64_t pages = 0, checked = 0, errors = 0;
+	uint64_t pages = 0, checked = 0, errors = 0, steps_back = 0;
 	struct machine_gap longest;
 	struct line line;
 
@@ -84,6 +88,7 @@ void report_counters(const struct machine *m)
 		pages += read_once(vcpu->stamped);
 		checked += read_once(vcpu->checked);
 		errors += read_once(vcpu->errors);
+		steps_back += read_once(vcpu->gauge.steps_back);
 	}
 	merge_gaps(m, &longest, 1);
 	line_open(&line, "@report ");
@@ -94,6 +99,7 @@ void report_counters(const struct machine *m)
 	line_decimal(&line, " pages=", pages);
 	line_decimal(&line, " checked=", checked);
 	line_decimal(&line, " errors=", errors);
+	line_decimal(&line, " tsc_back=", steps_back);
 	line_decimal(&line, " tsc_khz=", m->tsc_khz);
 	line_end(&line);
 }
@@ -117,7 +123,7 @@ void report_work(const struct machine *m)
 {
 	const struct gauge *gauge = &vcpu_of(0)->gauge;
 	uint64_t end = gauge->interval;
-	uint64_t first = end > GAUGE_RING / 2 ? end - GAUGE_RING / 2 : 0;
+	uint64_t first = end > WORK_MAX ? end - WORK_MAX : 0;
 	struct line line;
 
 	line_open(&line, "@work ");

@@ -13,7 +13,7 @@ void report_ready(const struct machine *m);
 void report_counters(const struct machine *m);
 /* "@gaps": the longest gaps of the machine. */
 void report_gaps(const struct machine *m);
-/* "@work": pages stamped in each interval of the last ten seconds. */
+/* "@work": pages stamped in each of the last 960 intervals. */
 void report_work(const struct machine *m);
 
 #endif

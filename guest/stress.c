@@ -25,10 +25,10 @@ enum exit_code {
 	EXIT_TRAP
 };
 
-#define LARGE_PAGES        512 /* pages in 2 MiB */
 #define MAX_BACKLOG_US     1000
+#define SCAN_US            100
 #define POLL_BYTES_MAX     16
-#define ARRIVAL_TIMEOUT_MS 2000
+#define ARRIVAL_TIMEOUT_MS 10000
 #define KVM_SIGNATURE      0x4b4d564b /* "KVMK", first of KVMKVMKVM */
 
 void vcpu_main(uint32_t index, uint64_t start_info);
@@ -145,21 +145,23 @@ static void vcpu_init(struct vcpu *vcpu, struct machine *m, uint64_t index)
 	if (config->rate_per_s)
 		vcpu->stamp_tsc = ((m->tsc_khz * 1000 * config->cpus) << 8) /
 				  config->rate_per_s;
-	vcpu->scan_tsc = tsc_of_us(m, 1000);
+	vcpu->max_backlog = tsc_of_us(m, MAX_BACKLOG_US) << 8;
+	vcpu->scan_tsc = tsc_of_us(m, SCAN_US);
 	gauge_start(&vcpu->gauge, cpu_tsc(), tsc_of_us(m, config->interval_us),
 		    vcpu->ring);
 }
 
 static void share_memory(struct machine *m)
 {
-	uint64_t cpus = m->config.cpus, next = 0, hot_first, fill_first;
+	uint64_t cpus = m->config.cpus, hot_first, fill_first;
+	uint64_t next = m->config.skip / PAGE_SIZE;
 	uint64_t hot = share_pages(m->config.hot, cpus, &next, &hot_first);
 	uint64_t fill = share_pages(m->config.fill, cpus, &next, &fill_first);
 	uint64_t table_pages = (hot * 8 + PAGE_SIZE - 1) / PAGE_SIZE;
 	uint64_t tables = ram_take_low(&m->ram, table_pages * cpus);
 
 	if (!tables || next > m->ram.pages)
-		fail("hot and fill do not fit in RAM", NULL);
+		fail("skip, hot and fill do not fit in RAM", NULL);
 	for (uint64_t i = 0; i < cpus; i++) {
 		struct vcpu *vcpu = vcpu_of(i);
 
@@ -208,16 +210,16 @@ static void machine_start(struct machine *m, uint64_t start_info)
 	store_release(m->is_published, 1);
 }
 
-/* CPU 0 waits until @field of every vCPU is at least @value. */
-#define wait_for_all(m, field, value)                                \
-	for (uint64_t i_ = 0; i_ < (m)->config.cpus; i_++) {         \
-		while (load_acquire(vcpu_of(i_)->field) < (value)) { \
-			cpu_pause();                                 \
-			gauge_look(&vcpu_of(0)->gauge, cpu_tsc());   \
-		}                                                    \
+/* CPU 0 waits until another vCPU has set @word to @value or more. */
+static void wait_for(const uint32_t *word, uint32_t value)
+{
+	while (load_acquire(*word) < value) {
+		cpu_pause();
+		gauge_look(&vcpu_of(0)->gauge, cpu_tsc());
 	}
+}
 
-/* What another vCPU's or the host's word has to start, the loop notices. */
+/* Every vCPU does what CPU 0 has asked all of them to do. */
 static void follow_orders(struct vcpu *vcpu)
 {
 	const struct machine *m = vcpu->machine;
@@ -238,7 +240,8 @@ static void check_all(struct machine *m)
 {
 	store_release(m->full_checks, m->full_checks + 1);
 	follow_orders(vcpu_of(0));
-	wait_for_all(m, full_checks, m->full_checks);
+	for (uint64_t i = 0; i < m->config.cpus; i++)
+		wait_for(&vcpu_of(i)->full_checks, m->full_checks);
 	report_counters(m);
 }
 
@@ -250,7 +253,8 @@ static _Noreturn void finish(struct machine *m)
 	check_all(m);
 	report_gaps(m);
 	for (uint64_t i = 0; i < m->config.cpus; i++)
-		errors += read_once(vcpu_of(i)->errors);
+		errors += read_once(vcpu_of(i)->errors) +
+			  read_once(vcpu_of(i)->gauge.steps_back);
 	line_begin(&line, NULL, "@exit ");
 	line_decimal(&line, "code=", errors ? EXIT_ERRORS : EXIT_OK);
 	line_end(&line);
@@ -347,33 +351,36 @@ static void chores_do(struct chores *c, struct machine *m, uint64_t now)
  */
 static bool stamp_is_due(struct vcpu *vcpu, uint64_t now)
 {
-	uint64_t now_256 = now << 8;
+	uint64_t elapsed = (now - vcpu->machine->start) << 8;
 
 	if (!vcpu->stamp_tsc)
 		return true;
-	if (now_256 < vcpu->next_stamp)
+	if (elapsed < vcpu->next_stamp)
 		return false;
 	vcpu->next_stamp += vcpu->stamp_tsc;
-	if (now_256 - vcpu->next_stamp < INT64_MAX &&
-	    now_256 - vcpu->next_stamp >
-		    tsc_of_us(vcpu->machine, MAX_BACKLOG_US) << 8)
-		vcpu->next_stamp = now_256 + vcpu->stamp_tsc;
+	if (vcpu->next_stamp + vcpu->max_backlog < elapsed)
+		vcpu->next_stamp = elapsed;
 	return true;
 }
 
+/* A hot page every so many stamps and at least every SCAN_US, a fill page then. */
 static void scan_when_due(struct vcpu *vcpu, uint64_t now, bool has_stamped)
 {
 	const struct config *config = &vcpu->machine->config;
+	bool is_time = now >= vcpu->next_scan;
 
 	if (!config->verify)
 		return;
-	if (has_stamped && --vcpu->stamps_to_scan && now < vcpu->next_scan)
-		return;
-	if (!has_stamped && now < vcpu->next_scan)
-		return;
-	hot_scan(vcpu);
-	vcpu->stamps_to_scan = config->scan;
-	vcpu->next_scan = now + vcpu->scan_tsc;
+	if (has_stamped)
+		vcpu->stamps_to_scan--;
+	if (is_time) {
+		fill_scan(vcpu);
+		vcpu->next_scan = now + vcpu->scan_tsc;
+	}
+	if (is_time || !vcpu->stamps_to_scan) {
+		hot_scan(vcpu);
+		vcpu->stamps_to_scan = config->scan;
+	}
 }
 
 static _Noreturn void work(struct vcpu *vcpu)
@@ -384,7 +391,6 @@ static _Noreturn void work(struct vcpu *vcpu)
 
 	if (vcpu->index == 0)
 		chores_start(&chores, m);
-	vcpu->next_stamp = m->start << 8;
 	vcpu->stamps_to_scan = m->config.scan;
 	for (;;) {
 		uint64_t now = cpu_tsc();
@@ -418,7 +424,8 @@ static void machine_go(struct machine *m)
 {
 	struct vcpu *vcpu = vcpu_of(0);
 
-	wait_for_all(m, is_warm, 1);
+	for (uint64_t i = 0; i < m->config.cpus; i++)
+		wait_for(&vcpu_of(i)->is_warm, 1);
 	if (m->config.selftest) {
 		if (vcpu->hot.slice.pages < 2)
 			fail("selftest needs hot=8K or more for CPU 0", NULL);

@@ -45,8 +45,9 @@ struct vcpu {
 	/* immutable after publication */
 	uint64_t index;
 	struct machine *machine;
-	uint64_t stamp_tsc; /* between two stamps, << 8; 0 = no limit */
-	uint64_t scan_tsc;  /* longest time between two scans */
+	uint64_t stamp_tsc;   /* between two stamps, << 8; 0 = no limit */
+	uint64_t max_backlog; /* caught up after a pause; TSC << 8 */
+	uint64_t scan_tsc;    /* longest time between two scans */
 
 	/* written by the vCPU, read by CPU 0 */
 	struct gauge gauge;
@@ -60,7 +61,7 @@ struct vcpu {
 	struct hot hot;
 	struct fill fill;
 	struct pattern pattern;
-	uint64_t next_stamp; /* TSC << 8 */
+	uint64_t next_stamp; /* TSC since start << 8 */
 	uint64_t next_scan;  /* TSC */
 	uint64_t stamps_to_scan;
 
