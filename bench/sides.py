@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The monitors that are measured: godwit and, beside it, QEMU's microvm.
+
+Both run the same PVH ELF with one vCPU and are driven by the same QMP.
+"""
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "tests" / "system"))
+
+from harness.qmp import Qmp  # noqa: E402
+
+QEMU = "qemu-system-x86_64"
+NO_LIMIT = 1 << 40  # bytes a second
+# The most that QEMU takes; godwit's 0 is "no limit".
+KVM_CREATE_VM, KVM_CREATE_VCPU, KVM_GET_TSC_KHZ = 0xAE01, 0xAE41, 0xAEA3
+
+
+def tsc_khz() -> int:
+    """The rate that KVM gives a guest: not every monitor tells the guest."""
+    kvm = os.open("/dev/kvm", os.O_RDWR | os.O_CLOEXEC)
+    vm = fcntl.ioctl(kvm, KVM_CREATE_VM, 0)
+    vcpu = fcntl.ioctl(vm, KVM_CREATE_VCPU, 0)
+    try:
+        return fcntl.ioctl(vcpu, KVM_GET_TSC_KHZ, 0)
+    finally:
+        for fd in (vcpu, vm, kvm):
+            os.close(fd)
+
+
+def qemu_version() -> str:
+    told = subprocess.run([QEMU, "--version"], capture_output=True, text=True, check=True)
+    return told.stdout.splitlines()[0].replace("emulator version ", "")
+
+
+class Side:
+    """One process of either monitor."""
+
+    def __init__(self, kind: str, build: Path, folder: Path, name: str, memory: str, append: str,
+                 incoming: str | None = None) -> None:
+        self.kind, self.name = kind, name
+        self.qmp_path, self.serial_path = f"{folder}/{name}.qmp", f"{folder}/{name}.serial"
+        self.argv = command_line(kind, build, self.qmp_path, self.serial_path, memory, append,
+                                 incoming)
+        self._output = tempfile.TemporaryFile()
+        self.process = subprocess.Popen(self.argv, stdin=subprocess.DEVNULL, stdout=self._output,
+                                        stderr=self._output)
+        try:
+            self.qmp = Qmp(self.qmp_path, is_alive=lambda: self.process.poll() is None)
+            if kind == "qemu":
+                self.qmp.command("migrate-set-capabilities",
+                                 capabilities=[{"capability": "events", "state": True}])
+            self.qmp.command("migrate-set-parameters",
+                             max_bandwidth=NO_LIMIT if kind == "qemu" else 0)
+        except Exception as error:
+            raise RuntimeError(f"{kind} did not start: {self.output()}") from error
+
+    def output(self) -> str:
+        size = os.fstat(self._output.fileno()).st_size
+        return os.pread(self._output.fileno(), size, 0).decode(errors="replace")
+
+    def end(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+        if hasattr(self, "qmp"):
+            self.qmp.close()
+        self._output.close()
+
+
+def command_line(kind: str, build: Path, qmp: str, serial: str, memory: str, append: str,
+                 incoming: str | None) -> list[str]:
+    kernel = str(build / "guest" / "stress.elf")
+    if kind == "godwit":
+        argv = [str(build / "godwit"), "run", "--memory", memory, "--cpus", "1", "--kernel", kernel,
+                "--append", append, "--serial", f"unix:{serial}", "--qmp", f"unix:{qmp}"]
+        return argv + (["--incoming", incoming] if incoming else [])
+    # More than the machine has is refused unless none of it is reserved.
+    is_large = memory.endswith("G") and int(memory[:-1]) > 8
+    backend = ["-object", f"memory-backend-ram,id=ram,size={memory},reserve=off"]
+    argv = [QEMU, "-accel", "kvm", "-machine",
+            "microvm,memory-backend=ram" if is_large else "microvm", *(backend if is_large else []),
+            "-cpu", "host,-arch-capabilities", "-m", memory, "-smp", "1", "-nodefaults", "-no-user-config", "-nographic",
+            "-no-reboot", "-kernel", kernel, "-append", append,
+            "-serial", f"unix:{serial},server=on,wait=off",
+            "-qmp", f"unix:{qmp},server=on,wait=off"]
+    return argv + (["-incoming", incoming] if incoming else [])
+
+
+def migrate(source: Side, uri: str, limit_s: float = 120.0) -> float:
+    """Move; returns seconds from the command to the "completed" event."""
+    started = time.monotonic()
+    source.qmp.command("migrate", uri=uri)
+    event = source.qmp.wait_event("MIGRATION", limit_s, lambda data: data["status"] in
+                                  ("completed", "failed", "cancelled"))
+    ended = time.monotonic()
+    if event["data"]["status"] != "completed":
+        raise RuntimeError(f"{source.kind}: migration {event['data']['status']}: "
+                           f"{source.qmp.command('query-migrate')}\n{source.output()}")
+    return ended - started
+
+
+def need(is_qemu: bool) -> None:
+    """End with a clear line when the machine lacks what a bench needs."""
+    if not os.access("/dev/kvm", os.R_OK | os.W_OK):
+        sys.exit("bench: needs /dev/kvm (77)")
+    if is_qemu and not shutil.which(QEMU):
+        sys.exit(f"bench: needs {QEMU}: run tools/install-deps bench, or give --no-peer")
