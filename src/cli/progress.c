@@ -1,0 +1,174 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "cli/progress.h"
+
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#define BAR_WIDTH 40
+#define TEXT_MAX  32
+
+void progress_init(struct progress *progress)
+{
+	*progress = (struct progress){
+		.is_terminal = isatty(STDERR_FILENO) == 1,
+		.round = -1,
+	};
+}
+
+/* Access to members that may be missing */
+
+static const char *text_at(const json_t *object, const char *name)
+{
+	const char *text = json_string_value(json_object_get(object, name));
+
+	return text ? text : "";
+}
+
+static json_int_t int_at(const json_t *object, const char *name)
+{
+	return json_integer_value(json_object_get(object, name));
+}
+
+static double number_at(const json_t *object, const char *name)
+{
+	return json_number_value(json_object_get(object, name));
+}
+
+/* Numbers for people */
+
+static const char *size_text(double size, char text[TEXT_MAX])
+{
+	static const char *const units[] = { "B",   "KiB", "MiB",
+					     "GiB", "TiB", "PiB" };
+	unsigned int i = 0;
+
+	for (; size >= 1024 && i + 1 < sizeof(units) / sizeof(units[0]); i++)
+		size /= 1024;
+	snprintf(text, TEXT_MAX, i ? "%.2f %s" : "%.0f %s", size, units[i]);
+	return text;
+}
+
+static const char *us_text(double us, char text[TEXT_MAX])
+{
+	if (us < 10000)
+		snprintf(text, TEXT_MAX, "%.0f us", us);
+	else if (us < 10e6)
+		snprintf(text, TEXT_MAX, "%.1f ms", us / 1e3);
+	else
+		snprintf(text, TEXT_MAX, "%.1f s", us / 1e6);
+	return text;
+}
+
+/* Progress */
+
+static void print_state(const json_t *info)
+{
+	const json_t *ram = json_object_get(info, "ram");
+	const json_t *pause = json_object_get(info, "pause");
+	char left[TEXT_MAX], rate[TEXT_MAX], us[TEXT_MAX];
+
+	fprintf(stderr, "%s  round %lld  %s left  %s/s",
+		text_at(info, "status"),
+		(long long)int_at(ram, "dirty-sync-count"),
+		size_text((double)int_at(ram, "remaining"), left),
+		size_text(number_at(ram, "mbps") * 1e6 / 8, rate));
+	if (int_at(ram, "dirty-pages-rate"))
+		fprintf(stderr, "  %lld pages/s dirtied",
+			(long long)int_at(ram, "dirty-pages-rate"));
+	if (json_object_get(pause, "expected-us"))
+		fprintf(stderr, "  pause about %s",
+			us_text((double)int_at(pause, "expected-us"), us));
+}
+
+void progress_show(struct progress *progress, const json_t *info)
+{
+	json_int_t round =
+		int_at(json_object_get(info, "ram"), "dirty-sync-count");
+	const char *status = text_at(info, "status");
+
+	if (progress->is_terminal) {
+		fputs("\r", stderr);
+		print_state(info);
+		fputs("\033[K", stderr);
+		progress->has_line = true;
+		return;
+	}
+	if (round == progress->round && strcmp(status, progress->status) == 0)
+		return;
+	progress->round = round;
+	snprintf(progress->status, sizeof(progress->status), "%s", status);
+	print_state(info);
+	fputc('\n', stderr);
+}
+
+void progress_end(struct progress *progress)
+{
+	if (progress->has_line)
+		fputs("\r\033[K", stderr);
+	progress->has_line = false;
+}
+
+/* Summary */
+
+static void print_phase(const json_t *phase, double longest_us)
+{
+	double us = number_at(phase, "us");
+	int width =
+		longest_us > 0 ? (int)(us / longest_us * BAR_WIDTH + 0.5) : 0;
+
+	if (us <= 0)
+		return;
+	if (width > BAR_WIDTH)
+		width = BAR_WIDTH;
+	printf("  %-11s  %-14s %10.1f us  %.*s\n", text_at(phase, "side"),
+	       text_at(phase, "name"), us, width,
+	       "########################################");
+}
+
+static void print_pause(const json_t *info)
+{
+	const json_t *pause = json_object_get(info, "pause");
+	const json_t *phases = json_object_get(pause, "phases");
+	json_int_t commits = int_at(pause, "switch-commits");
+	const json_t *phase;
+	double longest = 0;
+	char us[TEXT_MAX];
+	size_t i;
+
+	printf("pause %s, %lld topology commit%s in it\n",
+	       us_text((double)int_at(pause, "downtime-us"), us),
+	       (long long)commits, commits == 1 ? "" : "s");
+	json_array_foreach(phases, i, phase)
+	{
+		if (number_at(phase, "us") > longest)
+			longest = number_at(phase, "us");
+	}
+	json_array_foreach(phases, i, phase) print_phase(phase, longest);
+}
+
+void progress_summary(const json_t *info)
+{
+	const json_t *ram = json_object_get(info, "ram");
+	const json_t *verify = json_object_get(info, "verify");
+	json_int_t rounds = int_at(ram, "dirty-sync-count");
+	char sent[TEXT_MAX], rate[TEXT_MAX], stopped[TEXT_MAX];
+
+	printf("moved to %s in %.3f s (setup %lld ms, %lld round%s)\n",
+	       text_at(info, "uri"), (double)int_at(info, "total-time") / 1e3,
+	       (long long)int_at(info, "setup-time"), (long long)rounds,
+	       rounds == 1 ? "" : "s");
+	printf("sent %s at %s/s, %s of it in the pause\n",
+	       size_text((double)int_at(ram, "transferred"), sent),
+	       size_text(number_at(ram, "mbps") * 1e6 / 8, rate),
+	       size_text((double)int_at(ram, "downtime-bytes"), stopped));
+	printf("pages: %lld with data, %lld zero, %lld never touched\n",
+	       (long long)int_at(ram, "normal"),
+	       (long long)int_at(ram, "duplicate"),
+	       (long long)int_at(ram, "holes"));
+	if (verify)
+		printf("verified: %lld pages are the same on both sides (%s)\n",
+		       (long long)int_at(verify, "pages"),
+		       text_at(verify, "hash"));
+	print_pause(info);
+}

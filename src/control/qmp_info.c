@@ -1,0 +1,122 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "control/qmp_info.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+
+#include "base/clock.h"
+#include "control/qmp_server.h"
+#include "mem/ram.h"
+#include "migrate/migrate.h"
+
+static json_t *integer(uint64_t value)
+{
+	return json_integer((json_int_t)value);
+}
+
+static json_t *ram_new(const struct mig_info *info)
+{
+	json_t *ram = json_object();
+
+	json_object_set_new(ram, "transferred", integer(info->ram_transferred));
+	json_object_set_new(ram, "remaining", integer(info->ram_remaining));
+	json_object_set_new(ram, "total", integer(info->ram_total));
+	json_object_set_new(ram, "duplicate", integer(info->pages_zero));
+	json_object_set_new(ram, "normal", integer(info->pages_normal));
+	json_object_set_new(ram, "normal-bytes",
+			    integer(info->pages_normal * RAM_PAGE_SIZE));
+	json_object_set_new(ram, "holes", integer(info->pages_hole));
+	json_object_set_new(ram, "dirty-pages-rate",
+			    integer(info->dirty_pages_rate));
+	json_object_set_new(ram, "mbps",
+			    json_real((double)info->bandwidth * 8 / 1e6));
+	json_object_set_new(ram, "dirty-sync-count", integer(info->rounds));
+	json_object_set_new(ram, "page-size", integer(RAM_PAGE_SIZE));
+	json_object_set_new(ram, "precopy-bytes", integer(info->precopy_bytes));
+	json_object_set_new(ram, "downtime-bytes",
+			    integer(info->downtime_bytes));
+	return ram;
+}
+
+static bool is_under_way(enum mig_state state)
+{
+	return state == MIG_SETUP || state == MIG_ACTIVE ||
+	       state == MIG_DEVICE || state == MIG_CANCELLING;
+}
+
+static bool is_over(enum mig_state state)
+{
+	return state == MIG_COMPLETED || state == MIG_RUNNING;
+}
+
+static json_t *phases_new(const struct mig_info *info)
+{
+	json_t *phases = json_array();
+	int i;
+
+	for (i = 0; i < MIG_PHASE_COUNT; i++) {
+		json_array_append_new(
+			phases,
+			json_pack("{s:s, s:s, s:f}", "name", mig_phase_name(i),
+				  "side",
+				  i < MIG_PHASE_DST_RECEIVE ? "source"
+							    : "destination",
+				  "us", (double)info->phase_ns[i] / NS_PER_US));
+	}
+	return phases;
+}
+
+/* Ours: the times that matter here are below QEMU's milliseconds. */
+static void add_pause(json_t *root, const struct mig_info *info)
+{
+	json_t *pause = json_object();
+
+	if (is_under_way(info->state)) {
+		json_object_set_new(
+			root, "expected-downtime",
+			integer(info->expected_downtime_ns / NS_PER_MS));
+		json_object_set_new(
+			pause, "expected-us",
+			integer(info->expected_downtime_ns / NS_PER_US));
+	}
+	if (is_over(info->state)) {
+		json_object_set_new(root, "downtime",
+				    integer(info->downtime_ns / NS_PER_MS));
+		json_object_set_new(pause, "downtime-us",
+				    integer(info->downtime_ns / NS_PER_US));
+		json_object_set_new(pause, "phases", phases_new(info));
+		json_object_set_new(pause, "switch-commits",
+				    integer(info->switch_commits));
+	}
+	json_object_set_new(root, "pause", pause);
+}
+
+json_t *qmp_info_new(const struct mig_info *info)
+{
+	json_t *root = json_object();
+	char hash[24];
+
+	json_object_set_new(root, "status",
+			    json_string(mig_state_name(info->state)));
+	if (info->state == MIG_NONE)
+		return root;
+	json_object_set_new(root, "incoming", json_boolean(info->is_incoming));
+	json_object_set_new(root, "uri", qmp_string_new(info->uri));
+	json_object_set_new(root, "total-time",
+			    integer(info->total_ns / NS_PER_MS));
+	json_object_set_new(root, "setup-time",
+			    integer(info->setup_ns / NS_PER_MS));
+	add_pause(root, info);
+	json_object_set_new(root, "ram", ram_new(info));
+	if (info->is_verified) {
+		snprintf(hash, sizeof(hash), "%016" PRIx64, info->verify_hash);
+		json_object_set_new(root, "verify",
+				    json_pack("{s:I, s:s}", "pages",
+					      (json_int_t)info->verified_pages,
+					      "hash", hash));
+	}
+	if (info->error.code)
+		json_object_set_new(root, "error-desc",
+				    qmp_string_new(err_msg(&info->error)));
+	return root;
+}
