@@ -72,22 +72,46 @@ void machine_free(struct machine *machine);
 const struct machine_options *machine_options(const struct machine *machine);
 struct mem *machine_mem(struct machine *machine);
 struct addr_space *machine_memory(struct machine *machine);
-struct accel *machine_accel(struct machine *machine);
+struct addr_space *machine_ports(struct machine *machine);
 struct vcpu_set *machine_vcpus(struct machine *machine);
 struct state_registry *machine_setup_state(struct machine *machine);
 struct state_registry *machine_state(struct machine *machine);
 
 enum run_state machine_run_state(struct machine *machine);
-/* -EINVAL, with a reason, for an arc that run_state.c does not list. */
-int machine_set_run_state(struct machine *machine, enum run_state to,
-			  struct err *err);
-
 /* First start of a machine that is not incoming. */
 int machine_start(struct machine *machine, struct err *err);
 /* `stop`: returns when no vCPU runs.  `cont`: -EPERM while another copy may
  * run (handed-over) unless @force. */
 int machine_stop(struct machine *machine, struct err *err);
 int machine_cont(struct machine *machine, bool force, struct err *err);
+
+/*
+ * The steps of a migration's switch (migrate/source.c, destination.c).  The
+ * source: machine_switch_begin() parks the vCPUs in state finish-migrate, and
+ * the guest is then nobody else's until machine_switch_end() says how it went
+ * on.
+ */
+/* -EINVAL when the guest has ended or never ran. */
+int machine_switch_begin(struct machine *machine, bool *ret_was_running,
+			 struct err *err);
+/* Device back ends: no input arrives, and no DMA is under way, after _stop. */
+void machine_stop_backends(struct machine *machine);
+/* Kernel state of all vCPUs (in parallel, on their threads) and of the VM into
+ * the structures that are registered for saving. */
+int machine_save_accel(struct machine *machine, struct err *err);
+/* @to: running or paused (the switch failed; back ends start again),
+ * postmigrate, or handed-over. */
+void machine_switch_end(struct machine *machine, enum run_state to);
+
+/* The destination: the pre-state is in the registered structures. */
+int machine_build(struct machine *machine, struct err *err);
+/* All fields are loaded and the topology is committed: kernel state goes in,
+ * devices activate. */
+int machine_activate(struct machine *machine, struct err *err);
+/* From inmigrate to running or paused; -EINVAL when the machine was ended
+ * meanwhile. */
+int machine_take_over(struct machine *machine, bool is_running,
+		      struct err *err);
 
 /* The guest or the host ends the machine; the first cause stays. */
 void machine_shutdown(struct machine *machine, enum shutdown_cause cause,

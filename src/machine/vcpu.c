@@ -208,9 +208,9 @@ void vcpu_set_resume(struct vcpu_set *set)
 	trace(vcpus_resume, "%u vCPUs", set->count);
 }
 
-void vcpu_set_pause(struct vcpu_set *set)
+/* With the lock. */
+static void kick_all(struct vcpu_set *set)
 {
-	lock_acquire(&set->lock);
 	set->want_run = false;
 	for (unsigned int i = 0; i < set->count; i++) {
 		struct vcpu *vcpu = &set->vcpus[i];
@@ -220,6 +220,19 @@ void vcpu_set_pause(struct vcpu_set *set)
 		vcpu->accel_vcpu->ops->vcpu_kick(vcpu->accel_vcpu);
 		pthread_kill(vcpu->thread, VCPU_KICK_SIGNAL);
 	}
+}
+
+void vcpu_set_halt(struct vcpu_set *set)
+{
+	lock_acquire(&set->lock);
+	kick_all(set);
+	lock_release(&set->lock);
+}
+
+void vcpu_set_pause(struct vcpu_set *set)
+{
+	lock_acquire(&set->lock);
+	kick_all(set);
 	while (set->parked < set->count)
 		lock_wait(&set->lock, &set->done);
 	lock_release(&set->lock);

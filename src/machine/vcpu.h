@@ -45,6 +45,9 @@ void vcpu_set_resume(struct vcpu_set *set);
 /* Signal all, then wait until all are parked. */
 void vcpu_set_pause(struct vcpu_set *set);
 
+/* Signal all and return: the machine ends.  Any thread, a vCPU's own too. */
+void vcpu_set_halt(struct vcpu_set *set);
+
 /* Run @work for every vCPU on its own thread, in parallel, all parked; returns
  * when all are done: 0, or the first error of the lowest vCPU. */
 typedef int vcpu_work_fn(struct accel_vcpu *vcpu, struct err *err);

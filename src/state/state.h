@@ -110,7 +110,8 @@ struct state_registry {
 struct state_entry {
 	char name[STATE_NAME_MAX]; /* unique: "serial0", "vcpu3" */
 	const struct state_desc *desc;
-	void *obj; /* borrowed until state_unregister() */
+	void *obj;      /* borrowed until state_unregister() */
+	bool is_loaded; /* for whoever loads a registry: seen already */
 	struct list link;
 };
 

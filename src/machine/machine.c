@@ -1,0 +1,674 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * Builds a machine and moves it between run states.
+ *
+ * Memory map: RAM from 0 to at most 3 GiB, the rest from 4 GiB on; one RAM
+ * block behind both.  Between them the interrupt controllers and, later, PCI.
+ * Ports: COM1 at 0x3f8, CMOS RTC at 0x70, keyboard controller (for its reset
+ * line) at 0x60/0x64, reset control at 0xcf9, debug exit at 0xf4.
+ */
+#include "machine/machine.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/bytes.h"
+#include "base/err.h"
+#include "base/lock.h"
+#include "base/log.h"
+#include "base/trace.h"
+#include "dev/chardev.h"
+#include "dev/debug_exit.h"
+#include "dev/i8042.h"
+#include "dev/mc146818.h"
+#include "dev/ns16550.h"
+#include "dev/pch_reset.h"
+#include "guest/images.h"
+#include "machine/pvh.h"
+#include "machine/vcpu.h"
+#include "mem/ram.h"
+#include "mem/space.h"
+#include "state/state.h"
+
+#define LOW_RAM_END    (3ull << 30)
+#define HIGH_RAM_START (4ull << 30)
+#define RAM_ALIGN      (1ull << 30) /* so that memslots can be 1 GiB */
+
+#define SERIAL_PORT 0x3f8
+#define SERIAL_GSI  4
+
+struct machine {
+	/* immutable after init */
+	struct machine_options options; /* its strings are borrowed until
+					   machine_new() returns */
+	machine_event_fn *on_event;
+	void *opaque;
+	struct mem *mem;
+	struct mem_region *root, *ports_root, *ram_low, *ram_high;
+	struct ram_block *ram;
+	struct addr_space *memory, *ports;
+	struct accel *accel;
+	struct vcpu_set *vcpus;
+	struct state_registry setup_state, state;
+	struct chardev *serial_chardev;
+	struct ns16550 *serial;
+	struct mc146818 *rtc;
+	struct i8042 *i8042;
+	struct pch_reset *pch_reset;
+	struct debug_exit *debug_exit;
+
+	struct lock lock; /* LOCK_RUN_STATE; held while vCPUs are moved */
+	/* protected by lock */
+	enum run_state run_state;
+
+	/* atomic: set once by whoever is first, -1 before */
+	int cause;
+	uint32_t cause_code;
+};
+
+static const char *const cause_names[] = {
+	[SHUTDOWN_GUEST_POWEROFF] = "power-off",
+	[SHUTDOWN_GUEST_RESET] = "reset",
+	[SHUTDOWN_TRIPLE_FAULT] = "triple fault",
+	[SHUTDOWN_DEBUG_EXIT] = "debug exit",
+	[SHUTDOWN_ERROR] = "internal error",
+	[SHUTDOWN_HOST] = "host request",
+};
+
+/* ---- ends ---- */
+
+/* Called from vCPU threads too, hence no LOCK_RUN_STATE: whoever holds it may
+ * be waiting for that vCPU to park. */
+void machine_shutdown(struct machine *machine, enum shutdown_cause cause,
+		      uint32_t code)
+{
+	int none = SHUTDOWN_NONE;
+
+	/* The first cause stays; the event's queue orders the code after it. */
+	if (!__atomic_compare_exchange_n(&machine->cause, &none, (int)cause,
+					 false, __ATOMIC_ACQ_REL,
+					 __ATOMIC_ACQUIRE))
+		return;
+	__atomic_store_n(&machine->cause_code, code, __ATOMIC_RELEASE);
+	trace(machine_shutdown, "%s, code %u", cause_names[cause], code);
+	if (machine->vcpus)
+		vcpu_set_halt(machine->vcpus);
+	machine->on_event(machine->opaque, MACHINE_EVENT_SHUTDOWN);
+}
+
+enum shutdown_cause machine_shutdown_cause(struct machine *machine,
+					   uint32_t *ret_code)
+{
+	int cause = __atomic_load_n(&machine->cause, __ATOMIC_ACQUIRE);
+
+	if (ret_code)
+		*ret_code =
+			__atomic_load_n(&machine->cause_code, __ATOMIC_ACQUIRE);
+	return (enum shutdown_cause)cause;
+}
+
+static void on_vcpu_exit(void *opaque, unsigned int index, enum accel_exit exit,
+			 const struct err *err)
+{
+	struct machine *machine = opaque;
+
+	if (exit == ACCEL_EXIT_SHUTDOWN) {
+		log_warn("vCPU %u: triple fault", index);
+		machine_shutdown(machine, SHUTDOWN_TRIPLE_FAULT, 0);
+	} else {
+		log_warn("%s", err_msg(err));
+		machine_shutdown(machine, SHUTDOWN_ERROR, 0);
+	}
+}
+
+static void on_debug_exit(void *opaque, uint32_t value)
+{
+	machine_shutdown(opaque, SHUTDOWN_DEBUG_EXIT, value);
+}
+
+static void on_reset(void *opaque)
+{
+	machine_shutdown(opaque, SHUTDOWN_GUEST_RESET, 0);
+}
+
+static void on_serial_quit(void *opaque)
+{
+	machine_shutdown(opaque, SHUTDOWN_HOST, 0);
+}
+
+/* ---- building ---- */
+
+static int build_memory(struct machine *machine, struct err *err)
+{
+	const struct machine_options *options = &machine->options;
+	const struct ram_options ram = {
+		.hugepage_size = options->hugepage_size,
+		.use_thp = options->use_thp,
+		.align = RAM_ALIGN,
+	};
+	uint64_t low =
+		options->memory < LOW_RAM_END ? options->memory : LOW_RAM_END;
+	struct mem_region *all;
+	int ret;
+
+	machine->mem = mem_new();
+	if (!machine->mem)
+		return err_set(err, -ENOMEM, "no memory for the memory map");
+	ret = ram_block_new(machine->mem, "ram", options->memory, &ram,
+			    &machine->ram, err);
+	if (ret)
+		return ret;
+	mem_begin(machine->mem);
+	machine->root =
+		mem_region_new_container(machine->mem, "memory", MEM_SIZE_2_64);
+	machine->ports_root =
+		mem_region_new_container(machine->mem, "ports", 0x10000);
+	all = mem_region_new_ram(machine->mem, "ram", machine->ram);
+	machine->ram_low =
+		mem_region_new_alias(machine->mem, "ram-low", all, 0, low);
+	mem_region_add(machine->root, 0, machine->ram_low, 0);
+	if (options->memory > low) {
+		machine->ram_high =
+			mem_region_new_alias(machine->mem, "ram-high", all, low,
+					     options->memory - low);
+		mem_region_add(machine->root, HIGH_RAM_START, machine->ram_high,
+			       0);
+	}
+	mem_region_put(all); /* the aliases hold it */
+	mem_commit(machine->mem);
+	machine->memory = addr_space_new(machine->mem, "memory", machine->root);
+	machine->ports =
+		addr_space_new(machine->mem, "ports", machine->ports_root);
+	if (!machine->memory || !machine->ports)
+		return err_set(err, -ENOMEM, "no memory for address spaces");
+	return 0;
+}
+
+static void set_gsi(void *opaque, unsigned int gsi, int level)
+{
+	struct accel *accel = opaque;
+
+	accel->ops->irq_set(accel, gsi, level);
+}
+
+static int build_devices(struct machine *machine, struct err *err)
+{
+	const struct irq_line serial_irq = { .set = set_gsi,
+					     .opaque = machine->accel,
+					     .gsi = SERIAL_GSI };
+	const struct chardev_options chardev = { .quit = on_serial_quit,
+						 .opaque = machine,
+						 .in_fd = 0,
+						 .out_fd = 1 };
+	struct mem *mem = machine->mem;
+	struct mem_region *ports = machine->ports_root;
+	int ret;
+
+	ret = chardev_new(machine->options.serial ? machine->options.serial
+						  : "null",
+			  &chardev, &machine->serial_chardev, err);
+	if (ret) {
+		err_prefix(err, "serial port");
+		return ret;
+	}
+	mem_begin(mem);
+	machine->serial = ns16550_new(mem, ports, SERIAL_PORT, serial_irq,
+				      machine->serial_chardev, &machine->state,
+				      "serial0");
+	machine->rtc = mc146818_new(mem, ports, 0x70, &machine->state, "rtc");
+	machine->i8042 = i8042_new(mem, ports, on_reset, machine,
+				   &machine->state, "i8042");
+	machine->pch_reset = pch_reset_new(mem, ports, on_reset, machine,
+					   &machine->state, "pch-reset");
+	machine->debug_exit =
+		debug_exit_new(mem, ports, 0xf4, on_debug_exit, machine);
+	mem_commit(mem);
+	if (!machine->serial || !machine->rtc || !machine->i8042 ||
+	    !machine->pch_reset || !machine->debug_exit)
+		return err_set(err, -ENOMEM, "no memory for devices");
+	return 0;
+}
+
+/* ---- booting ---- */
+
+/* The command line of a built-in guest: its options, and what it cannot find
+ * out by itself. */
+static int guest_cmdline(const struct machine *machine, char *text, size_t room,
+			 struct err *err)
+{
+	const char *options = strchr(machine->options.guest, ',');
+	int used = snprintf(
+		text, room, "cpus=%u,tsc-khz=%u%s%s", machine->options.cpus,
+		machine->accel->ops->tsc_khz(machine->accel),
+		options ? options : "", machine->options.append ? "," : "");
+
+	if (machine->options.append && used >= 0 && (size_t)used < room)
+		used += snprintf(text + used, room - (size_t)used, "%s",
+				 machine->options.append);
+	if (used < 0 || (size_t)used >= room)
+		return err_set(err, -E2BIG,
+			       "options of the guest: %d bytes, "
+			       "at most %zu",
+			       used, room - 1);
+	return 0;
+}
+
+static int select_guest(const struct machine *machine, struct pvh_image *image,
+			struct err *err)
+{
+	const char *guest = machine->options.guest;
+	size_t size = strcspn(guest, ",");
+
+	if (size != strlen("stress") || strncmp(guest, "stress", size) != 0)
+		return err_set(err, -EINVAL,
+			       "guest '%.*s' is unknown; use stress", (int)size,
+			       guest);
+	image->kernel = guest_stress_elf;
+	image->kernel_size = (size_t)(guest_stress_elf_end - guest_stress_elf);
+	return 0;
+}
+
+static int boot_vcpus(struct machine *machine, const struct pvh_entry *entry,
+		      struct err *err)
+{
+	for (unsigned int i = 0; i < machine->options.cpus; i++) {
+		struct accel_boot_regs regs = {
+			.eip = i ? entry->ap_entry : entry->entry,
+			.ebx = entry->start_info,
+			.edi = i,
+		};
+		int ret;
+
+		if (regs.eip == 0)
+			break; /* the kernel starts them by INIT and SIPI */
+		ret = machine->accel->ops->vcpu_boot(
+			vcpu_set_get(machine->vcpus, i), &regs, err);
+		if (ret)
+			return ret;
+	}
+	return 0;
+}
+
+static int boot(struct machine *machine, struct err *err)
+{
+	const struct machine_options *options = &machine->options;
+	uint64_t low =
+		options->memory < LOW_RAM_END ? options->memory : LOW_RAM_END;
+	const struct pvh_ram ram[] = {
+		{ 0, low, machine->ram->host },
+		{ HIGH_RAM_START, options->memory - low,
+		  machine->ram->host + low },
+	};
+	char cmdline[PVH_CMDLINE_MAX + 1] = "";
+	struct pvh_file kernel = { .data = NULL }, initrd = { .data = NULL };
+	struct pvh_image image = { .ram = ram,
+				   .ram_count = options->memory > low ? 2 : 1,
+				   .is_ram_fresh = true };
+	struct pvh_entry entry;
+	int ret;
+
+	if (options->guest) {
+		ret = select_guest(machine, &image, err);
+		if (!ret)
+			ret = guest_cmdline(machine, cmdline, sizeof(cmdline),
+					    err);
+		image.cmdline = cmdline;
+	} else {
+		ret = pvh_file_open("kernel", options->kernel, &kernel, err);
+		image.kernel = kernel.data;
+		image.kernel_size = kernel.size;
+		image.cmdline = options->append;
+	}
+	if (!ret && options->initrd) {
+		ret = pvh_file_open("initrd", options->initrd, &initrd, err);
+		image.initrd = initrd.data;
+		image.initrd_size = initrd.size;
+	}
+	if (!ret)
+		ret = pvh_load(&image, &entry, err);
+	if (!ret)
+		ret = boot_vcpus(machine, &entry, err);
+	pvh_file_close(&kernel);
+	pvh_file_close(&initrd);
+	return ret;
+}
+
+static int check_options(const struct machine_options *options, struct err *err)
+{
+	if (options->memory < MACHINE_MEMORY_MIN ||
+	    options->memory > MACHINE_MEMORY_MAX)
+		return err_set(err, -ERANGE,
+			       "memory of %lu bytes, must be 16M to 16T",
+			       options->memory);
+	if (options->memory % (2u << 20))
+		return err_set(err, -EINVAL,
+			       "memory of %lu bytes is not a multiple of 2M",
+			       options->memory);
+	if (options->cpus < 1 || options->cpus > MACHINE_CPUS_MAX)
+		return err_set(err, -ERANGE, "%u vCPUs, must be 1 to %u",
+			       options->cpus, MACHINE_CPUS_MAX);
+	if (!options->is_incoming && !options->kernel && !options->guest)
+		return err_set(err, -EINVAL,
+			       "nothing to run: give --kernel, --guest or "
+			       "--incoming");
+	if (options->kernel && options->guest)
+		return err_set(err, -EINVAL,
+			       "--kernel and --guest exclude each other");
+	return 0;
+}
+
+int machine_new(const struct machine_options *options,
+		machine_event_fn *on_event, void *opaque,
+		struct machine **ret_machine, struct err *err)
+{
+	struct machine *machine = calloc(1, sizeof(*machine));
+	struct accel_config accel;
+	int ret;
+
+	if (!machine)
+		return err_set(err, -ENOMEM, "no memory for the machine");
+	machine->options = *options;
+	machine->on_event = on_event;
+	machine->opaque = opaque;
+	machine->cause = SHUTDOWN_NONE;
+	machine->run_state = options->is_incoming ? RUN_STATE_INMIGRATE
+						  : RUN_STATE_PRELAUNCH;
+	lock_init(&machine->lock, LOCK_RUN_STATE);
+	state_registry_init(&machine->setup_state);
+	state_registry_init(&machine->state);
+
+	ret = check_options(options, err);
+	if (!ret)
+		ret = build_memory(machine, err);
+	accel = (struct accel_config){
+		.options = options->accel,
+		.cpus = options->cpus,
+		.memory = machine->memory,
+		.ports = machine->ports,
+		.setup_state = &machine->setup_state,
+		.state = &machine->state,
+	};
+	if (!ret)
+		ret = accel_new(&accel, &machine->accel, err);
+	if (!ret)
+		ret = build_devices(machine, err);
+	if (!ret)
+		ret = vcpu_set_new(machine->accel, options->cpus, on_vcpu_exit,
+				   machine, &machine->vcpus, err);
+	if (!ret && !options->is_incoming)
+		ret = boot(machine, err);
+	if (ret) {
+		machine_free(machine);
+		return ret;
+	}
+	*ret_machine = machine;
+	return 0;
+}
+
+void machine_free(struct machine *machine)
+{
+	if (!machine)
+		return;
+	if (machine->vcpus)
+		vcpu_set_pause(machine->vcpus);
+	if (machine->serial)
+		ns16550_stop(machine->serial);
+	vcpu_set_free(machine->vcpus);
+	debug_exit_free(machine->debug_exit);
+	pch_reset_free(machine->pch_reset);
+	i8042_free(machine->i8042);
+	mc146818_free(machine->rtc);
+	ns16550_free(machine->serial);
+	chardev_free(machine->serial_chardev);
+	accel_free(machine->accel);
+	addr_space_free(machine->ports);
+	addr_space_free(machine->memory);
+	mem_region_put(machine->ram_high);
+	mem_region_put(machine->ram_low);
+	mem_region_put(machine->ports_root);
+	mem_region_put(machine->root);
+	if (machine->mem)
+		mem_synchronize(machine->mem);
+	ram_block_free(machine->ram);
+	mem_free(machine->mem);
+	lock_fini(&machine->lock);
+	free(machine);
+}
+
+/* ---- parts ---- */
+
+const struct machine_options *machine_options(const struct machine *machine)
+{
+	return &machine->options;
+}
+
+struct mem *machine_mem(struct machine *machine)
+{
+	return machine->mem;
+}
+
+struct addr_space *machine_memory(struct machine *machine)
+{
+	return machine->memory;
+}
+
+struct addr_space *machine_ports(struct machine *machine)
+{
+	return machine->ports;
+}
+
+struct vcpu_set *machine_vcpus(struct machine *machine)
+{
+	return machine->vcpus;
+}
+
+struct state_registry *machine_setup_state(struct machine *machine)
+{
+	return &machine->setup_state;
+}
+
+struct state_registry *machine_state(struct machine *machine)
+{
+	return &machine->state;
+}
+
+/* ---- run state ---- */
+
+static void set_run_state(struct machine *machine, enum run_state to)
+{
+	lock_assert_held(&machine->lock);
+	assert(run_state_may_go(machine->run_state, to));
+	trace(run_state, "%s to %s", run_state_name(machine->run_state),
+	      run_state_name(to));
+	machine->run_state = to;
+}
+
+enum run_state machine_run_state(struct machine *machine)
+{
+	enum run_state state;
+
+	if (machine_shutdown_cause(machine, NULL) != SHUTDOWN_NONE)
+		return machine_shutdown_cause(machine, NULL) == SHUTDOWN_ERROR
+			       ? RUN_STATE_INTERNAL_ERROR
+			       : RUN_STATE_SHUTDOWN;
+	lock_acquire(&machine->lock);
+	state = machine->run_state;
+	lock_release(&machine->lock);
+	return state;
+}
+
+/* With the lock: vCPUs and back ends go. */
+static void go(struct machine *machine)
+{
+	set_run_state(machine, RUN_STATE_RUNNING);
+	vcpu_set_resume(machine->vcpus);
+	ns16550_start(machine->serial);
+	machine->on_event(machine->opaque, MACHINE_EVENT_RESUME);
+}
+
+static int refuse(const struct machine *machine, const char *what,
+		  struct err *err)
+{
+	return err_set(err, -EINVAL, "cannot %s a machine that is %s", what,
+		       run_state_name(machine->run_state));
+}
+
+int machine_start(struct machine *machine, struct err *err)
+{
+	int ret = 0;
+
+	lock_acquire(&machine->lock);
+	if (machine->run_state == RUN_STATE_PRELAUNCH)
+		go(machine);
+	else
+		ret = refuse(machine, "start", err);
+	lock_release(&machine->lock);
+	return ret;
+}
+
+int machine_stop(struct machine *machine, struct err *err)
+{
+	int ret = 0;
+
+	lock_acquire(&machine->lock);
+	if (machine->run_state == RUN_STATE_RUNNING) {
+		set_run_state(machine, RUN_STATE_PAUSED);
+		vcpu_set_pause(machine->vcpus);
+		machine_stop_backends(machine);
+		machine->on_event(machine->opaque, MACHINE_EVENT_STOP);
+	} else if (machine->run_state != RUN_STATE_PAUSED) {
+		ret = refuse(machine, "stop", err);
+	}
+	lock_release(&machine->lock);
+	return ret;
+}
+
+int machine_cont(struct machine *machine, bool force, struct err *err)
+{
+	int ret = 0;
+
+	lock_acquire(&machine->lock);
+	switch (machine->run_state) {
+	case RUN_STATE_RUNNING:
+		break;
+	case RUN_STATE_PAUSED:
+		go(machine);
+		break;
+	case RUN_STATE_HANDED_OVER:
+		if (force)
+			go(machine);
+		else
+			ret = err_set(err, -EPERM,
+				      "the destination was told to run this "
+				      "guest and did not answer: make sure "
+				      "that it does not run there, then cont "
+				      "with force");
+		break;
+	case RUN_STATE_POSTMIGRATE:
+		ret = err_set(err, -EPERM,
+			      "this guest runs at the destination now");
+		break;
+	default:
+		ret = refuse(machine, "continue", err);
+		break;
+	}
+	lock_release(&machine->lock);
+	return ret;
+}
+
+/* ---- the switch ---- */
+
+int machine_switch_begin(struct machine *machine, bool *ret_was_running,
+			 struct err *err)
+{
+	bool was_running;
+	int ret = 0;
+
+	lock_acquire(&machine->lock);
+	was_running = machine->run_state == RUN_STATE_RUNNING;
+	if (was_running || machine->run_state == RUN_STATE_PAUSED) {
+		set_run_state(machine, RUN_STATE_FINISH_MIGRATE);
+		if (was_running) {
+			vcpu_set_pause(machine->vcpus);
+			machine->on_event(machine->opaque, MACHINE_EVENT_STOP);
+		}
+		*ret_was_running = was_running;
+	} else {
+		ret = refuse(machine, "move", err);
+	}
+	lock_release(&machine->lock);
+	if (!ret && machine_shutdown_cause(machine, NULL) != SHUTDOWN_NONE) {
+		machine_switch_end(machine, RUN_STATE_PAUSED);
+		ret = err_set(err, -EINVAL, "the guest has ended");
+	}
+	return ret;
+}
+
+void machine_stop_backends(struct machine *machine)
+{
+	ns16550_stop(machine->serial);
+}
+
+int machine_save_accel(struct machine *machine, struct err *err)
+{
+	int ret = vcpu_set_work(machine->vcpus, machine->accel->ops->vcpu_save,
+				err);
+
+	return ret ? ret : machine->accel->ops->vm_save(machine->accel, err);
+}
+
+void machine_switch_end(struct machine *machine, enum run_state to)
+{
+	lock_acquire(&machine->lock);
+	if (to == RUN_STATE_RUNNING)
+		go(machine);
+	else
+		set_run_state(machine, to);
+	lock_release(&machine->lock);
+}
+
+int machine_build(struct machine *machine, struct err *err)
+{
+	return machine->accel->ops->setup_load(machine->accel, err);
+}
+
+int machine_activate(struct machine *machine, struct err *err)
+{
+	struct state_entry *entry;
+	int ret;
+
+	/* The clock first: the vCPUs' TSC offsets follow from it. */
+	ret = machine->accel->ops->vm_load(machine->accel, err);
+	if (!ret)
+		ret = vcpu_set_work(machine->vcpus,
+				    machine->accel->ops->vcpu_load, err);
+	if (ret)
+		return ret;
+	list_for_each (entry, &machine->state.entries, link) {
+		ret = state_activate(entry, err);
+		if (ret) {
+			err_prefix(err, "activating %s", entry->name);
+			return ret;
+		}
+	}
+	return 0;
+}
+
+int machine_take_over(struct machine *machine, bool is_running, struct err *err)
+{
+	int ret = 0;
+
+	lock_acquire(&machine->lock);
+	if (machine->run_state != RUN_STATE_INMIGRATE ||
+	    machine_shutdown_cause(machine, NULL) != SHUTDOWN_NONE)
+		ret = refuse(machine, "take over", err);
+	else if (is_running)
+		go(machine);
+	else
+		set_run_state(machine, RUN_STATE_PAUSED);
+	lock_release(&machine->lock);
+	return ret;
+}

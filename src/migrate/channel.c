@@ -1,0 +1,584 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "migrate/channel.h"
+
+#include <ctype.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <netdb.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include "base/bytes.h"
+#include "base/clock.h"
+#include "base/err.h"
+
+/* Room for one RAM record and more, so that the sender prepares the next one
+ * while the receiver copies. */
+#define SOCKET_BUFFER      (4 << 20)
+#define CONNECT_TIMEOUT_NS (10 * NS_PER_SEC)
+/* A peer host that vanished is noticed after this. */
+#define TCP_DEAD_MS 20000
+
+enum uri_kind {
+	URI_TCP,
+	URI_UNIX,
+	URI_FD,
+	URI_FILE,
+};
+
+struct uri {
+	enum uri_kind kind;
+	const char *rest;         /* after the scheme */
+	char host[256], port[16]; /* tcp */
+};
+
+static int uri_parse_tcp(struct uri *uri, const char *text, struct err *err)
+{
+	const char *colon = strrchr(uri->rest, ':');
+	const char *host = uri->rest;
+	size_t size;
+
+	if (!colon || !colon[1] || strlen(colon + 1) >= sizeof(uri->port))
+		return err_set(err, -EINVAL, "'%s': use tcp:HOST:PORT", text);
+	size = (size_t)(colon - host);
+	if (size >= 2 && host[0] == '[' && host[size - 1] == ']') {
+		host++;
+		size -= 2;
+	}
+	if (size >= sizeof(uri->host))
+		return err_set(err, -EINVAL, "'%s': host name too long", text);
+	memcpy(uri->host, host, size);
+	uri->host[size] = '\0';
+	snprintf(uri->port, sizeof(uri->port), "%s", colon + 1);
+	return 0;
+}
+
+static int uri_parse(struct uri *uri, const char *text, struct err *err)
+{
+	static const struct {
+		const char *scheme;
+		enum uri_kind kind;
+	} schemes[] = {
+		{ "tcp:", URI_TCP },
+		{ "unix:", URI_UNIX },
+		{ "fd:", URI_FD },
+		{ "file:", URI_FILE },
+	};
+	struct sockaddr_un un;
+
+	for (size_t i = 0; i < array_size(schemes); i++) {
+		size_t size = strlen(schemes[i].scheme);
+
+		if (strncmp(text, schemes[i].scheme, size) != 0)
+			continue;
+		uri->kind = schemes[i].kind;
+		uri->rest = text + size;
+		if (!*uri->rest)
+			break;
+		if (uri->kind == URI_TCP)
+			return uri_parse_tcp(uri, text, err);
+		if (uri->kind == URI_UNIX &&
+		    strlen(uri->rest) >= sizeof(un.sun_path))
+			return err_set(err, -EINVAL,
+				       "'%s': socket path of %zu bytes, at "
+				       "most %zu",
+				       text, strlen(uri->rest),
+				       sizeof(un.sun_path) - 1);
+		return 0;
+	}
+	return err_set(err, -EINVAL,
+		       "'%s': use tcp:HOST:PORT, unix:PATH, fd:NAME or "
+		       "file:PATH",
+		       text);
+}
+
+int channel_check_uri(const char *text, struct err *err)
+{
+	struct uri uri;
+
+	return uri_parse(&uri, text, err);
+}
+
+/* Wait for @events until the deadline or a stop. */
+static int wait_for(const struct channel *channel, short events)
+{
+	struct pollfd fds[2] = {
+		{ .fd = channel->fd, .events = events },
+		{ .fd = channel->stop_fd, .events = POLLIN },
+	};
+
+	for (;;) {
+		struct timespec timeout, *wait = NULL;
+		int ret;
+
+		if (channel->deadline_ns) {
+			uint64_t now = clock_mono_ns();
+			uint64_t left = channel->deadline_ns > now
+						? channel->deadline_ns - now
+						: 0;
+
+			timeout.tv_sec = (time_t)(left / NS_PER_SEC);
+			timeout.tv_nsec = (long)(left % NS_PER_SEC);
+			wait = &timeout;
+		}
+		ret = ppoll(fds, 2, wait, NULL);
+		if (ret < 0 && errno == EINTR)
+			continue;
+		if (ret < 0)
+			return -errno;
+		if (ret == 0)
+			return -ETIMEDOUT;
+		if (fds[1].revents)
+			return -ECANCELED;
+		return 0;
+	}
+}
+
+int channel_sleep(const struct channel *channel, uint64_t until_ns)
+{
+	struct channel sleeper = { .fd = -1,
+				   .stop_fd = channel->stop_fd,
+				   .deadline_ns = until_ns };
+	int ret = wait_for(&sleeper, 0);
+
+	return ret == -ETIMEDOUT ? 0 : ret;
+}
+
+static void tune_socket(int fd, int family)
+{
+	int size = SOCKET_BUFFER, on = 1, dead_ms = TCP_DEAD_MS;
+
+	/* Past the system's limit where we may; what is refused only costs
+	 * speed. */
+	if (setsockopt(fd, SOL_SOCKET, SO_SNDBUFFORCE, &size, sizeof(size)))
+		setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &size, sizeof(size));
+	if (family == AF_UNIX)
+		return;
+	if (setsockopt(fd, SOL_SOCKET, SO_RCVBUFFORCE, &size, sizeof(size)))
+		setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &size, sizeof(size));
+	setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
+	setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof(on));
+	setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &dead_ms,
+		   sizeof(dead_ms));
+}
+
+/* Take @fd over as the channel's descriptor. */
+static int adopt(struct channel *channel, int fd, int stop_fd, struct err *err)
+{
+	struct sockaddr_storage addr;
+	socklen_t addr_size = sizeof(addr);
+	int flags = fcntl(fd, F_GETFL);
+	struct stat st;
+
+	if (flags < 0 || fstat(fd, &st) < 0 ||
+	    fcntl(fd, F_SETFL, flags | O_NONBLOCK) < 0) {
+		int code = -errno;
+
+		close(fd);
+		return err_set_errno(err, code, "migration channel");
+	}
+	*channel = (struct channel){
+		.fd = fd,
+		.stop_fd = stop_fd,
+		.is_socket = S_ISSOCK(st.st_mode),
+		.is_file = S_ISREG(st.st_mode) || S_ISBLK(st.st_mode) ||
+			   (flags & O_ACCMODE) != O_RDWR,
+	};
+	if (channel->is_socket &&
+	    getsockname(fd, (struct sockaddr *)&addr, &addr_size) == 0)
+		tune_socket(fd, addr.ss_family);
+	return 0;
+}
+
+static int unix_address(const struct uri *uri, struct sockaddr_un *ret_addr)
+{
+	*ret_addr = (struct sockaddr_un){ .sun_family = AF_UNIX };
+	memcpy(ret_addr->sun_path, uri->rest, strlen(uri->rest) + 1);
+	return socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+}
+
+/* A connect() that is under way becomes done, refused, or timed out. */
+static int finish_connect(int fd, int stop_fd)
+{
+	struct channel waiter = { .fd = fd,
+				  .stop_fd = stop_fd,
+				  .deadline_ns = clock_mono_ns() +
+						 CONNECT_TIMEOUT_NS };
+	int code = 0, ret;
+	socklen_t size = sizeof(code);
+
+	ret = wait_for(&waiter, POLLOUT);
+	if (!ret && getsockopt(fd, SOL_SOCKET, SO_ERROR, &code, &size) < 0)
+		ret = -errno;
+	return ret ? ret : -code;
+}
+
+static int connect_one(int fd, const struct sockaddr *addr, socklen_t size,
+		       int stop_fd)
+{
+	int ret = connect(fd, addr, size) < 0 ? -errno : 0;
+
+	return ret == -EINPROGRESS || ret == -EAGAIN
+		       ? finish_connect(fd, stop_fd)
+		       : ret;
+}
+
+static int connect_unix(const struct uri *uri, int stop_fd, int *ret_fd)
+{
+	struct sockaddr_un addr;
+	int fd = unix_address(uri, &addr);
+	int ret;
+
+	if (fd < 0)
+		return -errno;
+	ret = connect_one(fd, (struct sockaddr *)&addr, sizeof(addr), stop_fd);
+	if (ret)
+		close(fd);
+	else
+		*ret_fd = fd;
+	return ret;
+}
+
+static int resolve(const struct uri *uri, int flags, struct addrinfo **ret_info,
+		   struct err *err)
+{
+	struct addrinfo hints = { .ai_socktype = SOCK_STREAM,
+				  .ai_flags = flags };
+	int ret = getaddrinfo(*uri->host ? uri->host : NULL, uri->port, &hints,
+			      ret_info);
+
+	return ret ? err_set(err, -EHOSTUNREACH, "%s:%s: %s", uri->host,
+			     uri->port, gai_strerror(ret))
+		   : 0;
+}
+
+static int connect_tcp(const struct uri *uri, int stop_fd, int *ret_fd,
+		       struct err *err)
+{
+	struct addrinfo *info, *at;
+	int ret = resolve(uri, 0, &info, err);
+
+	if (ret)
+		return ret;
+	ret = -EHOSTUNREACH;
+	for (at = info; at; at = at->ai_next) {
+		int fd = socket(at->ai_family,
+				at->ai_socktype | SOCK_CLOEXEC | SOCK_NONBLOCK,
+				at->ai_protocol);
+
+		if (fd < 0) {
+			ret = -errno;
+			continue;
+		}
+		ret = connect_one(fd, at->ai_addr, at->ai_addrlen, stop_fd);
+		if (!ret) {
+			*ret_fd = fd;
+			break;
+		}
+		close(fd);
+	}
+	freeaddrinfo(info);
+	return ret;
+}
+
+/* A named descriptor, or a number: in both cases the channel owns it now. */
+static int take_fd(const struct uri *uri, channel_fd_fn *get_fd, void *opaque,
+		   int *ret_fd, struct err *err)
+{
+	char *end;
+	long number;
+
+	if (!isdigit((unsigned char)uri->rest[0])) {
+		int fd = get_fd ? get_fd(opaque, uri->rest) : -1;
+
+		if (fd < 0)
+			return err_set(
+				err, -ENOENT,
+				"no descriptor named '%s'; send one with "
+				"getfd",
+				uri->rest);
+		*ret_fd = fd;
+		return 0;
+	}
+	errno = 0;
+	number = strtol(uri->rest, &end, 10);
+	if (*end || errno || number > INT32_MAX || number <= 2 ||
+	    fcntl((int)number, F_GETFD) < 0)
+		return err_set(err, -EBADF, "fd:%s is not an open descriptor",
+			       uri->rest);
+	fcntl((int)number, F_SETFD, FD_CLOEXEC);
+	*ret_fd = (int)number;
+	return 0;
+}
+
+int channel_connect(struct channel *channel, const char *text, int stop_fd,
+		    channel_fd_fn *get_fd, void *opaque, struct err *err)
+{
+	struct uri uri;
+	int fd = -1, ret;
+
+	ret = uri_parse(&uri, text, err);
+	if (ret)
+		return ret;
+	switch (uri.kind) {
+	case URI_TCP:
+		ret = connect_tcp(&uri, stop_fd, &fd, err);
+		break;
+	case URI_UNIX:
+		ret = connect_unix(&uri, stop_fd, &fd);
+		break;
+	case URI_FD:
+		ret = take_fd(&uri, get_fd, opaque, &fd, err);
+		break;
+	case URI_FILE:
+		fd = open(uri.rest, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC,
+			  0600);
+		ret = fd < 0 ? -errno : 0;
+		break;
+	}
+	if (ret)
+		return err_set_errno(err, ret, "cannot connect to %s", text);
+	return adopt(channel, fd, stop_fd, err);
+}
+
+static int bind_unix(const struct uri *uri, struct channel_listener *listener)
+{
+	struct sockaddr_un addr;
+	int fd = unix_address(uri, &addr);
+	int ret = 0;
+
+	if (fd < 0)
+		return -errno;
+	if (bind(fd, (struct sockaddr *)&addr, sizeof(addr)) < 0) {
+		int probe = -1;
+
+		ret = -errno;
+		/* A socket file that nobody listens on is left over. */
+		if (ret == -EADDRINUSE &&
+		    connect_unix(uri, -1, &probe) == -ECONNREFUSED) {
+			unlink(addr.sun_path);
+			ret = bind(fd, (struct sockaddr *)&addr, sizeof(addr)) <
+					      0
+				      ? -errno
+				      : 0;
+		}
+		if (probe >= 0)
+			close(probe);
+	}
+	if (!ret) {
+		memcpy(listener->unlink_path, addr.sun_path,
+		       sizeof(listener->unlink_path));
+		if (listen(fd, 1) < 0)
+			ret = -errno;
+	}
+	if (ret)
+		close(fd);
+	else
+		listener->fd = fd;
+	return ret;
+}
+
+static int bind_tcp(const struct uri *uri, struct channel_listener *listener,
+		    struct err *err)
+{
+	struct addrinfo *info;
+	int ret = resolve(uri, AI_PASSIVE, &info, err);
+	int fd, on = 1;
+
+	if (ret)
+		return ret;
+	fd = socket(info->ai_family,
+		    info->ai_socktype | SOCK_CLOEXEC | SOCK_NONBLOCK,
+		    info->ai_protocol);
+	if (fd < 0 ||
+	    setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on)) < 0 ||
+	    bind(fd, info->ai_addr, info->ai_addrlen) < 0 || listen(fd, 1) < 0)
+		ret = -errno;
+	freeaddrinfo(info);
+	if (ret && fd >= 0)
+		close(fd);
+	else
+		listener->fd = fd;
+	return ret;
+}
+
+int channel_listen(struct channel_listener *listener, const char *text,
+		   channel_fd_fn *get_fd, void *opaque, struct err *err)
+{
+	struct uri uri;
+	int ret = uri_parse(&uri, text, err);
+
+	*listener = (struct channel_listener){ .fd = -1 };
+	if (ret)
+		return ret;
+	switch (uri.kind) {
+	case URI_TCP:
+		ret = bind_tcp(&uri, listener, err);
+		break;
+	case URI_UNIX:
+		ret = bind_unix(&uri, listener);
+		break;
+	case URI_FD:
+		ret = take_fd(&uri, get_fd, opaque, &listener->fd, err);
+		listener->is_ready = true;
+		break;
+	case URI_FILE:
+		listener->fd = open(uri.rest, O_RDONLY | O_CLOEXEC);
+		listener->is_ready = true;
+		ret = listener->fd < 0 ? -errno : 0;
+		break;
+	}
+	return ret ? err_set_errno(err, ret, "cannot listen on %s", text) : 0;
+}
+
+int channel_accept(struct channel *channel, struct channel_listener *listener,
+		   int stop_fd, struct err *err)
+{
+	struct channel waiter = { .fd = listener->fd, .stop_fd = stop_fd };
+	int fd = listener->fd;
+	int ret;
+
+	if (listener->is_ready) {
+		listener->fd = -1;
+		return adopt(channel, fd, stop_fd, err);
+	}
+	do {
+		ret = wait_for(&waiter, POLLIN);
+		if (ret)
+			return err_set_errno(err, ret, "waiting for a source");
+		fd = accept4(listener->fd, NULL, NULL, SOCK_CLOEXEC);
+	} while (fd < 0 &&
+		 (errno == EAGAIN || errno == ECONNABORTED || errno == EINTR));
+	if (fd < 0)
+		return err_set_errno(err, -errno, "accepting a source");
+	return adopt(channel, fd, stop_fd, err);
+}
+
+void channel_listener_close(struct channel_listener *listener)
+{
+	if (listener->fd >= 0)
+		close(listener->fd);
+	if (listener->unlink_path[0])
+		unlink(listener->unlink_path);
+	*listener = (struct channel_listener){ .fd = -1 };
+}
+
+/* Step past @done bytes; false when all of it is done. */
+static bool iov_advance(struct iovec **iov, unsigned int *count, size_t done)
+{
+	while (*count && done >= (*iov)->iov_len) {
+		done -= (*iov)->iov_len;
+		(*iov)++;
+		(*count)--;
+	}
+	if (!*count)
+		return false;
+	(*iov)->iov_base = (char *)(*iov)->iov_base + done;
+	(*iov)->iov_len -= done;
+	return true;
+}
+
+static ssize_t send_some(const struct channel *channel, struct iovec *iov,
+			 unsigned int count)
+{
+	struct msghdr msg = { .msg_iov = iov, .msg_iovlen = count };
+
+	if (count > 1024) /* UIO_MAXIOV */
+		msg.msg_iovlen = count = 1024;
+	return channel->is_socket ? sendmsg(channel->fd, &msg, MSG_NOSIGNAL)
+				  : writev(channel->fd, iov, (int)count);
+}
+
+int channel_send(struct channel *channel, struct iovec *iov, unsigned int count,
+		 struct err *err)
+{
+	uint64_t start = clock_mono_ns();
+	bool is_more = iov_advance(&iov, &count, 0);
+	int ret = 0;
+
+	while (is_more) {
+		ssize_t done = send_some(channel, iov, count);
+
+		if (done >= 0) {
+			channel->sent += (uint64_t)done;
+			is_more = iov_advance(&iov, &count, (size_t)done);
+			continue;
+		}
+		if (errno == EINTR)
+			continue;
+		ret = errno == EAGAIN ? wait_for(channel, POLLOUT) : -errno;
+		if (ret)
+			break;
+	}
+	channel->busy_ns += clock_mono_ns() - start;
+	return ret ? err_set_errno(err, ret, "sending to the peer") : 0;
+}
+
+int channel_recv(struct channel *channel, struct iovec *iov, unsigned int count,
+		 struct err *err)
+{
+	bool is_more = iov_advance(&iov, &count, 0);
+	bool is_first = true;
+	int ret;
+
+	while (is_more) {
+		ssize_t done = readv(channel->fd, iov,
+				     (int)(count > 1024 ? 1024 : count));
+
+		if (done > 0) {
+			is_first = false;
+			is_more = iov_advance(&iov, &count, (size_t)done);
+			continue;
+		}
+		if (done == 0)
+			return is_first ? err_set(err, -ENODATA,
+						  "the peer closed the "
+						  "connection")
+					: err_set(err, -EBADMSG,
+						  "the stream ends inside a "
+						  "record");
+		if (errno == EINTR)
+			continue;
+		ret = errno == EAGAIN ? wait_for(channel, POLLIN) : -errno;
+		if (ret)
+			return err_set_errno(err, ret, "reading from the peer");
+	}
+	return 0;
+}
+
+int channel_recv_bytes(struct channel *channel, void *to, size_t size,
+		       struct err *err)
+{
+	struct iovec iov = { .iov_base = to, .iov_len = size };
+
+	return channel_recv(channel, &iov, 1, err);
+}
+
+bool channel_is_readable(const struct channel *channel)
+{
+	struct pollfd pfd = { .fd = channel->fd, .events = POLLIN };
+
+	return !channel->is_file && poll(&pfd, 1, 0) > 0;
+}
+
+int channel_sync(struct channel *channel, struct err *err)
+{
+	if (channel->is_file && fsync(channel->fd) < 0 && errno != EINVAL)
+		return err_set_errno(err, -errno, "writing to disk");
+	return 0;
+}
+
+void channel_close(struct channel *channel)
+{
+	if (channel->fd >= 0)
+		close(channel->fd);
+	channel->fd = -1;
+}

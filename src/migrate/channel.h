@@ -1,0 +1,79 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The byte channel under a migration: `tcp:HOST:PORT`, `unix:PATH`,
+ * `fd:NAME-OR-NUMBER`, `file:PATH`.
+ *
+ * Descriptors are non-blocking; every wait also watches a stop eventfd, so that
+ * a cancelled migration gets out of any of them at once (-ECANCELED), and a
+ * deadline (-ETIMEDOUT).  One thread uses a channel.
+ */
+#ifndef GODWIT_MIGRATE_CHANNEL_H
+#define GODWIT_MIGRATE_CHANNEL_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/uio.h>
+
+struct err;
+
+/* Descriptors handed in by name (QMP getfd). */
+typedef int channel_fd_fn(void *opaque, const char *name);
+
+struct channel {
+	int fd;               /* owned; -1 when closed */
+	int stop_fd;          /* borrowed eventfd: readable = give up */
+	bool is_socket;       /* MSG_NOSIGNAL, MSG_DONTWAIT */
+	bool is_file;         /* no return path; fsync at the end */
+	uint64_t deadline_ns; /* clock_mono_ns() time, 0: none */
+
+	/* accounting, by channel_send() */
+	uint64_t sent;    /* bytes */
+	uint64_t busy_ns; /* time inside send calls and waits for room */
+};
+
+#define CHANNEL_INIT                    \
+	{                               \
+		.fd = -1, .stop_fd = -1 \
+	}
+
+/* -EINVAL unless @uri has one of the forms above. */
+int channel_check_uri(const char *uri, struct err *err);
+
+/* As a source.  @get_fd may be NULL. */
+int channel_connect(struct channel *channel, const char *uri, int stop_fd,
+		    channel_fd_fn *get_fd, void *opaque, struct err *err);
+
+/* As a destination: listen, or open.  channel_accept() then waits for the
+ * peer; it is at once done for fd: and file:. */
+struct channel_listener {
+	int fd;                /* owned */
+	bool is_ready;         /* the descriptor is the channel itself */
+	char unlink_path[108]; /* "" unless a socket file was made */
+};
+
+int channel_listen(struct channel_listener *listener, const char *uri,
+		   channel_fd_fn *get_fd, void *opaque, struct err *err);
+int channel_accept(struct channel *channel, struct channel_listener *listener,
+		   int stop_fd, struct err *err);
+void channel_listener_close(struct channel_listener *listener);
+
+/* All of it, or an error (-EPIPE, -ECONNRESET, -ECANCELED, -ETIMEDOUT...).
+ * @iov is consumed. */
+int channel_send(struct channel *channel, struct iovec *iov, unsigned int count,
+		 struct err *err);
+/* All of it; -ENODATA at the end of the stream before the first byte, -EBADMSG
+ * after it. */
+int channel_recv(struct channel *channel, struct iovec *iov, unsigned int count,
+		 struct err *err);
+int channel_recv_bytes(struct channel *channel, void *to, size_t size,
+		       struct err *err);
+/* Something can be read now (or the peer is gone). */
+bool channel_is_readable(const struct channel *channel);
+/* Sleep until @until_ns or until stopped (-ECANCELED). */
+int channel_sleep(const struct channel *channel, uint64_t until_ns);
+/* A file's bytes are on disk. */
+int channel_sync(struct channel *channel, struct err *err);
+void channel_close(struct channel *channel);
+
+#endif

@@ -1,0 +1,403 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * The part of a migration that other threads see.
+ *
+ *	source                                   destination
+ *
+ *	none                                     none
+ *	 | migrate                                | --incoming, migrate-incoming
+ *	 v                                        v
+ *	setup ------------+                      listening ----+
+ *	 | SETUP_END sent |                       | accepted   |
+ *	 v                |                       v            |
+ *	active -----------+                      building -----+
+ *	 | vCPUs stop     |                       | BUILT sent |
+ *	 v                |                       v            |
+ *	device -----------+                      receiving ----+
+ *	 | RUNNING        +--> failed             | READY sent +--> failed
+ *	 v                +--> cancelling         v            |
+ *	completed               |                loaded -------+
+ *	                        v                 | GO
+ *	                       cancelled          v
+ *	                                         running
+ *
+ * A source may start again from completed (after cont), failed or cancelled.
+ */
+#include <assert.h>
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "base/trace.h"
+#include "machine/machine.h"
+#include "mig_priv.h"
+
+#define DEFAULT_DOWNTIME_LIMIT_MS 300
+
+static const char *const state_names[MIG_STATE_COUNT] = {
+	[MIG_NONE] = "none",
+	[MIG_SETUP] = "setup",
+	[MIG_ACTIVE] = "active",
+	[MIG_DEVICE] = "device",
+	[MIG_COMPLETED] = "completed",
+	[MIG_FAILED] = "failed",
+	[MIG_CANCELLING] = "cancelling",
+	[MIG_CANCELLED] = "cancelled",
+	[MIG_LISTENING] = "listening",
+	[MIG_BUILDING] = "building",
+	[MIG_RECEIVING] = "receiving",
+	[MIG_LOADED] = "loaded",
+	[MIG_RUNNING] = "running",
+};
+
+#define TO(state) (1u << MIG_##state)
+
+static const uint32_t arcs[MIG_STATE_COUNT] = {
+	[MIG_NONE] = TO(SETUP) | TO(LISTENING),
+	[MIG_SETUP] = TO(ACTIVE) | TO(FAILED) | TO(CANCELLING),
+	[MIG_ACTIVE] = TO(DEVICE) | TO(FAILED) | TO(CANCELLING),
+	[MIG_DEVICE] = TO(COMPLETED) | TO(FAILED) | TO(CANCELLING),
+	[MIG_CANCELLING] = TO(CANCELLED),
+	[MIG_COMPLETED] = TO(SETUP),
+	[MIG_FAILED] = TO(SETUP),
+	[MIG_CANCELLED] = TO(SETUP),
+	[MIG_LISTENING] = TO(BUILDING) | TO(FAILED),
+	[MIG_BUILDING] = TO(RECEIVING) | TO(FAILED),
+	[MIG_RECEIVING] = TO(LOADED) | TO(FAILED),
+	[MIG_LOADED] = TO(RUNNING) | TO(FAILED),
+	[MIG_RUNNING] = TO(SETUP), /* it may move on */
+};
+
+static const char *const phase_names[MIG_PHASE_COUNT] = {
+	[MIG_PHASE_STOP_VCPUS] = "stop-vcpus",
+	[MIG_PHASE_STOP_BACKENDS] = "stop-backends",
+	[MIG_PHASE_SAVE_VCPUS] = "save-state",
+	[MIG_PHASE_LAST_SYNC] = "last-sync",
+	[MIG_PHASE_SEND_RAM] = "send-ram",
+	[MIG_PHASE_SEND_STATE] = "send-state",
+	[MIG_PHASE_VERIFY] = "verify",
+	[MIG_PHASE_WAIT_READY] = "wait-ready",
+	[MIG_PHASE_WAIT_RUNNING] = "wait-running",
+	[MIG_PHASE_DST_RECEIVE] = "dst-receive",
+	[MIG_PHASE_DST_VERIFY] = "dst-verify",
+	[MIG_PHASE_DST_LOAD] = "dst-load",
+	[MIG_PHASE_DST_ACTIVATE] = "dst-activate",
+	[MIG_PHASE_DST_START] = "dst-start",
+};
+
+const char *mig_state_name(enum mig_state state)
+{
+	return state_names[state];
+}
+
+const char *mig_phase_name(enum mig_phase phase)
+{
+	return phase_names[phase];
+}
+
+void phase_start(struct phase_clock *clock)
+{
+	clock->last_ns = clock_mono_ns();
+}
+
+void phase_end(struct phase_clock *clock, enum mig_phase phase)
+{
+	uint64_t now = clock_mono_ns();
+
+	clock->ns[phase] += now - clock->last_ns;
+	clock->last_ns = now;
+}
+
+/* With the lock. */
+static void set_state(struct mig *mig, enum mig_state to)
+{
+	const struct mig_event event = { .state = to };
+
+	lock_assert_held(&mig->lock);
+	assert(arcs[mig->info.state] >> to & 1);
+	trace(mig_state, "%s to %s", state_names[mig->info.state],
+	      state_names[to]);
+	mig->info.state = to;
+	if (mig->caps.events)
+		mig->on_event(mig->opaque, &event);
+}
+
+void mig_set_state(struct mig *mig, enum mig_state to)
+{
+	lock_acquire(&mig->lock);
+	set_state(mig, to);
+	lock_release(&mig->lock);
+}
+
+struct mig *mig_new(struct machine *machine, mig_event_fn *on_event,
+		    void *opaque)
+{
+	struct mig *mig = calloc(1, sizeof(*mig));
+
+	if (!mig)
+		return NULL;
+	mig->stop_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	if (mig->stop_fd < 0) {
+		free(mig);
+		return NULL;
+	}
+	mig->machine = machine;
+	mig->on_event = on_event;
+	mig->opaque = opaque;
+	mig->params.downtime_limit_ms = DEFAULT_DOWNTIME_LIMIT_MS;
+	mig->caps.events = true;
+	mig->channel = (struct channel)CHANNEL_INIT;
+	mig->listener.fd = -1;
+	lock_init(&mig->lock, LOCK_MIGRATE);
+	list_init(&mig->fds);
+	return mig;
+}
+
+/* Make the thread give up, unless the guest is the destination's already. */
+static void stop_thread(struct mig *mig)
+{
+	const uint64_t one = 1;
+
+	lock_acquire(&mig->lock);
+	if (mig->is_active && !mig->is_past_go) {
+		if (!mig->info.is_incoming && mig->info.state != MIG_CANCELLING)
+			set_state(mig, MIG_CANCELLING);
+		if (write(mig->stop_fd, &one, sizeof(one)) < 0)
+			assert(errno == EAGAIN); /* it is readable already */
+	}
+	lock_release(&mig->lock);
+}
+
+static void join_thread(struct mig *mig)
+{
+	if (mig->has_thread)
+		pthread_join(mig->thread, NULL);
+	mig->has_thread = false;
+}
+
+void mig_free(struct mig *mig)
+{
+	struct mig_fd *named, *next;
+
+	if (!mig)
+		return;
+	stop_thread(mig);
+	join_thread(mig);
+	list_for_each_safe (named, next, &mig->fds, link) {
+		close(named->fd);
+		list_del(&named->link);
+		free(named);
+	}
+	close(mig->stop_fd);
+	lock_fini(&mig->lock);
+	free(mig);
+}
+
+static void *thread_main(void *opaque)
+{
+	struct mig *mig = opaque;
+	struct err err = ERR_INIT;
+	bool is_incoming = mig->info.is_incoming;
+
+	if (is_incoming)
+		destination_run(mig, &err);
+	else
+		source_run(mig, &err);
+	return NULL;
+}
+
+void mig_finish(struct mig *mig, enum mig_state to, const struct err *err)
+{
+	lock_acquire(&mig->lock);
+	if (err)
+		mig->info.error = *err;
+	mig->info.total_ns = clock_mono_ns() - mig->start_ns;
+	if (mig->info.state == MIG_CANCELLING)
+		to = MIG_CANCELLED;
+	set_state(mig, to);
+	mig->is_active = false;
+	lock_release(&mig->lock);
+}
+
+/* With the lock: a thread for one migration.  @first is its first state. */
+static int start_thread(struct mig *mig, const char *uri, bool is_incoming,
+			enum mig_state first, struct err *err)
+{
+	uint64_t drained;
+	int ret;
+
+	join_thread(mig); /* an earlier one; it has ended */
+	while (read(mig->stop_fd, &drained, sizeof(drained)) > 0)
+		;
+	mig->info = (struct mig_info){ .state = mig->info.state,
+				       .is_incoming = is_incoming };
+	snprintf(mig->info.uri, sizeof(mig->info.uri), "%s", uri);
+	snprintf(mig->uri, sizeof(mig->uri), "%s", uri);
+	mig->is_past_go = false;
+	mig->is_active = true;
+	mig->start_ns = clock_mono_ns();
+	set_state(mig, first);
+	ret = pthread_create(&mig->thread, NULL, thread_main, mig);
+	if (ret) {
+		mig->is_active = false;
+		set_state(mig, MIG_FAILED);
+		return err_set_errno(err, -ret, "migration thread");
+	}
+	mig->has_thread = true;
+	pthread_setname_np(mig->thread, is_incoming ? "mig-in" : "mig-out");
+	return 0;
+}
+
+static int check_start(struct mig *mig, const char *uri, struct err *err)
+{
+	if (mig->is_active)
+		return err_set(err, -EBUSY, "a migration is under way");
+	if (strlen(uri) >= sizeof(mig->uri))
+		return err_set(err, -EINVAL, "URI of %zu bytes, at most %zu",
+			       strlen(uri), sizeof(mig->uri) - 1);
+	return channel_check_uri(uri, err);
+}
+
+int mig_start(struct mig *mig, const char *uri, struct err *err)
+{
+	enum run_state state = machine_run_state(mig->machine);
+	int ret;
+
+	lock_acquire(&mig->lock);
+	ret = check_start(mig, uri, err);
+	if (!ret && state != RUN_STATE_RUNNING && state != RUN_STATE_PAUSED)
+		ret = err_set(err, -EINVAL, "cannot move a machine that is %s",
+			      run_state_name(state));
+	if (!ret)
+		ret = start_thread(mig, uri, false, MIG_SETUP, err);
+	lock_release(&mig->lock);
+	return ret;
+}
+
+int mig_incoming(struct mig *mig, const char *uri, struct err *err)
+{
+	enum run_state state = machine_run_state(mig->machine);
+	int ret;
+
+	lock_acquire(&mig->lock);
+	ret = check_start(mig, uri, err);
+	if (!ret &&
+	    (state != RUN_STATE_INMIGRATE || mig->info.state != MIG_NONE))
+		ret = err_set(err, -EINVAL,
+			      "only a machine started with --incoming that "
+			      "received nothing yet takes one in");
+	lock_release(&mig->lock);
+	/* Without the lock, for mig_take_fd(); the callers are one thread. */
+	if (!ret)
+		ret = channel_listen(&mig->listener, uri, mig_take_fd, mig,
+				     err);
+	if (ret)
+		return ret;
+	lock_acquire(&mig->lock);
+	ret = start_thread(mig, uri, true, MIG_LISTENING, err);
+	lock_release(&mig->lock);
+	if (ret)
+		channel_listener_close(&mig->listener);
+	return ret;
+}
+
+void mig_cancel(struct mig *mig)
+{
+	stop_thread(mig);
+}
+
+void mig_query(struct mig *mig, struct mig_info *ret_info)
+{
+	lock_acquire(&mig->lock);
+	*ret_info = mig->info;
+	if (mig->is_active)
+		ret_info->total_ns = clock_mono_ns() - mig->start_ns;
+	lock_release(&mig->lock);
+}
+
+void mig_params(struct mig *mig, struct mig_params *ret_params)
+{
+	lock_acquire(&mig->lock);
+	*ret_params = mig->params;
+	lock_release(&mig->lock);
+}
+
+int mig_set_params(struct mig *mig, const struct mig_params *params,
+		   struct err *err)
+{
+	if (params->downtime_limit_ms > MIG_DOWNTIME_LIMIT_MAX_MS)
+		return err_set(
+			err, -ERANGE, "downtime-limit of %lu ms, at most %llu",
+			params->downtime_limit_ms, MIG_DOWNTIME_LIMIT_MAX_MS);
+	lock_acquire(&mig->lock);
+	mig->params = *params;
+	lock_release(&mig->lock);
+	return 0;
+}
+
+void mig_caps(struct mig *mig, struct mig_caps *ret_caps)
+{
+	lock_acquire(&mig->lock);
+	*ret_caps = mig->caps;
+	lock_release(&mig->lock);
+}
+
+int mig_set_caps(struct mig *mig, const struct mig_caps *caps, struct err *err)
+{
+	int ret = 0;
+
+	lock_acquire(&mig->lock);
+	if (mig->is_active && !mig->info.is_incoming)
+		ret = err_set(err, -EBUSY, "a migration is under way");
+	else
+		mig->caps = *caps;
+	lock_release(&mig->lock);
+	return ret;
+}
+
+int mig_add_fd(struct mig *mig, const char *name, int fd, struct err *err)
+{
+	struct mig_fd *named = calloc(1, sizeof(*named));
+	int old;
+
+	if (!named || strlen(name) >= sizeof(named->name)) {
+		free(named);
+		return err_set(err, -EINVAL,
+			       "descriptor name of %zu bytes, at "
+			       "most %zu",
+			       strlen(name), sizeof(named->name) - 1);
+	}
+	/* As in QEMU, a name given again replaces the descriptor. */
+	old = mig_take_fd(mig, name);
+	if (old >= 0)
+		close(old);
+	snprintf(named->name, sizeof(named->name), "%s", name);
+	named->fd = fd;
+	lock_acquire(&mig->lock);
+	list_add_tail(&mig->fds, &named->link);
+	lock_release(&mig->lock);
+	return 0;
+}
+
+int mig_take_fd(void *opaque, const char *name)
+{
+	struct mig *mig = opaque;
+	struct mig_fd *named, *next;
+	int fd = -1;
+
+	lock_acquire(&mig->lock);
+	list_for_each_safe (named, next, &mig->fds, link) {
+		if (strcmp(named->name, name) != 0)
+			continue;
+		fd = named->fd;
+		list_del(&named->link);
+		free(named);
+		break;
+	}
+	lock_release(&mig->lock);
+	return fd;
+}

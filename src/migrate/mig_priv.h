@@ -1,0 +1,76 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * struct mig, shared by its files:
+ *
+ *	mig.c          parameters, queries, threads, the state setter
+ *	source.c       the outgoing migration
+ *	destination.c  the incoming one
+ *
+ * The threads report by mig_set_state() and, under mig->lock, in mig->info.
+ */
+#ifndef GODWIT_MIGRATE_MIG_PRIV_H
+#define GODWIT_MIGRATE_MIG_PRIV_H
+
+#include <pthread.h>
+#include <stdbool.h>
+
+#include "base/list.h"
+#include "base/lock.h"
+#include "migrate/channel.h"
+#include "migrate/format.h"
+#include "migrate/migrate.h"
+
+struct mig_fd {
+	char name[64];
+	int fd; /* owned */
+	struct list link;
+};
+
+struct mig {
+	/* immutable after init */
+	struct machine *machine; /* borrowed, outlives the mig */
+	mig_event_fn *on_event;
+	void *opaque;
+	int stop_fd; /* owned eventfd: readable = the thread gives up */
+
+	struct lock lock; /* LOCK_MIGRATE */
+	/* protected by lock */
+	struct mig_params params;
+	struct mig_caps caps;
+	struct mig_info info;
+	struct list fds;
+	bool is_active;  /* a thread is at work */
+	bool has_thread; /* and not joined yet */
+	bool is_past_go; /* too late to cancel */
+	pthread_t thread;
+	uint64_t start_ns;
+
+	/* owned by the thread while is_active */
+	struct channel_listener listener;
+	struct channel channel;
+	char uri[sizeof(((struct mig_info *)0)->uri)];
+};
+
+/* An arc of the state machine, checked against the table in mig.c. */
+void mig_set_state(struct mig *mig, enum mig_state to);
+
+/* The thread's last state, with the reason when it failed; from here on another
+ * migration may start.  A failure of a cancelled one counts as cancelled. */
+void mig_finish(struct mig *mig, enum mig_state to, const struct err *err);
+
+/* Look up and take a descriptor of QMP getfd (a channel_fd_fn). */
+int mig_take_fd(void *mig, const char *name);
+
+/* The threads' functions; each ends with mig_finish(). */
+void source_run(struct mig *mig, struct err *err);
+void destination_run(struct mig *mig, struct err *err);
+
+/* The phases of a pause: each call adds the time since the last to @phase. */
+struct phase_clock {
+	uint64_t last_ns;
+	uint64_t ns[MIG_PHASE_COUNT];
+};
+void phase_start(struct phase_clock *clock);
+void phase_end(struct phase_clock *clock, enum mig_phase phase);
+
+#endif

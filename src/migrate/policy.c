@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "migrate/policy.h"
+
+#include "base/clock.h"
+
+/* Until something was measured: what one core moves through a local socket. */
+#define BANDWIDTH_GUESS (1ull << 30)
+/* Stop, save, load and start of a small guest without devices. */
+#define FIXED_GUESS_NS (400 * NS_PER_US)
+/* A pass of fewer bytes says nothing about the bandwidth. */
+#define BANDWIDTH_SAMPLE_MIN (256u << 10)
+#define IDLE_ROUNDS_MAX      3
+
+void policy_init(struct policy *policy, uint64_t limit_ns)
+{
+	*policy = (struct policy){
+		.limit_ns = limit_ns,
+		.bandwidth = BANDWIDTH_GUESS,
+		.fixed_ns = FIXED_GUESS_NS,
+		.best_ns = UINT64_MAX,
+	};
+}
+
+static void measure_bandwidth(struct policy *policy,
+			      const struct policy_round *round)
+{
+	uint64_t now;
+
+	if (round->sent_bytes < BANDWIDTH_SAMPLE_MIN || round->busy_ns == 0)
+		return;
+	now = (uint64_t)((double)round->sent_bytes * (double)NS_PER_SEC /
+			 (double)round->busy_ns);
+	policy->bandwidth = policy->bandwidth == BANDWIDTH_GUESS
+				    ? now
+				    : (policy->bandwidth + 3 * now) / 4;
+	if (policy->bandwidth == 0)
+		policy->bandwidth = 1;
+}
+
+bool policy_decide(struct policy *policy, const struct policy_round *round)
+{
+	uint64_t send_ns;
+
+	measure_bandwidth(policy, round);
+	policy->sync_ns = round->sync_ns;
+	send_ns = (uint64_t)((double)round->remaining_bytes *
+			     (double)NS_PER_SEC / (double)policy->bandwidth);
+	policy->estimate_ns = policy->fixed_ns + policy->sync_ns + send_ns;
+
+	if (policy->estimate_ns < policy->best_ns - policy->best_ns / 10)
+		policy->idle_rounds = 0;
+	else
+		policy->idle_rounds++;
+	/* The best seen ages, so that one lucky round does not hold out for
+	 * another for ever. */
+	if (policy->idle_rounds > IDLE_ROUNDS_MAX)
+		policy->best_ns += policy->best_ns / 16;
+	if (policy->estimate_ns < policy->best_ns)
+		policy->best_ns = policy->estimate_ns;
+
+	if (policy->estimate_ns > policy->limit_ns)
+		return false;
+	/* Nothing more to win. */
+	if (send_ns <= (policy->fixed_ns + policy->sync_ns) / 8)
+		return true;
+	/* No round has become better for a while: take one that is near the
+	 * best seen. */
+	return policy->idle_rounds >= IDLE_ROUNDS_MAX &&
+	       policy->estimate_ns <= policy->best_ns + policy->best_ns / 8;
+}

@@ -1,0 +1,66 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * RAM on the source: which pages the destination lacks, and sending them.
+ *
+ * A page is one of:
+ *
+ *	hole ----> dirty ----> clean
+ *	            ^            |
+ *	            +------------+  reported by a dirty source
+ *
+ * A hole was never touched (SEEK_DATA): it is neither cleared nor read nor
+ * sent.  Once seen resident it is `known` and dirty.  A dirty page is taken
+ * (its bit cleared), watched again (mem_log_clear(), D1), then read and sent.
+ * When the send fails, or the migration does, its bit is given back (D4).
+ */
+#ifndef GODWIT_MIGRATE_RAM_SEND_H
+#define GODWIT_MIGRATE_RAM_SEND_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/uio.h>
+
+#include "base/bytes.h"
+#include "mem/ram.h"
+#include "migrate/format.h"
+
+struct channel;
+struct err;
+struct mem;
+
+struct ram_send {
+	struct mem *mem;
+	struct channel *channel;
+	bool is_checked; /* copy live pages and send their hash */
+	uint8_t *bounce; /* owned; one record's pages, for is_checked */
+
+	uint64_t pages, zero_pages; /* sent, counting repeats */
+	uint64_t known_pages;       /* resident at some time */
+
+	/* one record under construction */
+	uint64_t window[FMT_RAM_PAGES / 64];
+	struct fmt_run runs[FMT_RUNS_MAX], zero_runs[FMT_RUNS_MAX];
+	uint32_t run_count, zero_run_count;
+	struct iovec iov[FMT_RUNS_MAX + 2];
+};
+
+/* Turn logging on; every resident page becomes dirty. */
+int ram_send_start(struct ram_send *ram, struct mem *mem,
+		   struct channel *channel, bool is_checked, struct err *err);
+/* Turn logging off. */
+void ram_send_stop(struct ram_send *ram);
+
+/* Ask every dirty source once and residency again; returns the pages to send.
+ * @is_last: nothing writes any more (D3). */
+uint64_t ram_send_sync(struct ram_send *ram, bool is_last);
+
+/*
+ * Send all dirty pages once.  @between is called after each record with the
+ * pages sent so far in this pass; what it returns other than 0 ends the pass.
+ * @is_stopped: the guest is, so pages need no watching and are hashed in place.
+ */
+typedef int ram_send_fn(void *opaque, uint64_t pages, struct err *err);
+int ram_send_pass(struct ram_send *ram, bool is_stopped, ram_send_fn *between,
+		  void *opaque, struct err *err);
+
+#endif

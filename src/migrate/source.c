@@ -1,0 +1,654 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * The outgoing migration, on a thread of its own.
+ *
+ * Who owns the guest (docs/spec/stream.md): the source until GO is sent, and
+ * again whenever something fails before that; nobody but the destination
+ * afterwards.  Here that is the call of source_send_go(): before it every error
+ * ends in source_resume(), after it in run state handed-over.
+ */
+#include <errno.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "base/err.h"
+#include "base/trace.h"
+#include "machine/machine.h"
+#include "machine/vcpu.h"
+#include "mem/ram.h"
+#include "mem/space.h"
+#include "mig_priv.h"
+#include "migrate/policy.h"
+#include "migrate/ram_send.h"
+#include "migrate/stream.h"
+#include "migrate/verify.h"
+#include "state/state.h"
+
+/* How long a destination may keep a stopped guest waiting beyond the downtime
+ * limit, before the source takes it back. */
+#define SWITCH_GRACE_NS (1 * NS_PER_SEC)
+#define VERIFY_GRACE_NS (120 * NS_PER_SEC)
+/* After GO there is nothing to take back; this long until handed-over. */
+#define RUNNING_WAIT_NS (10 * NS_PER_SEC)
+
+struct source {
+	struct mig *mig;
+	struct machine *machine;
+	struct channel *channel;
+	struct mig_caps caps;
+	struct ram_send ram;
+	struct policy policy;
+	struct phase_clock phases;
+	struct bytes_writer out; /* records on their way */
+	struct record reply;
+	bool is_built; /* BUILT arrived (or there is no return path) */
+	bool was_running, is_stopped, is_go_sent;
+	uint64_t stop_ns;
+
+	/* of the current pass */
+	uint64_t pass_pages, pass_start_sent, pass_start_busy;
+	uint64_t last_remaining;
+	uint64_t sync_start_ns;
+
+	/* bandwidth limit */
+	uint64_t limit, limit_start_ns, limit_start_sent;
+
+	uint64_t hash, hash_pages;
+};
+
+/* ---- replies ---- */
+
+static void take_report(struct source *src, const struct fmt_report *report)
+{
+	struct mig_info *info = &src->mig->info;
+
+	lock_acquire(&src->mig->lock);
+	info->phase_ns[MIG_PHASE_DST_RECEIVE] = le64_get(report->receive_ns);
+	info->phase_ns[MIG_PHASE_DST_VERIFY] = le64_get(report->verify_ns);
+	info->phase_ns[MIG_PHASE_DST_LOAD] = le64_get(report->load_ns);
+	info->phase_ns[MIG_PHASE_DST_ACTIVATE] = le64_get(report->activate_ns);
+	info->phase_ns[MIG_PHASE_DST_START] = le64_get(report->start_ns);
+	info->switch_commits = le64_get(report->commits);
+	lock_release(&src->mig->lock);
+}
+
+/* Read one record from the destination; FAILED becomes an error. */
+static int read_reply(struct source *src, struct err *err)
+{
+	char reason[FMT_REASON_MAX + 1];
+	int ret = record_recv(src->channel, &src->reply, err);
+
+	if (ret) {
+		err_prefix(err, "destination");
+		return ret;
+	}
+	switch (src->reply.type) {
+	case FMT_BUILT:
+		ret = record_check_size(&src->reply, sizeof(struct fmt_built),
+					err);
+		src->is_built = true;
+		return ret;
+	case FMT_READY:
+	case FMT_RUNNING:
+		return record_check_size(&src->reply, sizeof(struct fmt_report),
+					 err);
+	case FMT_FAILED:
+		record_reason(&src->reply, reason, sizeof(reason));
+		return err_set(err, -EREMOTEIO, "destination: %s", reason);
+	default:
+		if (src->reply.type & FMT_OPTIONAL)
+			return 0;
+		return err_set(err, -EBADMSG,
+			       "destination sent record %s (0x%x)",
+			       record_name(src->reply.type), src->reply.type);
+	}
+}
+
+/* Read replies until one of @type; READY or RUNNING at another time is an
+ * error. */
+static int await_reply(struct source *src, uint32_t type, struct err *err)
+{
+	int ret;
+
+	do {
+		ret = read_reply(src, err);
+		if (ret)
+			return ret;
+		if ((src->reply.type == FMT_READY ||
+		     src->reply.type == FMT_RUNNING) &&
+		    src->reply.type != type)
+			return err_set(err, -EBADMSG,
+				       "destination sent %s out of turn",
+				       record_name(src->reply.type));
+	} while (src->reply.type != type);
+	return 0;
+}
+
+/* Take what the destination said meanwhile, without waiting for it. */
+static int poll_replies(struct source *src, struct err *err)
+{
+	while (channel_is_readable(src->channel)) {
+		int ret = read_reply(src, err);
+
+		if (ret)
+			return ret;
+		if (src->reply.type != FMT_BUILT)
+			return err_set(err, -EBADMSG,
+				       "destination sent %s out of turn",
+				       record_name(src->reply.type));
+	}
+	return 0;
+}
+
+/* A send failed: the reason may be waiting to be read. */
+static void explain_failure(struct source *src, int code, struct err *err)
+{
+	struct err reason = ERR_INIT;
+
+	if ((code != -EPIPE && code != -ECONNRESET) || src->channel->is_file)
+		return;
+	src->channel->deadline_ns = clock_mono_ns() + NS_PER_SEC;
+	while (read_reply(src, &reason) == 0)
+		;
+	if (reason.code == -EREMOTEIO)
+		*err = reason;
+}
+
+/* ---- setup ---- */
+
+static void put_machine(struct source *src)
+{
+	const struct machine_options *options = machine_options(src->machine);
+	struct mem *mem = machine_mem(src->machine);
+	struct bytes_writer body = { .data = NULL };
+	struct fmt_machine *machine;
+	struct ram_block *block = NULL;
+	uint32_t blocks = 0;
+
+	bytes_put_space(&body, sizeof(*machine));
+	while ((block = ram_block_next(mem, block))) {
+		struct fmt_block b = {
+			.size = le64_of(block->size),
+			.page_size = le64_of(block->hugepage_size
+						     ? block->hugepage_size
+						     : RAM_PAGE_SIZE),
+		};
+
+		memcpy(b.name, block->name,
+		       strnlen(block->name, sizeof(b.name)));
+		bytes_put(&body, &b, sizeof(b));
+		blocks++;
+	}
+	if (!body.is_failed) {
+		machine = (struct fmt_machine *)body.data;
+		machine->cpus = le32_of(options->cpus);
+		machine->blocks = le32_of(blocks);
+		memcpy(machine->name, options->name,
+		       strnlen(options->name, sizeof(machine->name)));
+		record_put(&src->out, FMT_MACHINE, body.data, body.size);
+	}
+	src->out.is_failed |= body.is_failed;
+	bytes_writer_fini(&body);
+}
+
+static void put_schemas(struct source *src, struct state_registry *registry)
+{
+	struct state_entry *entry;
+
+	list_for_each (entry, &registry->entries, link) {
+		struct bytes_writer body = { .data = NULL };
+
+		state_describe(entry, &body);
+		record_put(&src->out, FMT_SCHEMA, body.data, body.size);
+		src->out.is_failed |= body.is_failed;
+		bytes_writer_fini(&body);
+	}
+}
+
+/* Each entry's state as one record of @type. */
+static int put_states(struct source *src, struct state_registry *registry,
+		      uint32_t type, struct err *err)
+{
+	struct state_entry *entry;
+	int ret = 0;
+
+	list_for_each (entry, &registry->entries, link) {
+		struct bytes_writer body = { .data = NULL };
+
+		bytes_put_space(&body, sizeof(struct fmt_state));
+		ret = state_save(entry, &body, err);
+		if (ret) {
+			bytes_writer_fini(&body);
+			break;
+		}
+		if (!body.is_failed) {
+			struct fmt_state *head = (struct fmt_state *)body.data;
+
+			memcpy(head->name, entry->name,
+			       strnlen(entry->name, sizeof(head->name)));
+			head->version = le16_of(entry->desc->version);
+			head->size =
+				le32_of((uint32_t)(body.size - sizeof(*head)));
+			record_put(&src->out, type, body.data, body.size);
+		}
+		src->out.is_failed |= body.is_failed;
+		bytes_writer_fini(&body);
+	}
+	return ret;
+}
+
+static int source_setup(struct source *src, struct err *err)
+{
+	struct mig *mig = src->mig;
+	bool is_file;
+	int ret;
+
+	ret = channel_connect(src->channel, mig->uri, mig->stop_fd, mig_take_fd,
+			      mig, err);
+	if (ret)
+		return ret;
+	is_file = src->channel->is_file;
+	src->is_built = is_file;
+	record_put_header(&src->out, is_file ? FMT_FLAG_NO_PATH : 0);
+	put_machine(src);
+	put_schemas(src, machine_setup_state(src->machine));
+	put_schemas(src, machine_state(src->machine));
+	ret = put_states(src, machine_setup_state(src->machine),
+			 FMT_SETUP_STATE, err);
+	if (ret)
+		return ret;
+	record_put(&src->out, FMT_SETUP_END, NULL, 0);
+	ret = stream_flush(src->channel, &src->out, err);
+	if (ret)
+		return ret;
+	ret = ram_send_start(&src->ram, machine_mem(src->machine), src->channel,
+			     is_file || src->caps.ram_checksum, err);
+	if (ret)
+		return ret;
+	lock_acquire(&mig->lock);
+	mig->info.setup_ns = clock_mono_ns() - mig->start_ns;
+	mig->info.ram_total = machine_options(src->machine)->memory;
+	lock_release(&mig->lock);
+	mig_set_state(mig, MIG_ACTIVE);
+	return 0;
+}
+
+/* ---- rounds ---- */
+
+static int obey_bandwidth_limit(struct source *src)
+{
+	struct mig_params params;
+	uint64_t due_ns;
+
+	mig_params(src->mig, &params);
+	if (params.max_bandwidth != src->limit) {
+		src->limit = params.max_bandwidth;
+		src->limit_start_ns = clock_mono_ns();
+		src->limit_start_sent = src->channel->sent;
+	}
+	if (!src->limit)
+		return 0;
+	due_ns = src->limit_start_ns +
+		 (uint64_t)((double)(src->channel->sent -
+				     src->limit_start_sent) *
+			    (double)NS_PER_SEC / (double)src->limit);
+	return due_ns > clock_mono_ns() ? channel_sleep(src->channel, due_ns)
+					: 0;
+}
+
+static void update_info(struct source *src, uint64_t remaining_pages)
+{
+	struct mig_info *info = &src->mig->info;
+
+	lock_acquire(&src->mig->lock);
+	info->ram_remaining = remaining_pages << RAM_PAGE_SHIFT;
+	info->ram_transferred = src->channel->sent;
+	info->pages_normal = src->ram.pages;
+	info->pages_zero = src->ram.zero_pages;
+	info->pages_hole =
+		(info->ram_total >> RAM_PAGE_SHIFT) - src->ram.known_pages;
+	info->bandwidth = src->policy.bandwidth;
+	info->expected_downtime_ns = src->policy.estimate_ns;
+	lock_release(&src->mig->lock);
+}
+
+/* After each record of a pass. */
+static int between_records(void *opaque, uint64_t pages, struct err *err)
+{
+	struct source *src = opaque;
+	int ret;
+
+	src->pass_pages = pages;
+	if (src->is_stopped)
+		return 0;
+	update_info(src, src->last_remaining > pages
+				 ? src->last_remaining - pages
+				 : 0);
+	ret = poll_replies(src, err);
+	if (!ret) {
+		ret = obey_bandwidth_limit(src);
+		if (ret)
+			err_set(err, ret, "cancelled");
+	}
+	return ret;
+}
+
+/* Harvest, and note how the round before it went.  True: time to switch. */
+static bool source_sync(struct source *src, struct policy_round *round)
+{
+	struct mig *mig = src->mig;
+	const struct mig_event event = { .is_pass = true,
+					 .pass = mig->info.rounds + 1 };
+	uint64_t start = clock_mono_ns(), since = start - src->sync_start_ns;
+	struct mig_params params;
+	uint64_t remaining;
+
+	round->sent_bytes = src->channel->sent - src->pass_start_sent;
+	round->busy_ns = src->channel->busy_ns - src->pass_start_busy;
+	remaining = ram_send_sync(&src->ram, false);
+	round->sync_ns = clock_mono_ns() - start;
+	round->remaining_bytes = remaining << RAM_PAGE_SHIFT;
+	mig_params(mig, &params);
+	src->policy.limit_ns = params.downtime_limit_ms * NS_PER_MS;
+
+	lock_acquire(&mig->lock);
+	mig->info.rounds++;
+	if (src->sync_start_ns && since)
+		mig->info.dirty_pages_rate = remaining * NS_PER_SEC / since;
+	if (src->caps.events)
+		mig->on_event(mig->opaque, &event);
+	lock_release(&mig->lock);
+	src->sync_start_ns = start;
+	src->last_remaining = remaining;
+	return policy_decide(&src->policy, round);
+}
+
+static int source_rounds(struct source *src, struct err *err)
+{
+	struct policy_round round = { .remaining_bytes = 0 };
+	int ret;
+
+	for (;;) {
+		bool is_time = source_sync(src, &round);
+		struct fmt_round note = {
+			.number = le32_of((uint32_t)src->mig->info.rounds),
+			.remaining = le64_of(src->last_remaining),
+		};
+
+		trace(mig_round,
+		      "round %lu: %lu pages, sync %lu us, pause estimate %lu us",
+		      src->mig->info.rounds, src->last_remaining,
+		      round.sync_ns / 1000, src->policy.estimate_ns / 1000);
+		update_info(src, src->last_remaining);
+		if (is_time && src->is_built)
+			return 0;
+		if (is_time) { /* the destination still builds */
+			ret = await_reply(src, FMT_BUILT, err);
+			if (ret)
+				return ret;
+			continue;
+		}
+		record_put(&src->out, FMT_ROUND, &note, sizeof(note));
+		ret = stream_flush(src->channel, &src->out, err);
+		if (ret)
+			return ret;
+		src->pass_start_sent = src->channel->sent;
+		src->pass_start_busy = src->channel->busy_ns;
+		ret = ram_send_pass(&src->ram, false, between_records, src,
+				    err);
+		if (ret)
+			return ret;
+	}
+}
+
+/* ---- the switch ---- */
+
+/* Stop the guest and save it; from here to GO it is stopped and the source's. */
+static int source_stop(struct source *src, struct err *err)
+{
+	struct mig_params params;
+	struct fmt_stopped stopped;
+	int ret;
+
+	mig_params(src->mig, &params);
+	src->stop_ns = clock_mono_ns();
+	src->channel->deadline_ns =
+		src->stop_ns + 2 * params.downtime_limit_ms * NS_PER_MS +
+		SWITCH_GRACE_NS + (src->caps.verify ? VERIFY_GRACE_NS : 0);
+	phase_start(&src->phases);
+	ret = machine_switch_begin(src->machine, &src->was_running, err);
+	if (ret)
+		return ret;
+	src->is_stopped = true;
+	phase_end(&src->phases, MIG_PHASE_STOP_VCPUS);
+	mig_set_state(src->mig, MIG_DEVICE);
+	machine_stop_backends(src->machine);
+	phase_end(&src->phases, MIG_PHASE_STOP_BACKENDS);
+
+	stopped = (struct fmt_stopped){
+		.want = le32_of(src->was_running ? FMT_WANT_RUN
+						 : FMT_WANT_PAUSE),
+	};
+	ret = machine_save_accel(src->machine, err);
+	if (ret)
+		return ret;
+	record_put(&src->out, FMT_STOPPED, &stopped, sizeof(stopped));
+	ret = put_states(src, machine_state(src->machine), FMT_STATE, err);
+	phase_end(&src->phases, MIG_PHASE_SAVE_VCPUS);
+	return ret;
+}
+
+/* D3: everything has stopped and is saved; what was written is found now. */
+static int source_send_rest(struct source *src, struct err *err)
+{
+	int ret;
+
+	src->last_remaining = ram_send_sync(&src->ram, true);
+	phase_end(&src->phases, MIG_PHASE_LAST_SYNC);
+	ret = stream_flush(src->channel, &src->out, err);
+	phase_end(&src->phases, MIG_PHASE_SEND_STATE);
+	if (!ret)
+		ret = ram_send_pass(&src->ram, true, between_records, src, err);
+	phase_end(&src->phases, MIG_PHASE_SEND_RAM);
+	return ret;
+}
+
+static int source_send_end(struct source *src, struct err *err)
+{
+	struct fmt_end end = { .pages = le64_of(src->ram.pages),
+			       .zero_pages = le64_of(src->ram.zero_pages) };
+	int ret;
+
+	if (src->caps.verify) {
+		struct fmt_verify verify;
+
+		ret = verify_ram(machine_mem(src->machine), &src->hash,
+				 &src->hash_pages);
+		if (ret)
+			return err_set(err, ret, "no memory to hash RAM");
+		verify = (struct fmt_verify){ le64_of(src->hash),
+					      le64_of(src->hash_pages) };
+		record_put(&src->out, FMT_VERIFY, &verify, sizeof(verify));
+		phase_end(&src->phases, MIG_PHASE_VERIFY);
+	}
+	record_put(&src->out, FMT_END, &end, sizeof(end));
+	ret = stream_flush(src->channel, &src->out, err);
+	phase_end(&src->phases, MIG_PHASE_SEND_STATE);
+	return ret;
+}
+
+/* Whether the destination's hash agrees, when there is one to compare. */
+static int check_ready(struct source *src, struct err *err)
+{
+	struct fmt_report report;
+
+	memcpy(&report, src->reply.body, sizeof(report));
+	take_report(src, &report);
+	if (!src->caps.verify)
+		return 0;
+	if (le64_get(report.verify_hash) != src->hash ||
+	    le64_get(report.verified_pages) != src->hash_pages)
+		return err_set(err, -EIO,
+			       "RAM differs: hash 0x%lx of %lu pages here, "
+			       "0x%lx of %lu at the destination",
+			       src->hash, src->hash_pages,
+			       le64_get(report.verify_hash),
+			       le64_get(report.verified_pages));
+	lock_acquire(&src->mig->lock);
+	src->mig->info.is_verified = true;
+	src->mig->info.verified_pages = src->hash_pages;
+	src->mig->info.verify_hash = src->hash;
+	lock_release(&src->mig->lock);
+	return 0;
+}
+
+/* The guest changes hands here.  An error means that GO was not sent. */
+static int source_send_go(struct source *src, struct err *err)
+{
+	uint64_t sent = src->channel->sent;
+	int ret;
+
+	lock_acquire(&src->mig->lock);
+	if (src->mig->info.state == MIG_CANCELLING) {
+		lock_release(&src->mig->lock);
+		return err_set(err, -ECANCELED, "cancelled");
+	}
+	src->mig->is_past_go = true;
+	lock_release(&src->mig->lock);
+
+	record_put(&src->out, FMT_GO, NULL, 0);
+	ret = stream_flush(src->channel, &src->out, err);
+	src->is_go_sent = !ret || src->channel->sent > sent;
+	return ret;
+}
+
+static int source_hand_over(struct source *src, struct err *err)
+{
+	struct fmt_report report;
+	int ret;
+
+	ret = await_reply(src, FMT_READY, err);
+	phase_end(&src->phases, MIG_PHASE_WAIT_READY);
+	if (!ret)
+		ret = check_ready(src, err);
+	if (!ret)
+		ret = source_send_go(src, err);
+	if (ret)
+		return ret;
+	src->channel->deadline_ns = clock_mono_ns() + RUNNING_WAIT_NS;
+	ret = await_reply(src, FMT_RUNNING, err);
+	phase_end(&src->phases, MIG_PHASE_WAIT_RUNNING);
+	if (ret)
+		return ret;
+	memcpy(&report, src->reply.body, sizeof(report));
+	take_report(src, &report);
+	return 0;
+}
+
+static int source_switch(struct source *src, struct err *err)
+{
+	uint64_t precopy = src->channel->sent;
+	int ret;
+
+	ret = source_stop(src, err);
+	if (!ret)
+		ret = source_send_rest(src, err);
+	if (!ret)
+		ret = source_send_end(src, err);
+	if (!ret)
+		ret = src->channel->is_file ? channel_sync(src->channel, err)
+					    : source_hand_over(src, err);
+
+	lock_acquire(&src->mig->lock);
+	src->mig->info.precopy_bytes = precopy;
+	src->mig->info.downtime_bytes = src->channel->sent - precopy;
+	src->mig->info.downtime_ns = clock_mono_ns() - src->stop_ns;
+	for (int i = 0; i < MIG_PHASE_DST_RECEIVE; i++)
+		src->mig->info.phase_ns[i] = src->phases.ns[i];
+	lock_release(&src->mig->lock);
+	update_info(src, 0);
+	return ret;
+}
+
+/* ---- ends ---- */
+
+/* Before GO: the guest is the source's, and runs on if it ran. */
+static void source_resume(struct source *src)
+{
+	if (src->is_stopped)
+		machine_switch_end(src->machine, src->was_running
+							 ? RUN_STATE_RUNNING
+							 : RUN_STATE_PAUSED);
+}
+
+/* Tell the destination that the guest stays here, if it still listens. */
+static void source_send_cancel(struct source *src, const struct err *err)
+{
+	const char *reason = src->mig->info.state == MIG_CANCELLING
+				     ? "cancelled by the source"
+				     : err_msg(err);
+	struct bytes_writer w = { .data = NULL };
+	struct channel quick = *src->channel;
+
+	if (quick.fd < 0 || quick.is_file)
+		return;
+	/* Only what fits at once: a record cut in the middle cannot be followed
+	 * by another, and a peer that does not read is closed anyway. */
+	quick.stop_fd = -1;
+	quick.deadline_ns = 1;
+	record_put(&w, FMT_CANCEL, reason, strnlen(reason, FMT_REASON_MAX));
+	stream_flush(&quick, &w, NULL);
+	bytes_writer_fini(&w);
+}
+
+static void source_fail(struct source *src, int code, struct err *err)
+{
+	if (src->is_go_sent) {
+		machine_switch_end(src->machine, RUN_STATE_HANDED_OVER);
+		err_prefix(err, "GO was sent, the destination may run the "
+				"guest");
+	} else {
+		source_resume(src);
+		explain_failure(src, code, err);
+		source_send_cancel(src, err);
+	}
+	channel_close(src->channel);
+	ram_send_stop(&src->ram);
+	mig_finish(src->mig, MIG_FAILED, err);
+}
+
+static void source_complete(struct source *src)
+{
+	machine_switch_end(src->machine, RUN_STATE_POSTMIGRATE);
+	mig_finish(src->mig, MIG_COMPLETED, NULL);
+	channel_close(src->channel);
+	ram_send_stop(&src->ram);
+}
+
+void source_run(struct mig *mig, struct err *err)
+{
+	struct source src = {
+		.mig = mig,
+		.machine = mig->machine,
+		.channel = &mig->channel,
+	};
+	struct mig_params params;
+	int ret;
+
+	mig_params(mig, &params);
+	mig_caps(mig, &src.caps);
+	policy_init(&src.policy, params.downtime_limit_ms * NS_PER_MS);
+	ret = record_init(&src.reply, err);
+	if (!ret)
+		ret = source_setup(&src, err);
+	if (!ret)
+		ret = source_rounds(&src, err);
+	if (!ret)
+		ret = source_switch(&src, err);
+	if (ret)
+		source_fail(&src, ret, err);
+	else
+		source_complete(&src);
+	bytes_writer_fini(&src.out);
+	record_fini(&src.reply);
+}

@@ -1,0 +1,284 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "migrate/stream.h"
+
+#include <ctype.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/err.h"
+#include "base/trace.h"
+
+static const struct {
+	uint32_t type;
+	const char *name;
+} names[] = {
+	{ FMT_MACHINE, "MACHINE" },
+	{ FMT_SCHEMA, "SCHEMA" },
+	{ FMT_SETUP_STATE, "SETUP_STATE" },
+	{ FMT_SETUP_END, "SETUP_END" },
+	{ FMT_RAM, "RAM" },
+	{ FMT_RAM_ZERO, "RAM_ZERO" },
+	{ FMT_ROUND, "ROUND" },
+	{ FMT_STOPPED, "STOPPED" },
+	{ FMT_STATE, "STATE" },
+	{ FMT_VERIFY, "VERIFY" },
+	{ FMT_END, "END" },
+	{ FMT_GO, "GO" },
+	{ FMT_CANCEL, "CANCEL" },
+	{ FMT_BUILT, "BUILT" },
+	{ FMT_READY, "READY" },
+	{ FMT_RUNNING, "RUNNING" },
+	{ FMT_FAILED, "FAILED" },
+};
+
+const char *record_name(uint32_t type)
+{
+	for (size_t i = 0; i < array_size(names); i++) {
+		if (names[i].type == type)
+			return names[i].name;
+	}
+	return "of unknown type";
+}
+
+void record_put(struct bytes_writer *w, uint32_t type, const void *body,
+		size_t size)
+{
+	struct fmt_record *record =
+		bytes_put_space(w, sizeof(*record) + align_up(size, 8));
+
+	if (!record)
+		return;
+	record->type = le32_of(type);
+	record->length = le32_of((uint32_t)size);
+	if (size)
+		memcpy(record + 1, body, size);
+	/* type and length, then the body, with the hash field between them
+	 * left out */
+	XXH3_state_t *hasher = XXH3_createState();
+
+	if (!hasher) {
+		w->is_failed = true;
+		return;
+	}
+	XXH3_64bits_reset(hasher);
+	XXH3_64bits_update(hasher, record, offsetof(struct fmt_record, hash));
+	XXH3_64bits_update(hasher, record + 1, size);
+	record->hash = le64_of(XXH3_64bits_digest(hasher));
+	XXH3_freeState(hasher);
+	trace(mig_record_put, "%s, %zu bytes", record_name(type), size);
+}
+
+void record_put_header(struct bytes_writer *w, uint32_t flags)
+{
+	struct fmt_header header = {
+		.major = le16_of(FMT_MAJOR),
+		.minor = le16_of(FMT_MINOR),
+		.flags = le32_of(flags),
+	};
+
+	memcpy(header.magic, FMT_MAGIC, sizeof(header.magic));
+	header.hash = le64_of(
+		XXH3_64bits(&header, offsetof(struct fmt_header, hash)));
+	bytes_put(w, &header, sizeof(header));
+}
+
+int stream_flush(struct channel *channel, struct bytes_writer *w,
+		 struct err *err)
+{
+	struct iovec iov = { .iov_base = w->data, .iov_len = w->size };
+	int ret;
+
+	if (w->is_failed)
+		return err_set(err, -ENOMEM, "no memory for a record");
+	ret = channel_send(channel, &iov, 1, err);
+	w->size = 0;
+	return ret;
+}
+
+int stream_read_header(struct channel *channel, struct fmt_header *ret_header,
+		       struct err *err)
+{
+	struct fmt_header header;
+	bool has_path;
+	int ret;
+
+	ret = channel_recv_bytes(channel, &header, sizeof(header), err);
+	if (ret)
+		return ret;
+	if (memcmp(header.magic, FMT_MAGIC, sizeof(header.magic)) != 0)
+		return err_set(err, -EBADMSG,
+			       "this is not a godwit migration stream");
+	if (le64_get(header.hash) !=
+	    XXH3_64bits(&header, offsetof(struct fmt_header, hash)))
+		return err_set(err, -EBADMSG, "stream header: wrong checksum");
+	if (le16_get(header.major) != FMT_MAJOR)
+		return err_set(err, -ENOTSUP,
+			       "stream version %u.%u, this godwit reads %u",
+			       le16_get(header.major), le16_get(header.minor),
+			       FMT_MAJOR);
+	if (le32_get(header.flags) & ~FMT_FLAG_NO_PATH ||
+	    le64_get(header.reserved))
+		return err_set(err, -EBADMSG,
+			       "stream header: reserved bits are set");
+	has_path = !(le32_get(header.flags) & FMT_FLAG_NO_PATH);
+	if (has_path == channel->is_file)
+		return err_set(err, -EBADMSG,
+			       has_path ? "this stream needs a way back to its "
+					  "source"
+					: "a saved stream came over a "
+					  "connection; use file:PATH");
+	*ret_header = header;
+	return 0;
+}
+
+int record_init(struct record *record, struct err *err)
+{
+	*record = (struct record){ .capacity = 4096 };
+	record->body = malloc(record->capacity);
+	record->hasher = XXH3_createState();
+	if (!record->body || !record->hasher) {
+		record_fini(record);
+		return err_set(err, -ENOMEM, "no memory for records");
+	}
+	return 0;
+}
+
+void record_fini(struct record *record)
+{
+	free(record->body);
+	XXH3_freeState(record->hasher);
+	*record = (struct record){ .body = NULL };
+}
+
+static int bad(const struct record *record, struct err *err, const char *what)
+{
+	return err_set(err, -EBADMSG, "record %s (0x%x): %s",
+		       record_name(record->type), record->type, what);
+}
+
+static int recv_body(struct channel *channel, struct record *record,
+		     size_t size, struct err *err)
+{
+	int ret;
+
+	if (record->fixed + size > record->capacity) {
+		uint8_t *body = realloc(record->body, record->fixed + size);
+
+		if (!body)
+			return err_set(err, -ENOMEM, "no memory for a record");
+		record->body = body;
+		record->capacity = record->fixed + size;
+	}
+	ret = channel_recv_bytes(channel, record->body + record->fixed, size,
+				 err);
+	if (ret == -ENODATA)
+		return bad(record, err, "cut off");
+	if (ret)
+		return ret;
+	XXH3_64bits_update(record->hasher, record->body + record->fixed, size);
+	record->fixed += size;
+	return 0;
+}
+
+/* Padding, and the hash of what was fed to the hasher. */
+static int finish(struct channel *channel, struct record *record,
+		  struct err *err)
+{
+	size_t pad = align_up(record->length, 8) - record->length;
+	uint8_t zeroes[8];
+
+	if (pad) {
+		int ret = channel_recv_bytes(channel, zeroes, pad, err);
+
+		if (ret == -ENODATA)
+			return bad(record, err, "cut off");
+		if (ret)
+			return ret;
+		for (size_t i = 0; i < pad; i++) {
+			if (zeroes[i])
+				return bad(record, err, "padding is not zero");
+		}
+	}
+	if (XXH3_64bits_digest(record->hasher) != record->hash)
+		return bad(record, err, "wrong checksum");
+	return 0;
+}
+
+static int recv_ram_head(struct channel *channel, struct record *record,
+			 struct err *err)
+{
+	struct fmt_ram ram;
+	uint32_t runs;
+	int ret;
+
+	if (record->length < sizeof(ram))
+		return bad(record, err, "too short");
+	ret = recv_body(channel, record, sizeof(ram), err);
+	if (ret)
+		return ret;
+	memcpy(&ram, record->body, sizeof(ram));
+	runs = le32_get(ram.runs);
+	if (runs == 0 || runs > FMT_RUNS_MAX)
+		return bad(record, err, "number of runs out of range");
+	if (record->length - sizeof(ram) < runs * sizeof(struct fmt_run))
+		return bad(record, err, "too short for its runs");
+	return recv_body(channel, record, runs * sizeof(struct fmt_run), err);
+}
+
+int record_recv(struct channel *channel, struct record *record, struct err *err)
+{
+	struct fmt_record header;
+	uint32_t limit;
+	int ret;
+
+	ret = channel_recv_bytes(channel, &header, sizeof(header), err);
+	if (ret)
+		return ret;
+	record->type = le32_get(header.type);
+	record->length = le32_get(header.length);
+	record->hash = le64_get(header.hash);
+	record->fixed = 0;
+	limit = record->type == FMT_RAM
+			? sizeof(struct fmt_ram) +
+				  FMT_RUNS_MAX * sizeof(struct fmt_run) +
+				  (FMT_RAM_PAGES << 12)
+			: FMT_BODY_MAX;
+	if (record->length > limit)
+		return err_set(err, -EBADMSG,
+			       "record %s (0x%x): %u bytes, at most %u",
+			       record_name(record->type), record->type,
+			       record->length, limit);
+	XXH3_64bits_reset(record->hasher);
+	XXH3_64bits_update(record->hasher, &header,
+			   offsetof(struct fmt_record, hash));
+	trace(mig_record_recv, "%s, %u bytes", record_name(record->type),
+	      record->length);
+	if (record->type == FMT_RAM)
+		return recv_ram_head(channel, record, err);
+	ret = recv_body(channel, record, record->length, err);
+	return ret ? ret : finish(channel, record, err);
+}
+
+int record_end_ram(struct channel *channel, struct record *record,
+		   struct err *err)
+{
+	return finish(channel, record, err);
+}
+
+int record_check_size(const struct record *record, size_t size, struct err *err)
+{
+	if (record->length == size)
+		return 0;
+	return err_set(err, -EBADMSG, "record %s: %u bytes, must be %zu",
+		       record_name(record->type), record->length, size);
+}
+
+void record_reason(const struct record *record, char *to, size_t size)
+{
+	size_t used = record->length < size - 1 ? record->length : size - 1;
+
+	for (size_t i = 0; i < used; i++)
+		to[i] = isprint(record->body[i]) ? (char)record->body[i] : '?';
+	to[used] = '\0';
+}

@@ -1,0 +1,14 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The hash of all RAM that `verify` compares (docs/spec/stream.md, VERIFY). */
+#ifndef GODWIT_MIGRATE_VERIFY_H
+#define GODWIT_MIGRATE_VERIFY_H
+
+#include <stdint.h>
+
+struct mem;
+
+/* The guest is stopped.  @ret_pages: pages that are not all zero.  0 or
+ * -ENOMEM. */
+int verify_ram(struct mem *mem, uint64_t *ret_hash, uint64_t *ret_pages);
+
+#endif
