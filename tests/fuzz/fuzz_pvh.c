@@ -1,0 +1,49 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * pvh_load() with any file as the kernel.  RAM is an allocation of its own
+ * size, so that the address sanitizer sees a write outside of it.  The last
+ * byte of the input chooses the circumstances.  The built-in guest programs
+ * (build/guest) are good seeds.
+ */
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/err.h"
+#include "machine/pvh.h"
+
+#define LOW_SIZE  (4u << 20)
+#define HIGH_SIZE (1u << 20)
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+	/* Calloc leaves the pages untouched until the loader writes them. */
+	const struct pvh_ram ram[] = {
+		{ 0, LOW_SIZE, calloc(1, LOW_SIZE) },
+		{ 4ull << 30, HIGH_SIZE, calloc(1, HIGH_SIZE) },
+	};
+	const uint8_t how = size ? data[size - 1] : 0;
+	const struct pvh_image image = {
+		.kernel = data,
+		.kernel_size = size,
+		.initrd = how & 1 ? data : NULL,
+		.initrd_size = size,
+		.cmdline = how & 2 ? "console=ttyS0" : NULL,
+		.ram = ram,
+		.ram_count = how & 4 ? 1 : 2,
+		.is_ram_fresh = how & 8,
+	};
+	struct pvh_entry entry;
+	struct err err = ERR_INIT;
+	int ret = pvh_load(&image, &entry, &err);
+
+	/* It says why, or where to start. */
+	if (ret ? err.code != ret : entry.entry == 0)
+		abort();
+	free(ram[0].host);
+	free(ram[1].host);
+	return 0;
+}
