@@ -21,6 +21,7 @@
 #include "cli/commands.h"
 #include "cli/progress.h"
 #include "cli/qmp_client.h"
+#include "control/qmp_server.h"
 
 #define PROGRESS_MS 100
 
@@ -62,7 +63,7 @@ static const struct argp_option option_list[] = {
 	{ "timeout", KEY_TIMEOUT, "SECONDS", 0,
 	  "cancel when it has not moved by then", 0 },
 	{ "json", KEY_JSON, NULL, 0,
-	  "query-migrate's last answer on stdout, no progress", 0 },
+	  "only the last query-migrate answer, on stdout", 0 },
 	{ .name = NULL },
 };
 
@@ -295,7 +296,7 @@ static int report(struct move *move)
 	bool json = move->options->json;
 
 	if (json) {
-		json_dumpf(move->info, stdout, 0);
+		json_dumpf(move->info, stdout, QMP_DUMP_FLAGS);
 		putchar('\n');
 	}
 	if (status_is(move, "completed")) {

@@ -121,8 +121,8 @@ static void print_phase(const json_t *phase, double longest_us)
 		return;
 	if (width > BAR_WIDTH)
 		width = BAR_WIDTH;
-	printf("  %-11s  %-14s %10.1f us  %.*s\n", text_at(phase, "side"),
-	       text_at(phase, "name"), us, width,
+	printf("  %-11s  %-14s %10.1f us%s%.*s\n", text_at(phase, "side"),
+	       text_at(phase, "name"), us, width ? "  " : "", width,
 	       "########################################");
 }
 

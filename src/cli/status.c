@@ -10,6 +10,7 @@
 #include "base/log.h"
 #include "cli/commands.h"
 #include "cli/qmp_client.h"
+#include "control/qmp_server.h"
 
 struct status_options {
 	const char *qmp;
@@ -132,7 +133,7 @@ int cli_status(int argc, char **argv)
 	if (!ret)
 		ret = ask(client, answers, &err);
 	if (!ret && status.json) {
-		json_dumpf(answers, stdout, 0);
+		json_dumpf(answers, stdout, QMP_DUMP_FLAGS);
 		putchar('\n');
 	} else if (!ret) {
 		print(answers);

@@ -54,14 +54,18 @@ static json_t *phases_new(const struct mig_info *info)
 	json_t *phases = json_array();
 	int i;
 
-	for (i = 0; i < MIG_PHASE_COUNT; i++) {
-		json_array_append_new(
-			phases,
-			json_pack("{s:s, s:s, s:f}", "name", mig_phase_name(i),
-				  "side",
-				  i < MIG_PHASE_DST_RECEIVE ? "source"
-							    : "destination",
-				  "us", (double)info->phase_ns[i] / NS_PER_US));
+	/* A destination knows its own part of the pause only. */
+	for (i = info->is_incoming ? MIG_PHASE_DST_RECEIVE : 0;
+	     i < MIG_PHASE_COUNT; i++) {
+		json_array_append_new(phases,
+				      json_pack("{s:s, s:s, s:f}", "name",
+						mig_phase_name(i), "side",
+						i < MIG_PHASE_DST_RECEIVE
+							? "source"
+							: "destination",
+						"us",
+						(double)info->phase_ns[i] /
+							(double)NS_PER_US));
 	}
 	return phases;
 }
@@ -79,11 +83,13 @@ static void add_pause(json_t *root, const struct mig_info *info)
 			pause, "expected-us",
 			integer(info->expected_downtime_ns / NS_PER_US));
 	}
-	if (is_over(info->state)) {
+	if (is_over(info->state) && !info->is_incoming) {
 		json_object_set_new(root, "downtime",
 				    integer(info->downtime_ns / NS_PER_MS));
 		json_object_set_new(pause, "downtime-us",
 				    integer(info->downtime_ns / NS_PER_US));
+	}
+	if (is_over(info->state)) {
 		json_object_set_new(pause, "phases", phases_new(info));
 		json_object_set_new(pause, "switch-commits",
 				    integer(info->switch_commits));

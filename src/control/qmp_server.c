@@ -164,7 +164,7 @@ static void peer_flush(struct qmp_peer *peer)
 /* Consumes @message; NULL (no memory for it) drops the peer. */
 static void peer_send(struct qmp_peer *peer, json_t *message)
 {
-	char *text = json_dumps(message, 0);
+	char *text = json_dumps(message, QMP_DUMP_FLAGS);
 	size_t size = text ? strlen(text) : 0;
 
 	json_decref(message);

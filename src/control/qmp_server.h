@@ -16,8 +16,11 @@
 #include <stdbool.h>
 #include <uv.h>
 
-#define QMP_PEERS_MAX      32u        /* a further one is told and closed */
+#define QMP_PEERS_MAX      64u        /* a further one is told and closed */
 #define QMP_PEER_QUEUE_MAX (4u << 20) /* bytes waiting to be sent */
+
+/* Flags for jansson's dump functions: doubles without rounding noise. */
+#define QMP_DUMP_FLAGS JSON_REAL_PRECISION(15)
 
 struct err;
 struct qmp_peer;
