@@ -34,8 +34,9 @@
 #include "base/lock.h"
 #include "base/trace.h"
 
-#define ESCAPE 0x01 /* Ctrl-A */
-#define CHUNK  256u
+#define ESCAPE 0x01  /* Ctrl-A */
+#define CHUNK  256u  /* bytes read at once */
+#define PIECE  4096u /* bytes drained under one hold of the lock */
 #define TYPED  1024u /* bytes typed ahead of the guest */
 
 /* How bytes go out without blocking. */
@@ -146,22 +147,31 @@ static void backlog_put(struct fd_chardev *cd, const uint8_t *bytes,
 	}
 }
 
-static void backlog_drain(struct fd_chardev *cd)
+/* One piece, so that the writer never waits long for the lock; true when the
+ * next one may go too. */
+static bool drain_piece(struct fd_chardev *cd)
 {
-	lock_acquire(&cd->lock);
-	while (cd->out_fd >= 0 && cd->backlog_size > 0) {
-		size_t size = CHARDEV_BACKLOG - cd->backlog_at;
-		size_t done;
+	size_t size, done = 0;
 
-		if (size > cd->backlog_size)
-			size = cd->backlog_size;
+	lock_acquire(&cd->lock);
+	size = CHARDEV_BACKLOG - cd->backlog_at;
+	if (size > cd->backlog_size)
+		size = cd->backlog_size;
+	if (size > PIECE)
+		size = PIECE;
+	if (cd->out_fd >= 0 && size > 0) {
 		done = write_now(cd, cd->backlog + cd->backlog_at, size);
 		cd->backlog_at = (cd->backlog_at + done) % CHARDEV_BACKLOG;
 		cd->backlog_size -= done;
-		if (done < size)
-			break;
 	}
 	lock_release(&cd->lock);
+	return done > 0 && done == size;
+}
+
+static void backlog_drain(struct fd_chardev *cd)
+{
+	while (drain_piece(cd))
+		continue;
 }
 
 static void fd_write(struct chardev *chardev, const uint8_t *bytes, size_t size)
