@@ -11,7 +11,7 @@ from harness.machine import Fleet, Machine
 from harness.move import move, start, statuses, wait
 from harness.qmp import QmpError
 
-SOURCE_PHASES = ["stop-vcpus", "stop-backends", "save-vcpus", "last-sync", "send-ram", "send-state",
+SOURCE_PHASES = ["stop-vcpus", "stop-backends", "save-state", "last-sync", "send-ram", "send-state",
                  "verify", "wait-ready", "wait-running"]
 
 
@@ -20,8 +20,7 @@ def pair(fleet: Fleet, **options: Any) -> tuple[Machine, Machine, str]:
     source.serial.wait_ticks(50)
     uri = f"unix:{fleet.folder}/move"
     destination = fleet.start("destination", incoming=uri, **options)
-    destination.serial
-    destination.qmp
+    destination.ready().serial
     source.qmp.take_events()
     return source, destination, uri
 

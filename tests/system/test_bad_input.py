@@ -169,7 +169,7 @@ def test_socket_in_use_is_named_and_left_alone(fleet: Fleet) -> None:
 def test_incoming_socket_in_use_is_named_and_left_alone(fleet: Fleet) -> None:
     path = f"{fleet.folder}/move"
     first = fleet.start("first", memory="32M", cpus=1, incoming=f"unix:{path}")
-    first.qmp
+    first.ready()
     line = refused("run", "--memory", "32M", "--cpus", "1", "--guest", "stress", "--serial", "null",
                    "--incoming", f"unix:{path}")
     assert path in line
@@ -308,7 +308,7 @@ def test_full_disk_fails_the_save_and_the_guest_runs_on(fleet: Fleet) -> None:
 def test_serial_reader_who_never_reads_does_not_stop_the_guest(fleet: Fleet) -> None:
     machine = fleet.start(memory="32M", cpus=1, guest_options="hot=1M,tick=100us")
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    machine.qmp  # it listens by now
+    machine.ready()
     sock.connect(machine.serial_path)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     for _ in range(3):

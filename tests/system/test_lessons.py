@@ -48,7 +48,7 @@ def test_lesson_cancelled_attempt_loses_no_pages(fleet: Fleet) -> None:
     source = fleet.start("source")
     source.serial.wait_ticks(50)
     source.qmp.command("migrate-set-parameters", max_bandwidth=20 << 20)
-    first = fleet.start("first", incoming=f"unix:{fleet.folder}/first")
+    first = fleet.start("first", incoming=f"unix:{fleet.folder}/first").ready()
     start(source, f"unix:{fleet.folder}/first")
     wait(source, 30, "active")
     source.serial.wait_ticks(200)
@@ -68,7 +68,7 @@ def test_lesson_receivers_reason_is_sent_back(fleet: Fleet) -> None:
     source = fleet.start("source", memory="256M")
     source.serial.wait_ticks(20)
     uri = f"unix:{fleet.folder}/move"
-    fleet.start("destination", memory="128M", incoming=uri)
+    fleet.start("destination", memory="128M", incoming=uri).ready()
     start(source, uri)
     assert wait(source) == "failed"
     told = source.qmp.command("query-migrate")["error-desc"]
@@ -81,8 +81,7 @@ def test_lesson_control_socket_answers_during_a_migration(fleet: Fleet) -> None:
     source.serial.wait_ticks(50)
     uri = f"unix:{fleet.folder}/move"
     destination = fleet.start("destination", incoming=uri)
-    destination.serial
-    destination.qmp
+    destination.ready().serial
     source.qmp.command("migrate-set-parameters", max_bandwidth=100 << 20)
     start(source, uri)
     longest = 0.0

@@ -126,7 +126,7 @@ def test_hashes_of_both_sides_agree(fleet: Fleet) -> None:
     source = fleet.start("source")
     source.serial.wait_ticks(50)
     uri = f"unix:{fleet.folder}/move"
-    destination = fleet.start("destination", incoming=uri)
+    destination = fleet.start("destination", incoming=uri).ready()
     destination.serial
     told = run("migrate", "--qmp", f"unix:{source.qmp_path}", uri, "--verify", "--json")
     assert told.returncode == 0, told.stderr
@@ -141,7 +141,7 @@ def test_command_line_moves_and_says_where_the_pause_went(fleet: Fleet) -> None:
     source = fleet.start("source")
     source.serial.wait_ticks(50)
     uri = f"unix:{fleet.folder}/move"
-    destination = fleet.start("destination", incoming=uri)
+    destination = fleet.start("destination", incoming=uri).ready()
     told = run("migrate", "--qmp", f"unix:{source.qmp_path}", uri)
     assert told.returncode == 0, told.stderr
     assert "\033" not in told.stdout and "\r" not in told.stdout  # not a terminal

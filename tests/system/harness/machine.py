@@ -77,6 +77,11 @@ class Machine:
             self._serial = Serial(self.serial_path, is_alive=lambda: self.is_alive)
         return self._serial
 
+    def ready(self) -> "Machine":
+        """Wait until it runs, or listens for its migration: it answers QMP then."""
+        self.qmp
+        return self
+
     @property
     def status(self) -> str:
         return self.qmp.command("query-status")["status"]
@@ -126,6 +131,14 @@ class Fleet:
             text = machine.output.strip()
             code = machine.process.poll()
             told.append(f"-- {machine.name}: exit {code}: {' '.join(machine.argv)}\n{text}")
-            machine.destroy()
+            machine.kill()
+        stuck = []
+        for machine in self.machines:
+            try:
+                machine.destroy()
+            except subprocess.TimeoutExpired:
+                stuck.append(f"{machine} is still there {END_S} s after SIGKILL")
         self.machines.clear()
+        if stuck:
+            raise RuntimeError("\n".join(stuck + told))
         return "\n".join(told)

@@ -56,7 +56,7 @@ def move(source: Machine, destination: Machine, uri: str, timeout_s: float = MOV
 
     With @is_silent nothing is expected from its serial port (a paused guest).
     """
-    destination_serial = destination.serial  # connected before the first byte
+    destination_serial = destination.ready().serial  # connected before the first byte
     source_serial = source.serial
     started = time.monotonic_ns()
     start(source, uri)

@@ -85,7 +85,8 @@ class Qmp:
             answer = self._receive(deadline)
             if "event" in answer:
                 self.events.append(answer)
-            elif answer.get("id") == self._serial:
+            elif answer.get("id", self._serial) == self._serial:
+                # What is no JSON to the server is answered without its id.
                 if "error" in answer:
                     raise QmpError(name, answer["error"])
                 return answer["return"]
