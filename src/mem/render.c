@@ -9,6 +9,7 @@
  * container itself if it is RAM, ROM or I/O, then to whatever lies below the
  * container.  Priorities hence count among siblings only (DESIGN 2).
  */
+#include <assert.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -163,7 +164,6 @@ static void render_region(struct render *r, struct mem_region *region,
 			  i128 base, i128 lo, i128 hi, bool is_readonly,
 			  const struct layer *below, size_t below_index)
 {
-	i128 start = lo > base ? lo : base;
 	i128 end = base + (i128)region->size;
 	struct layer layer = {
 		.region = region,
@@ -173,22 +173,22 @@ static void render_region(struct render *r, struct mem_region *region,
 		.below_index = below_index,
 	};
 
+	/* the sweep cuts at its start; an alias looks at what comes later */
+	assert(lo >= base);
 	if (end > hi)
 		end = hi;
-	if (!region->is_enabled || start >= end) {
+	if (!region->is_enabled || lo >= end) {
 		render_layer(r, below, below_index, lo, hi);
 		return;
 	}
-	if (lo < start)
-		render_layer(r, below, below_index, lo, start);
 	if (region->kind == MEM_ALIAS)
 		render_region(r, region->target,
-			      base - (i128)region->alias_offset, start, end,
+			      base - (i128)region->alias_offset, lo, end,
 			      layer.is_readonly, below, below_index);
 	else if (region->children)
-		render_children(r, &layer, start, end);
+		render_children(r, &layer, lo, end);
 	else
-		render_layer(r, &layer, 0, start, end);
+		render_layer(r, &layer, 0, lo, end);
 	if (end < hi)
 		render_layer(r, below, below_index, end, hi);
 }
