@@ -71,6 +71,8 @@ struct plan {
 	const struct pvh_image *image;
 	struct memmap map;
 	bool is_64;
+	uint64_t phoff; /* with phnum headers, inside the file */
+	unsigned int phnum;
 	unsigned int segment_count; /* PT_LOAD with memsz above 0 */
 	struct segment segments[SEGMENTS_MAX];
 	uint64_t entry, ap_entry; /* 0: not found */
@@ -202,8 +204,7 @@ static int refuse_file(const struct pvh_image *image, struct err *err)
 		       "kernel: not an ELF file: give an uncompressed vmlinux");
 }
 
-static int take_ehdr(struct plan *plan, uint64_t *ret_phoff,
-		     unsigned int *ret_phnum, struct err *err)
+static int take_ehdr(struct plan *plan, struct err *err)
 {
 	const struct pvh_image *image = plan->image;
 	const uint8_t *bytes = image->kernel;
@@ -266,15 +267,15 @@ static int take_ehdr(struct plan *plan, uint64_t *ret_phoff,
 			       "kernel: cut off: program headers at 0x%" PRIx64
 			       ", the file has 0x%zx bytes",
 			       phoff, image->kernel_size);
-	*ret_phoff = phoff;
-	*ret_phnum = phnum;
+	plan->phoff = phoff;
+	plan->phnum = phnum;
 	return 0;
 }
 
-static void take_phdr(const struct plan *plan, uint64_t phoff,
-		      unsigned int index, struct segment *ret)
+static void take_phdr(const struct plan *plan, unsigned int index,
+		      struct segment *ret)
 {
-	const uint8_t *at = (const uint8_t *)plan->image->kernel + phoff;
+	const uint8_t *at = (const uint8_t *)plan->image->kernel + plan->phoff;
 	Elf64_Phdr p64;
 	Elf32_Phdr p32;
 
@@ -368,16 +369,17 @@ static bool skip_note_padding(struct bytes_reader *r, uint64_t size,
 	return bytes_take(r, pad < bytes_left(r) ? pad : bytes_left(r));
 }
 
-static int scan_notes(struct plan *plan, const struct segment *segment,
-		      struct err *err)
+static int scan_notes(struct plan *plan, unsigned int index,
+		      const struct segment *segment, struct err *err)
 {
 	struct bytes_reader r;
 	uint64_t align = segment->align == 8 ? 8 : 4;
 
 	if (segment->filesz > NOTES_MAX)
 		return err_set(err, -E2BIG,
-			       "kernel: %" PRIu64 " bytes of notes, at most %u",
-			       segment->filesz, NOTES_MAX);
+			       "kernel: segment %u: %" PRIu64
+			       " bytes of notes, at most %u",
+			       index, segment->filesz, NOTES_MAX);
 	r = bytes_read((const uint8_t *)plan->image->kernel + segment->offset,
 		       segment->filesz);
 	while (bytes_left(&r) > 0) {
@@ -410,18 +412,21 @@ static int scan_notes(struct plan *plan, const struct segment *segment,
 	return 0;
 }
 
-static int plan_segments(struct plan *plan, struct err *err)
+/* Hand the segments of @type on, each with its bytes inside the file. */
+static int walk_segments(struct plan *plan, uint32_t type,
+			 int (*take)(struct plan *plan, unsigned int index,
+				     const struct segment *segment,
+				     struct err *err),
+			 struct err *err)
 {
 	uint64_t file_size = plan->image->kernel_size;
-	uint64_t phoff = 0;
-	unsigned int phnum = 0;
-	int ret = take_ehdr(plan, &phoff, &phnum, err);
+	int ret = 0;
 
-	for (unsigned int i = 0; ret == 0 && i < phnum; i++) {
+	for (unsigned int i = 0; ret == 0 && i < plan->phnum; i++) {
 		struct segment segment;
 
-		take_phdr(plan, phoff, i, &segment);
-		if (segment.type != PT_LOAD && segment.type != PT_NOTE)
+		take_phdr(plan, i, &segment);
+		if (segment.type != type)
 			continue;
 		if (segment.offset > file_size ||
 		    segment.filesz > file_size - segment.offset)
@@ -431,9 +436,7 @@ static int plan_segments(struct plan *plan, struct err *err)
 				       ", the file 0x%" PRIx64,
 				       i, segment.filesz, segment.offset,
 				       file_size);
-		ret = segment.type == PT_LOAD
-			      ? add_segment(plan, i, &segment, err)
-			      : scan_notes(plan, &segment, err);
+		ret = take(plan, i, &segment, err);
 	}
 	return ret;
 }
@@ -452,16 +455,24 @@ static int check_entry(const struct plan *plan, const char *what,
 		       address);
 }
 
-static int plan_entries(const struct plan *plan, struct err *err)
+/* Notes first: of any other program it is said that it is no PVH kernel, and
+ * not what else is wrong with it. */
+static int plan_kernel(struct plan *plan, struct err *err)
 {
-	int ret;
+	int ret = take_ehdr(plan, err);
 
+	if (ret == 0)
+		ret = walk_segments(plan, PT_NOTE, scan_notes, err);
+	if (ret)
+		return ret;
 	if (!plan->entry)
 		return err_set(err, -ENOEXEC,
 			       "kernel: not a PVH kernel: no "
 			       "XEN_ELFNOTE_PHYS32_ENTRY note; build with "
 			       "CONFIG_PVH=y");
-	ret = check_entry(plan, "entry point", plan->entry, err);
+	ret = walk_segments(plan, PT_LOAD, add_segment, err);
+	if (ret == 0)
+		ret = check_entry(plan, "entry point", plan->entry, err);
 	if (ret == 0 && plan->ap_entry)
 		ret = check_entry(plan, "entry point of secondary vCPUs",
 				  plan->ap_entry, err);
@@ -590,9 +601,7 @@ int pvh_load(const struct pvh_image *image, struct pvh_entry *ret_entry,
 	if (ret == 0)
 		ret = map_add_reserved(&plan.map, image, err);
 	if (ret == 0)
-		ret = plan_segments(&plan, err);
-	if (ret == 0)
-		ret = plan_entries(&plan, err);
+		ret = plan_kernel(&plan, err);
 	if (ret == 0)
 		ret = plan_initrd(&plan, err);
 	if (ret)

@@ -326,6 +326,17 @@ static void test_kernel_without_pvh_note_says_how_to_build_one(void **state)
 	       "CONFIG_PVH=y");
 }
 
+static void test_other_programs_are_told_from_broken_kernels(void **state)
+{
+	struct fixture *f = *state;
+
+	phdr(f, 0)->p_paddr = 0; /* as in a position-independent program */
+	phdr(f, 0)->p_memsz = MIB;
+	refuse(f, -E2BIG, "not inside the guest's RAM");
+	phdr(f, 2)->p_type = PT_NULL;
+	refuse(f, -ENOEXEC, "not a PVH kernel");
+}
+
 static void test_bzimage_is_recognised(void **state)
 {
 	struct fixture *f = *state;
@@ -682,6 +693,7 @@ int main(void)
 		TEST(test_without_initrd_there_is_no_module),
 		TEST(test_segment_above_4_gib_is_loaded),
 		TEST(test_kernel_without_pvh_note_says_how_to_build_one),
+		TEST(test_other_programs_are_told_from_broken_kernels),
 		TEST(test_bzimage_is_recognised),
 		TEST(test_file_of_nothing_is_refused),
 		TEST(test_foreign_machines_are_refused),
