@@ -39,7 +39,8 @@ def tsc_khz() -> int:
 
 def qemu_version() -> str:
     told = subprocess.run([QEMU, "--version"], capture_output=True, text=True, check=True)
-    return told.stdout.splitlines()[0].replace("emulator version ", "")
+    # "QEMU emulator version 7.2.22 (Debian ...)"
+    return "QEMU " + told.stdout.split("version ", 1)[1].split()[0]
 
 
 class Side:

@@ -187,8 +187,8 @@ def test_fifty_clients_at_once_are_served_or_refused(machine: Machine) -> None:
     clients = []
     for _ in range(50):
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        sock.connect(machine.qmp_path)  # waits for room in the backlog
         sock.settimeout(LIMIT_S)
-        sock.connect(machine.qmp_path)
         clients.append(sock)
     for sock in clients:
         first = sock.makefile("rb").readline()
