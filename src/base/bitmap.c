@@ -93,6 +93,7 @@ uint64_t bitmap_count(const uint64_t *map, uint64_t start, uint64_t end)
 
 	for (uint64_t w = start / BITMAP_WORD_BITS; w < bitmap_words(end); w++)
 		count += (uint64_t)__builtin_popcountll(
-			map[w] & bitmap_word_mask(w, start, end));
+			__atomic_load_n(&map[w], __ATOMIC_RELAXED) &
+			bitmap_word_mask(w, start, end));
 	return count;
 }

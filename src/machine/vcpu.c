@@ -10,6 +10,7 @@
 
 #include "base/err.h"
 #include "base/lock.h"
+#include "base/thread.h"
 #include "base/trace.h"
 
 /* Interrupts KVM_RUN; accel_vcpu_kick() says why. */
@@ -94,6 +95,7 @@ static void *vcpu_thread(void *opaque)
 	struct vcpu *vcpu = opaque;
 	struct vcpu_set *set = vcpu->set;
 
+	thread_want_low_latency();
 	lock_acquire(&set->lock);
 	while (!set->is_ending) {
 		if (vcpu->work_done != set->work_seq)

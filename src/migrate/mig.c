@@ -32,6 +32,7 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "base/thread.h"
 #include "base/trace.h"
 #include "machine/machine.h"
 #include "mig_priv.h"
@@ -203,6 +204,7 @@ static void *thread_main(void *opaque)
 	struct err err = ERR_INIT;
 	bool is_incoming = mig->info.is_incoming;
 
+	thread_want_low_latency();
 	if (is_incoming)
 		destination_run(mig, &err);
 	else
