@@ -170,7 +170,8 @@ def save(fleet: Fleet, path: Path, **options) -> Machine:
 
 def test_guest_saved_to_a_file_goes_on_from_it(fleet: Fleet) -> None:
     path = fleet.folder / "saved"
-    source = save(fleet, path)
+    # What a disk takes is less than what a guest may write: this one is slow.
+    source = save(fleet, path, guest_options="hot=64M,rate=5000/s,tick=1ms")
     work = int(source.qmp.command("query-migrate")["ram"]["transferred"])
     assert work > 64 << 20
     source.qmp.command("quit")
@@ -182,6 +183,22 @@ def test_guest_saved_to_a_file_goes_on_from_it(fleet: Fleet) -> None:
         assert restored.status == "running"
         restored.qmp.command("quit")
         restored.wait_end()
+
+
+def test_paused_guest_is_saved_and_restored_paused(fleet: Fleet) -> None:
+    path = fleet.folder / "saved"
+    source = fleet.start("source")
+    source.serial.wait_ticks(50)
+    source.qmp.command("stop")
+    source.qmp.command("migrate", uri=f"file:{path}")
+    assert wait(source) == "completed", source.qmp.command("query-migrate")
+    restored = fleet.start("restored", incoming=f"file:{path}")
+    restored.serial
+    wait(restored, 20, "running", "completed")
+    assert restored.status == "paused"
+    restored.qmp.command("cont")
+    restored.serial.wait_ticks(50)
+    assert restored.report()["errors"] == 0
 
 
 def test_saved_stream_is_explained(fleet: Fleet) -> None:
