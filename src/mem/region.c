@@ -154,6 +154,7 @@ static void region_free_rcu(struct rcu_head *head)
 {
 	struct mem_region *region = container_of(head, struct mem_region, rcu);
 
+	grace_acquire();
 	free(region->events.events);
 	free(region->told_events.events);
 	free(region->name);
@@ -166,6 +167,7 @@ void mem_free_apart(struct mem *mem)
 
 	for (region = mem->apart; region; region = next) {
 		next = region->next_dead;
+		grace_release();
 		call_rcu(&region->rcu, region_free_rcu);
 	}
 	mem->apart = NULL;

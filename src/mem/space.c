@@ -153,6 +153,7 @@ void mem_synchronize(struct mem *mem)
 	assert(!mem_is_mine(mem));
 	(void)mem;
 	synchronize_rcu();
+	grace_acquire();
 }
 
 struct addr_space *addr_space_new(struct mem *mem, const char *name,

@@ -27,6 +27,10 @@
 
 #define CACHE_SLOTS 4
 
+#ifdef GRACE_IS_TRACED
+char grace_tag;
+#endif
+
 struct view_chunk {
 	struct view_chunk *next_replaced; /* for whoever frees it */
 	uint32_t count;
@@ -184,6 +188,7 @@ static void view_free_rcu(struct rcu_head *head)
 	struct flat_view *view = container_of(head, struct flat_view, rcu);
 	struct view_chunk *chunk, *next;
 
+	grace_acquire();
 	for (chunk = view->replaced; chunk; chunk = next) {
 		next = chunk->next_replaced;
 		free(chunk);
@@ -203,6 +208,7 @@ void flat_view_retire(struct flat_view *view, bool is_last)
 {
 	for (uint32_t i = 0; is_last && i < view->slot_count; i++)
 		view_replace_chunk(view, i);
+	grace_release();
 	call_rcu(&view->rcu, view_free_rcu);
 }
 

@@ -11,17 +11,14 @@
  *	...
  *	rcu_read_unlock();
  *
- * RCU is liburcu's "bp" flavour, included here: a thread is registered by its
- * first rcu_read_lock() and forgotten when it ends, so that no thread can read
- * unregistered, and a read section costs the same as in the memb flavour (both
- * leave the barrier to membarrier(2)).  The tree uses this flavour only.
+ * Any thread may; none has to be registered (mem/grace.h).
  */
 #ifndef GODWIT_MEM_VIEW_H
 #define GODWIT_MEM_VIEW_H
 
 #include <stdint.h>
-#include <urcu-bp.h>
 
+#include "mem/grace.h"
 #include "mem/region.h"
 
 struct addr_space;

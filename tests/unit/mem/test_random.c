@@ -21,8 +21,13 @@
 #include "mem/mem_priv.h"
 #include "model.h"
 
-#define SMALL_TREES  10000
-#define LARGE_TREES  60
+#ifndef GRACE_IS_TRACED
+#define SMALL_TREES 10000
+#define LARGE_TREES 60
+#else /* one thread: nothing for the thread sanitizer to find, slowly */
+#define SMALL_TREES 500
+#define LARGE_TREES 6
+#endif
 #define BLOCK_SIZE   0x8000
 #define MIRROR_COUNT 3
 
