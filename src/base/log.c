@@ -5,6 +5,9 @@
 #include <stdio.h>
 
 static void print(const char *level, const char *fmt, va_list ap)
+	__attribute__((format(printf, 2, 0)));
+
+static void print(const char *level, const char *fmt, va_list ap)
 {
 	char text[512];
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "base/thread.h"
 
+#include <sched.h>
 #include <stdint.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -26,4 +27,12 @@ void thread_want_low_latency(void)
 	attr.runtime = 100 * NS_PER_US;
 	/* Refused by kernels that know no slices: nothing is lost. */
 	syscall(SYS_sched_setattr, 0, &attr, 0);
+}
+
+void thread_set_urgent(pthread_t thread, bool is_urgent)
+{
+	const struct sched_param param = { .sched_priority = is_urgent };
+
+	pthread_setschedparam(thread, is_urgent ? SCHED_FIFO : SCHED_OTHER,
+			      &param);
 }

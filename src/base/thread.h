@@ -1,7 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What a thread tells the scheduler about itself. */
+/* What threads tell the scheduler. */
 #ifndef GODWIT_BASE_THREAD_H
 #define GODWIT_BASE_THREAD_H
+
+#include <pthread.h>
+#include <stdbool.h>
 
 /*
  * The calling thread is to run soon after it wakes: ask for a time slice of
@@ -12,5 +15,15 @@
  * whose CPUs are all busy one late wake-up is the whole pause.
  */
 void thread_want_low_latency(void);
+
+/*
+ * While @is_urgent, @thread runs before all ordinary ones (SCHED_FIFO, lowest
+ * priority): for the threads a stopped guest waits for, from the stop to the
+ * start.  A vCPU that is to park must get a CPU first, and behind other busy
+ * threads that took 4 ms.  Needs CAP_SYS_NICE or RLIMIT_RTPRIO; without
+ * effect, and without harm, where neither is there.  The thread's own slice
+ * comes back with its policy.
+ */
+void thread_set_urgent(pthread_t thread, bool is_urgent);
 
 #endif

@@ -6,6 +6,7 @@
 #include "control/control.h"
 #include "control/qmp_server.h"
 #include "machine/machine.h"
+#include "machine/vcpu.h"
 
 json_t *qmp_run_query_version(struct qmp_call *call, const json_t *args,
 			      struct err *err)
@@ -50,9 +51,13 @@ json_t *qmp_run_query_cpus_fast(struct qmp_call *call, const json_t *args,
 	(void)args;
 	(void)err;
 	for (i = 0; i < cpus; i++)
-		json_array_append_new(list,
-				      json_pack("{s:i, s:s}", "cpu-index",
-						(int)i, "target", "x86_64"));
+		json_array_append_new(
+			list,
+			json_pack("{s:i, s:i, s:s}", "cpu-index", (int)i,
+				  "thread-id",
+				  vcpu_set_thread_id(
+					  machine_vcpus(call->machine), i),
+				  "target", "x86_64"));
 	return list;
 }
 

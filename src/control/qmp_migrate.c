@@ -181,5 +181,5 @@ json_t *qmp_run_closefd(struct qmp_call *call, const json_t *args,
 			struct err *err)
 {
 	return nothing_unless(
-		mig_add_fd(call->mig, qmp_arg_string(args, "fdname"), -1, err));
+		mig_del_fd(call->mig, qmp_arg_string(args, "fdname"), err));
 }

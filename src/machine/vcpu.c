@@ -7,6 +7,8 @@
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include "base/err.h"
 #include "base/lock.h"
@@ -25,7 +27,9 @@ struct vcpu {
 
 	/* protected by set->lock */
 	pthread_cond_t wake;
+	int thread_id;
 	bool is_parked;
+	bool is_urgent;         /* thread_set_urgent() until it runs again */
 	bool is_dead;           /* the guest ended here: never runs again */
 	unsigned int work_done; /* of set->work_seq */
 	int work_ret;
@@ -67,6 +71,14 @@ static void do_work(struct vcpu *vcpu)
 		pthread_cond_signal(&set->done);
 }
 
+/* With the lock. */
+static void set_urgent(struct vcpu *vcpu, bool is_urgent)
+{
+	if (vcpu->is_urgent != is_urgent)
+		thread_set_urgent(vcpu->thread, is_urgent);
+	vcpu->is_urgent = is_urgent;
+}
+
 static void run_guest(struct vcpu *vcpu)
 {
 	struct vcpu_set *set = vcpu->set;
@@ -77,6 +89,7 @@ static void run_guest(struct vcpu *vcpu)
 	vcpu->accel_vcpu->ops->vcpu_unkick(vcpu->accel_vcpu);
 	vcpu->is_parked = false;
 	set->parked--;
+	set_urgent(vcpu, false);
 	lock_release(&set->lock);
 
 	exit = vcpu->accel_vcpu->ops->vcpu_run(vcpu->accel_vcpu, &err);
@@ -97,6 +110,7 @@ static void *vcpu_thread(void *opaque)
 
 	thread_want_low_latency();
 	lock_acquire(&set->lock);
+	vcpu->thread_id = (int)syscall(SYS_gettid);
 	while (!set->is_ending) {
 		if (vcpu->work_done != set->work_seq)
 			do_work(vcpu);
@@ -200,6 +214,17 @@ struct accel_vcpu *vcpu_set_get(struct vcpu_set *set, unsigned int index)
 	return set->vcpus[index].accel_vcpu;
 }
 
+int vcpu_set_thread_id(struct vcpu_set *set, unsigned int index)
+{
+	int id;
+
+	assert(index < set->count);
+	lock_acquire(&set->lock);
+	id = set->vcpus[index].thread_id;
+	lock_release(&set->lock);
+	return id;
+}
+
 void vcpu_set_resume(struct vcpu_set *set)
 {
 	lock_acquire(&set->lock);
@@ -219,6 +244,7 @@ static void kick_all(struct vcpu_set *set)
 
 		if (vcpu->is_parked)
 			continue;
+		set_urgent(vcpu, true);
 		vcpu->accel_vcpu->ops->vcpu_kick(vcpu->accel_vcpu);
 		pthread_kill(vcpu->thread, VCPU_KICK_SIGNAL);
 	}
@@ -250,8 +276,10 @@ int vcpu_set_work(struct vcpu_set *set, vcpu_work_fn *work, struct err *err)
 	set->work = work;
 	set->work_left = set->count;
 	set->work_seq++;
-	for (unsigned int i = 0; i < set->count; i++)
+	for (unsigned int i = 0; i < set->count; i++) {
+		set_urgent(&set->vcpus[i], true);
 		pthread_cond_signal(&set->vcpus[i].wake);
+	}
 	while (set->work_left)
 		lock_wait(&set->lock, &set->done);
 	for (unsigned int i = 0; i < set->count && !ret; i++) {

@@ -39,6 +39,8 @@ void vcpu_set_free(struct vcpu_set *set);
 
 unsigned int vcpu_set_count(const struct vcpu_set *set);
 struct accel_vcpu *vcpu_set_get(struct vcpu_set *set, unsigned int index);
+/* The kernel's id of the vCPU's thread; 0 while it has not started. */
+int vcpu_set_thread_id(struct vcpu_set *set, unsigned int index);
 
 /* Let all run; returns at once. */
 void vcpu_set_resume(struct vcpu_set *set);

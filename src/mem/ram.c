@@ -256,10 +256,10 @@ void ram_block_mark_dirty(struct ram_block *block, uint64_t offset,
 
 /* lseek() moves the offset that all users of the fd share; only its result
  * counts, so callers may race. */
-bool ram_block_next_data(const struct ram_block *block, uint64_t start,
-			 uint64_t end, uint64_t *ret_start, uint64_t *ret_end)
+bool ram_block_find_data(const struct ram_block *block, uint64_t start,
+			 uint64_t end, uint64_t *ret_at)
 {
-	off_t data = (off_t)start, hole = (off_t)end;
+	off_t data = (off_t)start;
 
 	if (end > block->size)
 		end = block->size;
@@ -269,24 +269,35 @@ bool ram_block_next_data(const struct ram_block *block, uint64_t start,
 		data = lseek(block->fd, (off_t)start, SEEK_DATA);
 		if (data < 0 && errno == ENXIO)
 			return false;
-		if (data >= 0)
-			hole = lseek(block->fd, data, SEEK_HOLE);
-		/* a host that cannot tell: everything counts as touched */
-		if (data < 0 || hole < 0) {
+		if (data < 0) /* a host that cannot tell: all is touched */
 			data = (off_t)start;
-			hole = (off_t)end;
-		}
 	}
 	data = (off_t)align_down((uint64_t)data, RAM_PAGE_SIZE);
-	hole = (off_t)align_up((uint64_t)hole, RAM_PAGE_SIZE);
 	if (data < (off_t)start)
 		data = (off_t)start;
-	if (hole > (off_t)end)
-		hole = (off_t)end;
-	if (data >= hole)
+	if (data >= (off_t)end)
 		return false;
-	*ret_start = (uint64_t)data;
-	*ret_end = (uint64_t)hole;
+	*ret_at = (uint64_t)data;
+	return true;
+}
+
+bool ram_block_next_data(const struct ram_block *block, uint64_t start,
+			 uint64_t end, uint64_t *ret_start, uint64_t *ret_end)
+{
+	off_t hole = -1;
+
+	if (!ram_block_find_data(block, start, end, &start))
+		return false;
+	if (end > block->size)
+		end = block->size;
+	if (!block->hugepage_size)
+		hole = lseek(block->fd, (off_t)start, SEEK_HOLE);
+	hole = hole < 0 ? (off_t)end
+			: (off_t)align_up((uint64_t)hole, RAM_PAGE_SIZE);
+	if (hole <= (off_t)start) /* punched between the two calls */
+		hole = (off_t)(start + RAM_PAGE_SIZE);
+	*ret_start = start;
+	*ret_end = hole > (off_t)end ? end : (uint64_t)hole;
 	return true;
 }
 

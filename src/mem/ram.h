@@ -64,8 +64,14 @@ struct ram_block *ram_block_next(struct mem *mem, struct ram_block *block);
 void ram_block_mark_dirty(struct ram_block *block, uint64_t offset,
 			  uint64_t size);
 
+/* Residency by SEEK_DATA: the first touched page in bytes [start, end), page
+ * aligned; false when all of it is a hole.  The cost does not depend on how much
+ * is touched behind it.  hugetlbfs memory counts as touched throughout. */
+bool ram_block_find_data(const struct ram_block *block, uint64_t start,
+			 uint64_t end, uint64_t *ret_at);
+
 /*
- * Residency by SEEK_DATA: the first extent of touched memory in bytes
+ * The same and SEEK_HOLE: the first extent of touched memory in bytes
  * [start, end), page aligned.  false: all of it is a hole.  hugetlbfs memory
  * counts as touched throughout.
  */

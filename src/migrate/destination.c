@@ -12,6 +12,7 @@
 
 #include "base/clock.h"
 #include "base/err.h"
+#include "base/thread.h"
 #include "base/trace.h"
 #include "machine/machine.h"
 #include "mem/ram.h"
@@ -29,10 +30,11 @@
 enum step {
 	STEP_MACHINE = 1,      /* nothing but MACHINE */
 	STEP_SETUP = 1 << 1,   /* until SETUP_END */
-	STEP_RAM = 1 << 2,     /* until STOPPED */
-	STEP_STOPPED = 1 << 3, /* until END */
-	STEP_LOADED = 1 << 4,  /* GO */
-	STEP_DONE = 1 << 5,
+	STEP_RAM = 1 << 2,     /* until SWITCH */
+	STEP_SWITCH = 1 << 3,  /* nothing but STOPPED */
+	STEP_STOPPED = 1 << 4, /* until END */
+	STEP_LOADED = 1 << 5,  /* GO */
+	STEP_DONE = 1 << 6,
 };
 
 struct destination {
@@ -140,6 +142,9 @@ static int on_machine(struct destination *dst, struct err *err)
 	if (ram_block_next(dst->mem, block))
 		return err_set(err, -EINVAL,
 			       "machine differs: this one has more RAM blocks");
+	lock_acquire(&dst->mig->lock);
+	dst->mig->info.ram_total = options->memory;
+	lock_release(&dst->mig->lock);
 	dst->step = STEP_SETUP;
 	return 0;
 }
@@ -214,8 +219,7 @@ static int on_setup_end(struct destination *dst, struct err *err)
 	if (ret)
 		return ret;
 	dst->step = STEP_RAM;
-	mig_set_state(dst->mig, MIG_RECEIVING);
-	return 0;
+	return mig_set_state(dst->mig, MIG_RECEIVING, err);
 }
 
 /* ---- RAM ---- */
@@ -262,6 +266,14 @@ static int on_round(struct destination *dst, struct err *err)
 
 /* ---- the switch ---- */
 
+/* The pause begins: be on a CPU when its first bytes arrive. */
+static int on_switch(struct destination *dst, struct err *err)
+{
+	thread_set_urgent(pthread_self(), true);
+	dst->step = STEP_SWITCH;
+	return record_check_size(&dst->record, 0, err);
+}
+
 static int on_stopped(struct destination *dst, struct err *err)
 {
 	struct fmt_stopped stopped;
@@ -276,6 +288,9 @@ static int on_stopped(struct destination *dst, struct err *err)
 	    le32_get(stopped.reserved))
 		return bad(dst, err, "unknown run state");
 	dst->is_running_wanted = want == FMT_WANT_RUN;
+	lock_acquire(&dst->mig->lock);
+	dst->mig->info.ram_remaining = 0;
+	lock_release(&dst->mig->lock);
 	dst->step = STEP_STOPPED;
 	phase_start(&dst->phases);
 	return 0;
@@ -420,7 +435,9 @@ static int on_end(struct destination *dst, struct err *err)
 	if (ret)
 		return ret;
 	dst->step = STEP_LOADED;
-	mig_set_state(dst->mig, MIG_LOADED);
+	ret = mig_set_state(dst->mig, MIG_LOADED, err);
+	if (ret)
+		return ret;
 	put_report(dst, FMT_READY);
 	ret = reply(dst, err);
 	if (!ret && dst->channel->is_file)
@@ -478,13 +495,15 @@ static const struct {
 	{ FMT_RAM, STEP_RAM | STEP_STOPPED, on_ram },
 	{ FMT_RAM_ZERO, STEP_RAM | STEP_STOPPED, on_ram_zero },
 	{ FMT_ROUND, STEP_RAM, on_round },
-	{ FMT_STOPPED, STEP_RAM, on_stopped },
+	{ FMT_SWITCH, STEP_RAM, on_switch },
+	{ FMT_STOPPED, STEP_SWITCH, on_stopped },
 	{ FMT_STATE, STEP_STOPPED, on_state },
 	{ FMT_VERIFY, STEP_STOPPED, on_verify },
 	{ FMT_END, STEP_STOPPED, on_end },
 	{ FMT_GO, STEP_LOADED, on_go },
 	{ FMT_CANCEL,
-	  STEP_MACHINE | STEP_SETUP | STEP_RAM | STEP_STOPPED | STEP_LOADED,
+	  STEP_MACHINE | STEP_SETUP | STEP_RAM | STEP_SWITCH | STEP_STOPPED |
+		  STEP_LOADED,
 	  on_cancel },
 };
 
@@ -503,19 +522,35 @@ static int handle_record(struct destination *dst, struct err *err)
 		       dst->record.type);
 }
 
-static int receive(struct destination *dst, struct err *err)
+/* A peer that leaves without a word was a probe (or gave up): the next one is
+ * waited for. */
+static int accept_source(struct destination *dst, struct err *err)
 {
+	struct channel_listener *listener = &dst->mig->listener;
 	struct fmt_header header;
 	int ret;
 
-	ret = channel_accept(dst->channel, &dst->mig->listener,
-			     dst->mig->stop_fd, err);
-	channel_listener_close(&dst->mig->listener);
-	if (ret)
-		return ret;
-	mig_set_state(dst->mig, MIG_BUILDING);
+	for (;;) {
+		ret = channel_accept(dst->channel, listener, dst->mig->stop_fd,
+				     err);
+		if (!ret)
+			ret = stream_read_header(dst->channel, &header, err);
+		if (ret != -ENODATA || listener->fd < 0)
+			break;
+		channel_close(dst->channel);
+		err_clear(err);
+	}
+	channel_listener_close(listener);
+	return ret;
+}
+
+static int receive(struct destination *dst, struct err *err)
+{
+	int ret = accept_source(dst, err);
+
+	if (!ret)
+		ret = mig_set_state(dst->mig, MIG_BUILDING, err);
 	dst->start_ns = clock_mono_ns();
-	ret = stream_read_header(dst->channel, &header, err);
 	dst->step = STEP_MACHINE;
 	while (!ret && dst->step != STEP_DONE) {
 		ret = record_recv(dst->channel, &dst->record, err);
@@ -552,6 +587,7 @@ void destination_run(struct mig *mig, struct err *err)
 	ret = record_init(&dst.record, err);
 	if (!ret)
 		ret = receive(&dst, err);
+	thread_set_urgent(pthread_self(), false);
 	if (ret)
 		send_reason(&dst, err);
 	channel_close(dst.channel);

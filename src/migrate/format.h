@@ -39,6 +39,7 @@ enum fmt_type {
 	FMT_END,
 	FMT_GO,
 	FMT_CANCEL,
+	FMT_SWITCH,
 	/* destination to source */
 	FMT_BUILT = 0x101,
 	FMT_READY,

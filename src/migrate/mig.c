@@ -123,15 +123,20 @@ static void set_state(struct mig *mig, enum mig_state to)
 	trace(mig_state, "%s to %s", state_names[mig->info.state],
 	      state_names[to]);
 	mig->info.state = to;
-	if (mig->caps.events)
-		mig->on_event(mig->opaque, &event);
+	mig->on_event(mig->opaque, &event);
 }
 
-void mig_set_state(struct mig *mig, enum mig_state to)
+int mig_set_state(struct mig *mig, enum mig_state to, struct err *err)
 {
+	int ret = 0;
+
 	lock_acquire(&mig->lock);
-	set_state(mig, to);
+	if (mig->info.state == MIG_CANCELLING)
+		ret = err_set(err, -ECANCELED, "cancelled");
+	else
+		set_state(mig, to);
 	lock_release(&mig->lock);
+	return ret;
 }
 
 struct mig *mig_new(struct machine *machine, mig_event_fn *on_event,
@@ -382,6 +387,16 @@ int mig_add_fd(struct mig *mig, const char *name, int fd, struct err *err)
 	lock_acquire(&mig->lock);
 	list_add_tail(&mig->fds, &named->link);
 	lock_release(&mig->lock);
+	return 0;
+}
+
+int mig_del_fd(struct mig *mig, const char *name, struct err *err)
+{
+	int fd = mig_take_fd(mig, name);
+
+	if (fd < 0)
+		return err_set(err, -ENOENT, "no descriptor named '%s'", name);
+	close(fd);
 	return 0;
 }
 

@@ -51,8 +51,9 @@ struct mig {
 	char uri[sizeof(((struct mig_info *)0)->uri)];
 };
 
-/* An arc of the state machine, checked against the table in mig.c. */
-void mig_set_state(struct mig *mig, enum mig_state to);
+/* An arc of the state machine, checked against the table in mig.c; -ECANCELED
+ * once the migration is being cancelled. */
+int mig_set_state(struct mig *mig, enum mig_state to, struct err *err);
 
 /* The thread's last state, with the reason when it failed; from here on another
  * migration may start.  A failure of a cancelled one counts as cancelled. */

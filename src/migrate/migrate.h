@@ -133,8 +133,10 @@ void mig_caps(struct mig *mig, struct mig_caps *ret_caps);
 /* -EBUSY while a migration is under way. */
 int mig_set_caps(struct mig *mig, const struct mig_caps *caps, struct err *err);
 
-/* Hand a file descriptor in under a name for `fd:NAME` (QMP getfd). */
+/* Hand a file descriptor in under a name for `fd:NAME` (QMP getfd), and close
+ * it again (closefd; -ENOENT). */
 int mig_add_fd(struct mig *mig, const char *name, int fd, struct err *err);
+int mig_del_fd(struct mig *mig, const char *name, struct err *err);
 
 /* `godwit stream`: explain the stream in @path on @out.  0, or the error that
  * makes the stream unusable (with the record that has it). */

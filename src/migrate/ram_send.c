@@ -27,10 +27,17 @@ static void scan_residency(struct ram_send *ram, struct ram_block *block)
 	       block->pages) {
 		uint64_t start, end, last;
 
-		if (!ram_block_next_data(block, page << RAM_PAGE_SHIFT,
-					 block->size, &start, &end))
+		if (!ram_block_find_data(block, page << RAM_PAGE_SHIFT,
+					 block->size, &start))
 			return;
 		page = start >> RAM_PAGE_SHIFT;
+		/* SEEK_HOLE walks all of an extent (30 ns a page): only new
+		 * ones are worth it. */
+		if (bitmap_test(block->known, page))
+			continue;
+		if (!ram_block_next_data(block, start, block->size, &start,
+					 &end))
+			return;
 		last = bitmap_next_set(block->known, page,
 				       end >> RAM_PAGE_SHIFT);
 		bitmap_set(block->known, page, last - page);

@@ -12,6 +12,7 @@
 
 #include "base/clock.h"
 #include "base/err.h"
+#include "base/thread.h"
 #include "base/trace.h"
 #include "machine/machine.h"
 #include "machine/vcpu.h"
@@ -269,8 +270,7 @@ static int source_setup(struct source *src, struct err *err)
 	mig->info.setup_ns = clock_mono_ns() - mig->start_ns;
 	mig->info.ram_total = machine_options(src->machine)->memory;
 	lock_release(&mig->lock);
-	mig_set_state(mig, MIG_ACTIVE);
-	return 0;
+	return mig_set_state(mig, MIG_ACTIVE, err);
 }
 
 /* ---- rounds ---- */
@@ -355,8 +355,7 @@ static bool source_sync(struct source *src, struct policy_round *round)
 	mig->info.rounds++;
 	if (src->sync_start_ns && since)
 		mig->info.dirty_pages_rate = remaining * NS_PER_SEC / since;
-	if (src->caps.events)
-		mig->on_event(mig->opaque, &event);
+	mig->on_event(mig->opaque, &event);
 	lock_release(&mig->lock);
 	src->sync_start_ns = start;
 	src->last_remaining = remaining;
@@ -411,17 +410,24 @@ static int source_stop(struct source *src, struct err *err)
 	int ret;
 
 	mig_params(src->mig, &params);
+	record_put(&src->out, FMT_SWITCH, NULL, 0);
+	ret = stream_flush(src->channel, &src->out, err);
+	if (ret)
+		return ret;
 	src->stop_ns = clock_mono_ns();
 	src->channel->deadline_ns =
 		src->stop_ns + 2 * params.downtime_limit_ms * NS_PER_MS +
 		SWITCH_GRACE_NS + (src->caps.verify ? VERIFY_GRACE_NS : 0);
 	phase_start(&src->phases);
+	thread_set_urgent(pthread_self(), true);
 	ret = machine_switch_begin(src->machine, &src->was_running, err);
 	if (ret)
 		return ret;
 	src->is_stopped = true;
 	phase_end(&src->phases, MIG_PHASE_STOP_VCPUS);
-	mig_set_state(src->mig, MIG_DEVICE);
+	ret = mig_set_state(src->mig, MIG_DEVICE, err);
+	if (ret)
+		return ret;
 	machine_stop_backends(src->machine);
 	phase_end(&src->phases, MIG_PHASE_STOP_BACKENDS);
 
@@ -559,6 +565,7 @@ static int source_switch(struct source *src, struct err *err)
 		ret = src->channel->is_file ? channel_sync(src->channel, err)
 					    : source_hand_over(src, err);
 
+	thread_set_urgent(pthread_self(), false);
 	lock_acquire(&src->mig->lock);
 	src->mig->info.precopy_bytes = precopy;
 	src->mig->info.downtime_bytes = src->channel->sent - precopy;

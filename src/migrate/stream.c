@@ -30,6 +30,7 @@ static const struct {
 	{ FMT_READY, "READY" },
 	{ FMT_RUNNING, "RUNNING" },
 	{ FMT_FAILED, "FAILED" },
+	{ FMT_SWITCH, "SWITCH" },
 };
 
 const char *record_name(uint32_t type)

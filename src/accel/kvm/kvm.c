@@ -111,24 +111,29 @@ static struct kvm_cpuid_entry2 *cpuid_find(struct kv_cpuid *cpuid,
 	return NULL;
 }
 
+/* As KVM takes it: room for KV_CPUID_MAX entries. */
+static struct kvm_cpuid2 *cpuid_buffer_new(void)
+{
+	return calloc(1,
+		      sizeof(struct kvm_cpuid2) +
+			      KV_CPUID_MAX * sizeof(struct kvm_cpuid_entry2));
+}
+
 static int cpuid_init(struct kv *kv, struct err *err)
 {
-	struct {
-		struct kvm_cpuid2 head;
-		struct kvm_cpuid_entry2 entries[KV_CPUID_MAX];
-	} *got = calloc(1, sizeof(*got));
+	struct kvm_cpuid2 *got = cpuid_buffer_new();
 	struct kvm_cpuid_entry2 *kvm_leaf;
 
 	if (!got)
 		return err_set(err, -ENOMEM, "no memory for CPUID");
-	got->head.nent = KV_CPUID_MAX - 1;
-	if (ioctl(kv->fd, KVM_GET_SUPPORTED_CPUID, &got->head) < 0) {
+	got->nent = KV_CPUID_MAX - 1;
+	if (ioctl(kv->fd, KVM_GET_SUPPORTED_CPUID, got) < 0) {
 		free(got);
 		return err_set_errno(err, -errno, "KVM_GET_SUPPORTED_CPUID");
 	}
-	kv->cpuid.count = got->head.nent;
+	kv->cpuid.count = got->nent;
 	memcpy(kv->cpuid.entries, got->entries,
-	       got->head.nent * sizeof(got->entries[0]));
+	       got->nent * sizeof(got->entries[0]));
 	free(got);
 
 	kvm_leaf = cpuid_find(&kv->cpuid, CPUID_KVM_SIGNATURE);
@@ -159,15 +164,12 @@ int kv_cpuid_apply(struct kv_vcpu *vcpu, struct err *err)
 {
 	struct kv *kv = vcpu->kv;
 	uint32_t id = vcpu->vcpu.index;
-	struct {
-		struct kvm_cpuid2 head;
-		struct kvm_cpuid_entry2 entries[KV_CPUID_MAX];
-	} *set = calloc(1, sizeof(*set));
+	struct kvm_cpuid2 *set = cpuid_buffer_new();
 	int ret = 0;
 
 	if (!set)
 		return err_set(err, -ENOMEM, "no memory for CPUID");
-	set->head.nent = kv->cpuid.count;
+	set->nent = kv->cpuid.count;
 	for (uint32_t i = 0; i < kv->cpuid.count; i++) {
 		struct kvm_cpuid_entry2 *e = &set->entries[i];
 
@@ -186,7 +188,7 @@ int kv_cpuid_apply(struct kv_vcpu *vcpu, struct err *err)
 			break;
 		}
 	}
-	if (ioctl(vcpu->fd, KVM_SET_CPUID2, &set->head) < 0)
+	if (ioctl(vcpu->fd, KVM_SET_CPUID2, set) < 0)
 		ret = err_set_errno(err, -errno,
 				    "vCPU %u: this host's KVM "
 				    "refuses the guest's CPUID",

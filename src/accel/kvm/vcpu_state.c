@@ -27,9 +27,17 @@
 #define MSR_TSC          0x10u
 #define MSR_TSC_DEADLINE 0x6e0u
 
-struct msr_buffer {
-	struct kvm_msrs head;
-	struct kvm_msr_entry entries[KV_MSR_MAX];
+/* KVM's structures end in a flexible array; these are one with room. */
+union msr_buffer {
+	struct kvm_msrs msrs;
+	uint8_t room[sizeof(struct kvm_msrs) +
+		     KV_MSR_MAX * sizeof(struct kvm_msr_entry)];
+};
+
+union msr_list_buffer {
+	struct kvm_msr_list list;
+	uint8_t room[sizeof(struct kvm_msr_list) +
+		     KV_MSR_MAX * sizeof(uint32_t)];
 };
 
 static const struct state_field vcpu_fields[] = {
@@ -66,33 +74,33 @@ void kv_vcpu_state_register(struct kv_vcpu *vcpu)
 static int msr_one(struct kv_vcpu *vcpu, unsigned long request, uint32_t index,
 		   uint64_t *value)
 {
-	struct {
-		struct kvm_msrs head;
-		struct kvm_msr_entry entry;
-	} one = { .head.nmsrs = 1,
-		  .entry = { .index = index, .data = *value } };
+	union {
+		struct kvm_msrs msrs;
+		uint8_t room[sizeof(struct kvm_msrs) +
+			     sizeof(struct kvm_msr_entry)];
+	} one = { .msrs.nmsrs = 1 };
 
+	one.msrs.entries[0] =
+		(struct kvm_msr_entry){ .index = index, .data = *value };
 	if (ioctl(vcpu->fd, request, &one) != 1)
 		return -EINVAL;
-	*value = one.entry.data;
+	*value = one.msrs.entries[0].data;
 	return 0;
 }
 
 int kv_msr_list_probe(struct kv_vcpu *vcpu, struct err *err)
 {
 	struct kv_msr_list *msrs = &vcpu->kv->msrs;
-	struct {
-		struct kvm_msr_list head;
-		uint32_t indices[KV_MSR_MAX];
-	} list = { .head.nmsrs = KV_MSR_MAX };
+	union msr_list_buffer buffer = { .list.nmsrs = KV_MSR_MAX };
+	const struct kvm_msr_list *list = &buffer.list;
 
-	if (ioctl(vcpu->kv->fd, KVM_GET_MSR_INDEX_LIST, &list) < 0)
+	if (ioctl(vcpu->kv->fd, KVM_GET_MSR_INDEX_LIST, &buffer) < 0)
 		return err_set_errno(err, -errno,
 				     "list of MSRs (%u, at most "
 				     "%u)",
-				     list.head.nmsrs, KV_MSR_MAX);
-	for (uint32_t i = 0; i < list.head.nmsrs; i++) {
-		uint32_t index = list.indices[i];
+				     list->nmsrs, KV_MSR_MAX);
+	for (uint32_t i = 0; i < list->nmsrs; i++) {
+		uint32_t index = list->indices[i];
 		uint64_t value = 0;
 
 		if (index == MSR_TSC || index == MSR_TSC_DEADLINE)
@@ -184,12 +192,12 @@ static int save_msrs(struct kv_vcpu *vcpu, struct err *err)
 {
 	const struct kv_msr_list *msrs = &vcpu->kv->msrs;
 	struct kv_vcpu_state *s = &vcpu->state;
-	struct msr_buffer buffer;
+	union msr_buffer buffer;
 	int got;
 
-	buffer.head = (struct kvm_msrs){ .nmsrs = msrs->count };
+	buffer.msrs = (struct kvm_msrs){ .nmsrs = msrs->count };
 	for (uint32_t i = 0; i < msrs->count; i++)
-		buffer.entries[i] =
+		buffer.msrs.entries[i] =
 			(struct kvm_msr_entry){ .index = msrs->index[i] };
 	got = ioctl(vcpu->fd, KVM_GET_MSRS, &buffer);
 	if (got != (int)msrs->count)
@@ -197,8 +205,8 @@ static int save_msrs(struct kv_vcpu *vcpu, struct err *err)
 			       msrs->index[got > 0 ? got : 0]);
 	s->msr_used = msrs->count;
 	for (uint32_t i = 0; i < msrs->count; i++) {
-		s->msr_index[i] = buffer.entries[i].index;
-		s->msr_value[i] = buffer.entries[i].data;
+		s->msr_index[i] = buffer.msrs.entries[i].index;
+		s->msr_value[i] = buffer.msrs.entries[i].data;
 	}
 	s->tsc_deadline = 0; /* stays 0 where the guest has no such timer */
 	msr_one(vcpu, KVM_GET_MSRS, MSR_TSC_DEADLINE, &s->tsc_deadline);
@@ -229,7 +237,7 @@ static bool is_fixed_msr(const struct kv *kv, uint32_t index)
 static int load_msrs(struct kv_vcpu *vcpu, struct err *err)
 {
 	const struct kv_vcpu_state *s = &vcpu->state;
-	struct msr_buffer buffer = { .head.nmsrs = 0 };
+	union msr_buffer buffer;
 	uint32_t count = 0;
 	int set;
 
@@ -237,7 +245,7 @@ static int load_msrs(struct kv_vcpu *vcpu, struct err *err)
 		uint64_t here = 0;
 
 		if (!is_fixed_msr(vcpu->kv, s->msr_index[i])) {
-			buffer.entries[count++] = (struct kvm_msr_entry){
+			buffer.msrs.entries[count++] = (struct kvm_msr_entry){
 				.index = s->msr_index[i],
 				.data = s->msr_value[i],
 			};
@@ -250,11 +258,11 @@ static int load_msrs(struct kv_vcpu *vcpu, struct err *err)
 				       "here, and KVM does not let it be set",
 				       s->msr_index[i], s->msr_value[i], here);
 	}
-	buffer.head.nmsrs = count;
+	buffer.msrs = (struct kvm_msrs){ .nmsrs = count };
 	set = ioctl(vcpu->fd, KVM_SET_MSRS, &buffer);
 	if (set != (int)count) {
 		const struct kvm_msr_entry *refused =
-			&buffer.entries[set > 0 ? set : 0];
+			&buffer.msrs.entries[set > 0 ? set : 0];
 
 		return err_set(err, -EINVAL, "KVM refuses MSR 0x%x = 0x%llx",
 			       refused->index, refused->data);
