@@ -59,12 +59,11 @@ static int map_at(struct ram_block *block, uint8_t *at, struct err *err)
 		 0) != MAP_FAILED)
 		return 0;
 	if (block->hugepage_size && errno == ENOMEM)
-		return err_set(
-			err, -ENOMEM,
-			"memory %s: not enough free huge pages; it needs "
-			"%lu of 2 MiB more than are in use (write the "
-			"number to /proc/sys/vm/nr_hugepages)",
-			block->name, block->size >> 21);
+		return err_set(err, -ENOMEM,
+			       "memory %s: %lu free huge pages of 2 MiB are "
+			       "needed (write that many more than are in use "
+			       "to /proc/sys/vm/nr_hugepages)",
+			       block->name, block->size >> 21);
 	return err_set_errno(err, -errno, "memory %s: mapping %lu bytes",
 			     block->name, block->size);
 }

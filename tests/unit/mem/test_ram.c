@@ -106,15 +106,6 @@ static void test_what_cannot_be_made_is_refused_with_a_reason(void **state)
 	ram_block_free(a);
 }
 
-static void test_missing_huge_pages_are_refused_at_creation(void **state)
-{
-	/* more than any machine that runs this has in its pool */
-	struct ram_options options = { .hugepage_size = 2 * MIB };
-
-	assert_refused(*state, "huge", 1ull << 44, &options, -ENOMEM,
-		       "/proc/sys/vm/nr_hugepages");
-}
-
 static uint64_t free_huge_pages(void)
 {
 	FILE *file = fopen("/sys/kernel/mm/hugepages/hugepages-2048kB/"
@@ -128,6 +119,14 @@ static uint64_t free_huge_pages(void)
 		fclose(file);
 	}
 	return count;
+}
+
+static void test_missing_huge_pages_are_refused_at_creation(void **state)
+{
+	struct ram_options options = { .hugepage_size = 2 * MIB };
+
+	assert_refused(*state, "huge", (free_huge_pages() + 1) * 2 * MIB,
+		       &options, -ENOMEM, "/proc/sys/vm/nr_hugepages");
 }
 
 static void test_huge_pages_count_as_resident(void **state)
