@@ -256,12 +256,13 @@ static int on_round(struct destination *dst, struct err *err)
 	if (ret)
 		return ret;
 	memcpy(&round, dst->record.body, sizeof(round));
+	if (le32_get(round.reserved))
+		return bad(dst, err, "reserved bits are set");
 	lock_acquire(&dst->mig->lock);
 	dst->mig->info.rounds = le32_get(round.number);
-	dst->mig->info.ram_remaining = le64_get(round.remaining)
-				       << RAM_PAGE_SHIFT;
 	lock_release(&dst->mig->lock);
-	return 0;
+	record_put(&dst->out, FMT_ROUND_DONE, &round, sizeof(round));
+	return reply(dst, err);
 }
 
 /* ---- the switch ---- */
@@ -288,9 +289,6 @@ static int on_stopped(struct destination *dst, struct err *err)
 	    le32_get(stopped.reserved))
 		return bad(dst, err, "unknown run state");
 	dst->is_running_wanted = want == FMT_WANT_RUN;
-	lock_acquire(&dst->mig->lock);
-	dst->mig->info.ram_remaining = 0;
-	lock_release(&dst->mig->lock);
 	dst->step = STEP_STOPPED;
 	phase_start(&dst->phases);
 	return 0;

@@ -32,8 +32,8 @@ enum fmt_type {
 	FMT_SETUP_END,
 	FMT_RAM,
 	FMT_RAM_ZERO,
-	FMT_ROUND = 0x80000007u,
-	FMT_STOPPED = 8,
+	FMT_ROUND,
+	FMT_STOPPED,
 	FMT_STATE,
 	FMT_VERIFY,
 	FMT_END,
@@ -45,6 +45,7 @@ enum fmt_type {
 	FMT_READY,
 	FMT_RUNNING,
 	FMT_FAILED,
+	FMT_ROUND_DONE,
 };
 
 struct fmt_header {
@@ -95,9 +96,8 @@ static_assert(sizeof(struct fmt_run) == 16, "run of RAM");
 
 struct fmt_round {
 	struct le32 number, reserved;
-	struct le64 remaining;
 };
-static_assert(sizeof(struct fmt_round) == 16, "ROUND");
+static_assert(sizeof(struct fmt_round) == 8, "ROUND and ROUND_DONE");
 
 struct fmt_stopped {
 	struct le32 want, reserved;

@@ -47,7 +47,6 @@ struct source {
 	uint64_t stop_ns;
 
 	/* of the current pass */
-	uint64_t pass_pages, pass_start_sent, pass_start_busy;
 	uint64_t last_remaining;
 	uint64_t sync_start_ns;
 
@@ -89,6 +88,9 @@ static int read_reply(struct source *src, struct err *err)
 					err);
 		src->is_built = true;
 		return ret;
+	case FMT_ROUND_DONE:
+		return record_check_size(&src->reply, sizeof(struct fmt_round),
+					 err);
 	case FMT_READY:
 	case FMT_RUNNING:
 		return record_check_size(&src->reply, sizeof(struct fmt_report),
@@ -105,8 +107,7 @@ static int read_reply(struct source *src, struct err *err)
 	}
 }
 
-/* Read replies until one of @type; READY or RUNNING at another time is an
- * error. */
+/* Read replies until one of @type; only BUILT may come before it. */
 static int await_reply(struct source *src, uint32_t type, struct err *err)
 {
 	int ret;
@@ -115,9 +116,8 @@ static int await_reply(struct source *src, uint32_t type, struct err *err)
 		ret = read_reply(src, err);
 		if (ret)
 			return ret;
-		if ((src->reply.type == FMT_READY ||
-		     src->reply.type == FMT_RUNNING) &&
-		    src->reply.type != type)
+		if (src->reply.type != type && src->reply.type != FMT_BUILT &&
+		    !(src->reply.type & FMT_OPTIONAL))
 			return err_set(err, -EBADMSG,
 				       "destination sent %s out of turn",
 				       record_name(src->reply.type));
@@ -318,7 +318,6 @@ static int between_records(void *opaque, uint64_t pages, struct err *err)
 	struct source *src = opaque;
 	int ret;
 
-	src->pass_pages = pages;
 	if (src->is_stopped)
 		return 0;
 	update_info(src, src->last_remaining > pages
@@ -343,8 +342,6 @@ static bool source_sync(struct source *src, struct policy_round *round)
 	struct mig_params params;
 	uint64_t remaining;
 
-	round->sent_bytes = src->channel->sent - src->pass_start_sent;
-	round->busy_ns = src->channel->busy_ns - src->pass_start_busy;
 	remaining = ram_send_sync(&src->ram, false);
 	round->sync_ns = clock_mono_ns() - start;
 	round->remaining_bytes = remaining << RAM_PAGE_SHIFT;
@@ -362,18 +359,40 @@ static bool source_sync(struct source *src, struct policy_round *round)
 	return policy_decide(&src->policy, round);
 }
 
-static int source_rounds(struct source *src, struct err *err)
+/* One pass over what is dirty; done when the destination has all of it. */
+static int source_pass(struct source *src, struct policy_round *round,
+		       struct err *err)
 {
-	struct policy_round round = { .remaining_bytes = 0 };
+	uint64_t sent = src->channel->sent, busy = src->channel->busy_ns;
+	const struct fmt_round note = {
+		.number = le32_of((uint32_t)src->mig->info.rounds),
+	};
+	uint64_t start;
 	int ret;
 
-	for (;;) {
-		bool is_time = source_sync(src, &round);
-		struct fmt_round note = {
-			.number = le32_of((uint32_t)src->mig->info.rounds),
-			.remaining = le64_of(src->last_remaining),
-		};
+	ret = ram_send_pass(&src->ram, false, between_records, src, err);
+	if (ret)
+		return ret;
+	record_put(&src->out, FMT_ROUND, &note, sizeof(note));
+	ret = stream_flush(src->channel, &src->out, err);
+	if (ret)
+		return ret;
+	start = clock_mono_ns();
+	if (!src->channel->is_file)
+		ret = await_reply(src, FMT_ROUND_DONE, err);
+	round->sent_bytes = src->channel->sent - sent;
+	round->busy_ns = src->channel->busy_ns - busy + clock_mono_ns() - start;
+	return ret;
+}
 
+static int source_rounds(struct source *src, struct err *err)
+{
+	struct policy_round round = { .sent_bytes = 0 };
+	bool is_time;
+	int ret = 0;
+
+	while (!ret) {
+		is_time = source_sync(src, &round);
 		trace(mig_round,
 		      "round %lu: %lu pages, sync %lu us, pause estimate %lu us",
 		      src->mig->info.rounds, src->last_remaining,
@@ -381,23 +400,9 @@ static int source_rounds(struct source *src, struct err *err)
 		update_info(src, src->last_remaining);
 		if (is_time && src->is_built)
 			return 0;
-		if (is_time) { /* the destination still builds */
-			ret = await_reply(src, FMT_BUILT, err);
-			if (ret)
-				return ret;
-			continue;
-		}
-		record_put(&src->out, FMT_ROUND, &note, sizeof(note));
-		ret = stream_flush(src->channel, &src->out, err);
-		if (ret)
-			return ret;
-		src->pass_start_sent = src->channel->sent;
-		src->pass_start_busy = src->channel->busy_ns;
-		ret = ram_send_pass(&src->ram, false, between_records, src,
-				    err);
-		if (ret)
-			return ret;
+		ret = source_pass(src, &round, err);
 	}
+	return ret;
 }
 
 /* ---- the switch ---- */
@@ -569,7 +574,7 @@ static int source_switch(struct source *src, struct err *err)
 	lock_acquire(&src->mig->lock);
 	src->mig->info.precopy_bytes = precopy;
 	src->mig->info.downtime_bytes = src->channel->sent - precopy;
-	src->mig->info.downtime_ns = clock_mono_ns() - src->stop_ns;
+	src->mig->info.downtime_ns = src->phases.last_ns - src->stop_ns;
 	for (int i = 0; i < MIG_PHASE_DST_RECEIVE; i++)
 		src->mig->info.phase_ns[i] = src->phases.ns[i];
 	lock_release(&src->mig->lock);

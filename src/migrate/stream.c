@@ -31,6 +31,7 @@ static const struct {
 	{ FMT_RUNNING, "RUNNING" },
 	{ FMT_FAILED, "FAILED" },
 	{ FMT_SWITCH, "SWITCH" },
+	{ FMT_ROUND_DONE, "ROUND_DONE" },
 };
 
 const char *record_name(uint32_t type)
