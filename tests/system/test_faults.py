@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket
 import threading
-from typing import Callable
 
 import pytest
 
@@ -12,6 +11,7 @@ from harness import guest
 from harness.machine import Fleet, Machine
 from harness.move import move, start, wait
 from harness.qmp import QmpClosed, QmpError
+from harness.relay import Link
 
 SLOW = 40 << 20  # bytes a second: the 64 MiB that change never fit through
 
@@ -169,52 +169,6 @@ def test_uri_that_makes_no_sense_is_refused(fleet: Fleet, uri: str) -> None:
     source.serial.wait_ticks(5)
 
 
-class Link:
-    """A relay between the two sides that can be cut; counts what passes."""
-
-    def __init__(self, listen: str, target: str, cut_after: int) -> None:
-        self.cut_after, self.passed = cut_after, 0
-        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._listener.bind(listen)
-        self._listener.listen(1)
-        self._target = target
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
-
-    def _run(self) -> None:
-        near, _ = self._listener.accept()
-        far = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        far.connect(self._target)
-        back = threading.Thread(target=self._pump, args=(far, near, None), daemon=True)
-        back.start()
-        self._pump(near, far, self.cut_after)
-        for sock in (near, far):
-            try:
-                sock.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                pass
-        back.join()
-        near.close()
-        far.close()
-        self._listener.close()
-
-    def _pump(self, source: socket.socket, sink: socket.socket, limit: int | None) -> None:
-        try:
-            while limit is None or limit > 0:
-                data = source.recv(1 << 16 if limit is None else min(1 << 16, limit))
-                if not data:
-                    return
-                sink.sendall(data)
-                if limit is not None:
-                    limit -= len(data)
-                    self.passed += len(data)
-        except OSError:
-            return
-
-    def join(self) -> None:
-        self._thread.join(30)
-
-
 @pytest.mark.parametrize("cut_after", [0, 1, 100, 4096, 100_000, 10_000_000, 80_000_000])
 def test_link_that_breaks_before_go_costs_nothing(fleet: Fleet, cut_after: int) -> None:
     # 64 MiB are rewritten all the time, so even 80 MB are before the switch.
@@ -223,7 +177,7 @@ def test_link_that_breaks_before_go_costs_nothing(fleet: Fleet, cut_after: int) 
     target = f"{fleet.folder}/target"
     destination = fleet.start("destination", incoming=f"unix:{target}")
     destination.ready()
-    link = Link(f"{fleet.folder}/link", target, cut_after)
+    link = Link(f"{fleet.folder}/link", target, cut_after=cut_after)
     start(source, f"unix:{fleet.folder}/link")
     assert wait(source) == "failed"
     link.join()

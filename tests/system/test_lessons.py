@@ -119,3 +119,18 @@ def test_lesson_pause_is_acknowledged_while_vcpus_are_in_exits(fleet: Fleet) -> 
         machine.qmp.command("cont", timeout_s=5)
     machine.serial.wait_ticks(100)
     assert machine.report()["errors"] == 0
+
+
+def test_lesson_logging_starts_and_stops_at_once_in_a_large_guest(fleet: Fleet) -> None:
+    # Protecting 48 GiB at once, or unprotecting it in the pause, takes hundreds
+    # of milliseconds.
+    options = {"memory": "48G", "guest_options": "hot=4M,rate=10000/s,tick=1ms"}
+    source = fleet.start("source", **options)
+    source.serial.wait_ticks(50)
+    uri = f"unix:{fleet.folder}/move"
+    destination = fleet.start("destination", incoming=uri, **options)
+    moved = move(source, destination, uri)
+    assert moved.status == "completed", moved.info
+    assert moved.info["total-time"] < 300
+    assert moved.info["downtime"] < 50
+    assert destination.report()["errors"] == 0
