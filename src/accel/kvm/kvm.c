@@ -87,14 +87,19 @@ static void enable_manual_protect(struct kv *kv)
 		kv->has_manual_protect = true;
 }
 
+/* Only Intel hosts use the two areas; the others accept the calls. */
+static void set_private_areas(struct kv *kv)
+{
+	uint64_t identity = KV_IDENTITY_ADDR;
+
+	ioctl(kv->vm_fd, KVM_SET_IDENTITY_MAP_ADDR, &identity);
+	ioctl(kv->vm_fd, KVM_SET_TSS_ADDR, KV_TSS_ADDR);
+}
+
 static int create_irqchip(struct kv *kv, struct err *err)
 {
 	struct kvm_pit_config pit = { .flags = KVM_PIT_SPEAKER_DUMMY };
-	uint64_t identity = KV_IDENTITY_ADDR;
 
-	/* Only Intel hosts use the two areas; the others accept the calls. */
-	ioctl(kv->vm_fd, KVM_SET_IDENTITY_MAP_ADDR, &identity);
-	ioctl(kv->vm_fd, KVM_SET_TSS_ADDR, KV_TSS_ADDR);
 	if (ioctl(kv->vm_fd, KVM_CREATE_IRQCHIP, 0) < 0)
 		return err_set_errno(err, -errno, "KVM interrupt controllers");
 	kv->has_pit = ioctl(kv->vm_fd, KVM_CREATE_PIT2, &pit) == 0;
@@ -350,13 +355,18 @@ int kv_new(const struct accel_config *config, struct accel **ret_accel,
 	if (!ret)
 		ret = check_capabilities(kv, config, err);
 	if (!ret)
-		ret = create_irqchip(kv, err);
-	if (!ret)
 		ret = cpuid_init(kv, err);
 	if (!ret && !config->options.use_plain_log)
 		enable_manual_protect(kv);
-	if (!ret)
+	/* Memory before the interrupt controllers: they register on KVM's I/O
+	 * buses, and a memslot set after that waits 4 to 7 ms for the SRCU grace
+	 * period they began. */
+	if (!ret) {
+		set_private_areas(kv);
 		ret = kv_slots_init(kv, err);
+	}
+	if (!ret)
+		ret = create_irqchip(kv, err);
 	if (ret) {
 		kv_free(&kv->accel);
 		return ret;
