@@ -2,7 +2,7 @@
 /*
  * What the machine itself can do, to measure a migration beside.
  *
- * usage: copy_loop copy BYTES [SOCKET_BUFFER]
+ * usage: copy_loop copy BYTES [SOCKET_BUFFER [SPINNERS]]
  *	One process sends BYTES of random data out of a warm memfd, 1 MiB a
  *	send, over a UNIX stream socket; another receives straight into a fresh
  *	memfd.  No format, no checks: the least a move of that memory costs.
@@ -11,9 +11,10 @@
  *
  * Prints the nanoseconds it took.  SOCKET_BUFFER sets the sender's
  * SO_SNDBUF, in bytes (past the system's limit where we may); 0 or none leaves
- * the system's.
+ * the system's.  SPINNERS processes compute meanwhile, as a running guest does.
  */
 #include <errno.h>
+#include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -25,7 +26,8 @@
 #include <time.h>
 #include <unistd.h>
 
-#define CHUNK (1u << 20)
+#define CHUNK        (1u << 20)
+#define SPINNERS_MAX 64
 
 static void fail(const char *what)
 {
@@ -145,6 +147,33 @@ static uint64_t copy(size_t size, int buffer)
 	return end - start;
 }
 
+static pid_t spinner_start(void)
+{
+	volatile uint64_t count = 0;
+	pid_t child = fork();
+
+	if (child < 0)
+		fail("fork");
+	while (child == 0)
+		count++;
+	return child;
+}
+
+static uint64_t copy_beside(size_t size, int buffer, int spinners)
+{
+	pid_t children[SPINNERS_MAX];
+	uint64_t taken;
+
+	for (int i = 0; i < spinners; i++)
+		children[i] = spinner_start();
+	taken = copy(size, buffer);
+	for (int i = 0; i < spinners; i++) {
+		kill(children[i], SIGKILL);
+		waitpid(children[i], NULL, 0);
+	}
+	return taken;
+}
+
 static uint64_t fill(size_t size)
 {
 	uint8_t *memory = memory_new("fill", size);
@@ -159,15 +188,20 @@ int main(int argc, char **argv)
 {
 	size_t size = argc >= 3 ? strtoull(argv[2], NULL, 0) : 0;
 
-	if (size && argc <= 4 && strcmp(argv[1], "copy") == 0) {
-		int buffer = argc == 4 ? atoi(argv[3]) : 0;
+	if (size && argc <= 5 && strcmp(argv[1], "copy") == 0) {
+		int buffer = argc >= 4 ? atoi(argv[3]) : 0;
+		int spinners = argc == 5 ? atoi(argv[4]) : 0;
 
-		printf("%llu\n", (unsigned long long)copy(size, buffer));
+		if (spinners < 0 || spinners > SPINNERS_MAX)
+			return 2;
+		printf("%llu\n",
+		       (unsigned long long)copy_beside(size, buffer, spinners));
 	} else if (size && argc == 3 && strcmp(argv[1], "fill") == 0) {
 		printf("%llu\n", (unsigned long long)fill(size));
 	} else {
-		fprintf(stderr, "usage: copy_loop copy BYTES [SOCKET_BUFFER]\n"
-				"       copy_loop fill BYTES\n");
+		fprintf(stderr,
+			"usage: copy_loop copy BYTES [SOCKET_BUFFER [SPINNERS]]\n"
+			"       copy_loop fill BYTES\n");
 		return 2;
 	}
 	return 0;
