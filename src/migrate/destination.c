@@ -33,8 +33,9 @@ enum step {
 	STEP_RAM = 1 << 2,     /* until SWITCH */
 	STEP_SWITCH = 1 << 3,  /* nothing but STOPPED */
 	STEP_STOPPED = 1 << 4, /* until END */
-	STEP_LOADED = 1 << 5,  /* GO */
-	STEP_DONE = 1 << 6,
+	STEP_VERIFY = 1 << 5,  /* nothing but VERIFY */
+	STEP_LOADED = 1 << 6,  /* GO */
+	STEP_DONE = 1 << 7,
 };
 
 struct destination {
@@ -50,8 +51,7 @@ struct destination {
 
 	/* STATE bodies as they came, padded, until the one load of all */
 	struct bytes_writer states;
-	bool has_verify;
-	uint64_t source_hash, source_pages;
+	bool is_verified; /* STOPPED announced VERIFY */
 
 	struct phase_clock phases;
 	uint64_t start_ns, commits;
@@ -286,8 +286,9 @@ static int on_stopped(struct destination *dst, struct err *err)
 	memcpy(&stopped, dst->record.body, sizeof(stopped));
 	want = le32_get(stopped.want);
 	if ((want != FMT_WANT_RUN && want != FMT_WANT_PAUSE) ||
-	    le32_get(stopped.reserved))
-		return bad(dst, err, "unknown run state");
+	    le32_get(stopped.flags) & ~FMT_STOPPED_VERIFY)
+		return bad(dst, err, "unknown run state or flag");
+	dst->is_verified = le32_get(stopped.flags) & FMT_STOPPED_VERIFY;
 	dst->is_running_wanted = want == FMT_WANT_RUN;
 	dst->step = STEP_STOPPED;
 	phase_start(&dst->phases);
@@ -305,46 +306,6 @@ static int on_state(struct destination *dst, struct err *err)
 	return dst->states.is_failed
 		       ? err_set(err, -ENOMEM, "no memory for device state")
 		       : 0;
-}
-
-static int on_verify(struct destination *dst, struct err *err)
-{
-	struct fmt_verify verify;
-	int ret = record_check_size(&dst->record, sizeof(verify), err);
-
-	if (ret)
-		return ret;
-	if (dst->has_verify)
-		return bad(dst, err, "came twice");
-	memcpy(&verify, dst->record.body, sizeof(verify));
-	dst->has_verify = true;
-	dst->source_hash = le64_get(verify.hash);
-	dst->source_pages = le64_get(verify.pages);
-	return 0;
-}
-
-static int compare_hash(struct destination *dst, struct err *err)
-{
-	int ret;
-
-	if (!dst->has_verify)
-		return 0;
-	ret = verify_ram(dst->mem, &dst->hash, &dst->hash_pages);
-	if (ret)
-		return err_set(err, ret, "no memory to hash RAM");
-	if (dst->hash != dst->source_hash ||
-	    dst->hash_pages != dst->source_pages)
-		return err_set(err, -EIO,
-			       "RAM differs: hash 0x%lx of %lu pages at the "
-			       "source, 0x%lx of %lu here",
-			       dst->source_hash, dst->source_pages, dst->hash,
-			       dst->hash_pages);
-	lock_acquire(&dst->mig->lock);
-	dst->mig->info.is_verified = true;
-	dst->mig->info.verified_pages = dst->hash_pages;
-	dst->mig->info.verify_hash = dst->hash;
-	lock_release(&dst->mig->lock);
-	return 0;
 }
 
 /* Fields only (DESIGN 2): nothing here may translate. */
@@ -410,6 +371,24 @@ static void put_report(struct destination *dst, uint32_t type)
 
 static int take_over(struct destination *dst, struct err *err);
 
+/* All bytes are here, and are the right ones. */
+static int load_and_answer(struct destination *dst, struct err *err)
+{
+	int ret = load_all(dst, err);
+
+	if (ret)
+		return ret;
+	dst->step = STEP_LOADED;
+	ret = mig_set_state(dst->mig, MIG_LOADED, err);
+	if (ret)
+		return ret;
+	put_report(dst, FMT_READY);
+	ret = reply(dst, err);
+	if (!ret && dst->channel->is_file)
+		ret = take_over(dst, err);
+	return ret;
+}
+
 static int on_end(struct destination *dst, struct err *err)
 {
 	struct fmt_end end;
@@ -426,21 +405,36 @@ static int on_end(struct destination *dst, struct err *err)
 			       "sent, %lu and %lu arrived",
 			       le64_get(end.pages), le64_get(end.zero_pages),
 			       dst->ram.pages, dst->ram.zero_pages);
-	ret = compare_hash(dst, err);
+	if (!dst->is_verified)
+		return load_and_answer(dst, err);
+	/* While the source does the same. */
+	dst->step = STEP_VERIFY;
+	ret = verify_ram(dst->mem, &dst->hash, &dst->hash_pages);
+	return ret ? err_set(err, ret, "no memory to hash RAM") : 0;
+}
+
+static int on_verify(struct destination *dst, struct err *err)
+{
+	struct fmt_verify verify;
+	int ret = record_check_size(&dst->record, sizeof(verify), err);
+
+	if (ret)
+		return ret;
+	memcpy(&verify, dst->record.body, sizeof(verify));
+	if (dst->hash != le64_get(verify.hash) ||
+	    dst->hash_pages != le64_get(verify.pages))
+		return err_set(err, -EIO,
+			       "RAM differs: hash 0x%lx of %lu pages at the "
+			       "source, 0x%lx of %lu here",
+			       le64_get(verify.hash), le64_get(verify.pages),
+			       dst->hash, dst->hash_pages);
+	lock_acquire(&dst->mig->lock);
+	dst->mig->info.is_verified = true;
+	dst->mig->info.verified_pages = dst->hash_pages;
+	dst->mig->info.verify_hash = dst->hash;
+	lock_release(&dst->mig->lock);
 	phase_end(&dst->phases, MIG_PHASE_DST_VERIFY);
-	if (!ret)
-		ret = load_all(dst, err);
-	if (ret)
-		return ret;
-	dst->step = STEP_LOADED;
-	ret = mig_set_state(dst->mig, MIG_LOADED, err);
-	if (ret)
-		return ret;
-	put_report(dst, FMT_READY);
-	ret = reply(dst, err);
-	if (!ret && dst->channel->is_file)
-		ret = take_over(dst, err);
-	return ret;
+	return load_and_answer(dst, err);
 }
 
 /* The guest is ours. */
@@ -496,12 +490,12 @@ static const struct {
 	{ FMT_SWITCH, STEP_RAM, on_switch },
 	{ FMT_STOPPED, STEP_SWITCH, on_stopped },
 	{ FMT_STATE, STEP_STOPPED, on_state },
-	{ FMT_VERIFY, STEP_STOPPED, on_verify },
 	{ FMT_END, STEP_STOPPED, on_end },
+	{ FMT_VERIFY, STEP_VERIFY, on_verify },
 	{ FMT_GO, STEP_LOADED, on_go },
 	{ FMT_CANCEL,
 	  STEP_MACHINE | STEP_SETUP | STEP_RAM | STEP_SWITCH | STEP_STOPPED |
-		  STEP_LOADED,
+		  STEP_VERIFY | STEP_LOADED,
 	  on_cancel },
 };
 

@@ -35,6 +35,7 @@ struct explainer {
 	struct list schemas;
 	uint8_t *pages; /* room for one RAM record's */
 	uint64_t count, ram_pages, zero_pages, ram_records;
+	bool has_verify; /* STOPPED announced it */
 	bool is_ended;
 };
 
@@ -207,6 +208,32 @@ static int on_end(struct explainer *x, struct err *err)
 		return err_set(err, -EBADMSG,
 			       "%" PRIu64 " and %" PRIu64 " are in the stream",
 			       x->ram_pages, x->zero_pages);
+	x->is_ended = !x->has_verify;
+	return 0;
+}
+
+static int on_stopped(struct explainer *x, struct err *err)
+{
+	struct fmt_stopped stopped;
+
+	if (record_check_size(&x->record, sizeof(stopped), err))
+		return -EBADMSG;
+	memcpy(&stopped, x->record.body, sizeof(stopped));
+	x->has_verify = le32_get(stopped.flags) & FMT_STOPPED_VERIFY;
+	fprintf(x->out, ": the guest is to be %s\n",
+		le32_get(stopped.want) == FMT_WANT_RUN ? "running" : "paused");
+	return 0;
+}
+
+static int on_verify(struct explainer *x, struct err *err)
+{
+	struct fmt_verify verify;
+
+	if (record_check_size(&x->record, sizeof(verify), err))
+		return -EBADMSG;
+	memcpy(&verify, x->record.body, sizeof(verify));
+	fprintf(x->out, ": %" PRIu64 " pages, hash %016" PRIx64 "\n",
+		le64_get(verify.pages), le64_get(verify.hash));
 	x->is_ended = true;
 	return 0;
 }
@@ -240,8 +267,12 @@ static int explain_record(struct explainer *x, struct err *err)
 	case FMT_SETUP_STATE:
 	case FMT_STATE:
 		return on_state(x, err);
+	case FMT_STOPPED:
+		return on_stopped(x, err);
 	case FMT_END:
 		return on_end(x, err);
+	case FMT_VERIFY:
+		return on_verify(x, err);
 	default:
 		fprintf(x->out, ": %u bytes\n", x->record.length);
 		return 0;

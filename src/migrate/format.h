@@ -15,15 +15,16 @@
 #define FMT_MINOR        0
 #define FMT_FLAG_NO_PATH 1u /* no return path */
 
-#define FMT_BODY_MAX    (1u << 20)
-#define FMT_BLOCKS_MAX  64u
-#define FMT_RUNS_MAX    1024u
-#define FMT_RAM_PAGES   1024u
-#define FMT_REASON_MAX  400u
-#define FMT_OPTIONAL    0x80000000u
-#define FMT_RAM_CHECKED 1u
-#define FMT_WANT_RUN    1u
-#define FMT_WANT_PAUSE  2u
+#define FMT_BODY_MAX       (1u << 20)
+#define FMT_BLOCKS_MAX     64u
+#define FMT_RUNS_MAX       1024u
+#define FMT_RAM_PAGES      1024u
+#define FMT_REASON_MAX     400u
+#define FMT_OPTIONAL       0x80000000u
+#define FMT_RAM_CHECKED    1u
+#define FMT_WANT_RUN       1u
+#define FMT_WANT_PAUSE     2u
+#define FMT_STOPPED_VERIFY 1u /* VERIFY follows END */
 
 enum fmt_type {
 	FMT_MACHINE = 1,
@@ -100,7 +101,7 @@ struct fmt_round {
 static_assert(sizeof(struct fmt_round) == 8, "ROUND and ROUND_DONE");
 
 struct fmt_stopped {
-	struct le32 want, reserved;
+	struct le32 want, flags;
 };
 static_assert(sizeof(struct fmt_stopped) == 8, "STOPPED");
 

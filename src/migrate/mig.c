@@ -117,9 +117,11 @@ void phase_end(struct phase_clock *clock, enum mig_phase phase)
 static void set_state(struct mig *mig, enum mig_state to)
 {
 	const struct mig_event event = { .state = to };
+	bool is_arc = arcs[mig->info.state] >> to & 1;
 
 	lock_assert_held(&mig->lock);
-	assert(arcs[mig->info.state] >> to & 1);
+	assert(is_arc);
+	(void)is_arc;
 	trace(mig_state, "%s to %s", state_names[mig->info.state],
 	      state_names[to]);
 	mig->info.state = to;

@@ -439,6 +439,7 @@ static int source_stop(struct source *src, struct err *err)
 	stopped = (struct fmt_stopped){
 		.want = le32_of(src->was_running ? FMT_WANT_RUN
 						 : FMT_WANT_PAUSE),
+		.flags = le32_of(src->caps.verify ? FMT_STOPPED_VERIFY : 0),
 	};
 	ret = machine_save_accel(src->machine, err);
 	if (ret)
@@ -468,23 +469,24 @@ static int source_send_end(struct source *src, struct err *err)
 {
 	struct fmt_end end = { .pages = le64_of(src->ram.pages),
 			       .zero_pages = le64_of(src->ram.zero_pages) };
+	struct fmt_verify verify;
 	int ret;
 
-	if (src->caps.verify) {
-		struct fmt_verify verify;
-
-		ret = verify_ram(machine_mem(src->machine), &src->hash,
-				 &src->hash_pages);
-		if (ret)
-			return err_set(err, ret, "no memory to hash RAM");
-		verify = (struct fmt_verify){ le64_of(src->hash),
-					      le64_of(src->hash_pages) };
-		record_put(&src->out, FMT_VERIFY, &verify, sizeof(verify));
-		phase_end(&src->phases, MIG_PHASE_VERIFY);
-	}
 	record_put(&src->out, FMT_END, &end, sizeof(end));
 	ret = stream_flush(src->channel, &src->out, err);
 	phase_end(&src->phases, MIG_PHASE_SEND_STATE);
+	if (ret || !src->caps.verify)
+		return ret;
+
+	ret = verify_ram(machine_mem(src->machine), &src->hash,
+			 &src->hash_pages);
+	if (ret)
+		return err_set(err, ret, "no memory to hash RAM");
+	verify = (struct fmt_verify){ le64_of(src->hash),
+				      le64_of(src->hash_pages) };
+	record_put(&src->out, FMT_VERIFY, &verify, sizeof(verify));
+	ret = stream_flush(src->channel, &src->out, err);
+	phase_end(&src->phases, MIG_PHASE_VERIFY);
 	return ret;
 }
 

@@ -272,13 +272,15 @@ static void kv_free(struct accel *accel)
 {
 	struct kv *kv = kv_of(accel);
 
+	/* First, so that no slot is deleted one by one. */
+	if (kv->vm_fd >= 0)
+		close(kv->vm_fd);
+	kv->vm_fd = -1;
 	kv_slots_fini(kv);
 	if (kv->is_registered) {
 		state_unregister(&kv->cpuid_entry);
 		state_unregister(&kv->vm_entry);
 	}
-	if (kv->vm_fd >= 0)
-		close(kv->vm_fd);
 	if (kv->fd >= 0)
 		close(kv->fd);
 	free(kv->vcpus);

@@ -47,6 +47,8 @@ static int slot_tell(struct kv *kv, const struct kv_slot *slot, uint64_t size)
 			(uint64_t)(uintptr_t)(slot->block->host + slot->offset),
 	};
 
+	if (kv->vm_fd < 0) /* the VM is gone, and all its slots */
+		return 0;
 	trace(kvm_slot, "slot %u: gpa 0x%lx size 0x%lx flags 0x%x", slot->id,
 	      slot->gpa, size, region.flags);
 	if (ioctl(kv->vm_fd, KVM_SET_USER_MEMORY_REGION, &region) < 0)
@@ -401,15 +403,22 @@ static const struct mem_listener_ops port_ops = {
 
 int kv_slots_init(struct kv *kv, struct err *err)
 {
+	int ret;
+
 	list_init(&kv->slots);
 	kv->slot_ids = calloc(kv->slot_max, 1);
 	kv->harvest = bitmap_new(KV_HARVEST_BITS);
 	if (!kv->slot_ids || !kv->harvest)
 		return err_set(err, -ENOMEM, "no memory for memslots");
-	mem_listener_add(kv->memory, &kv->listener, &memory_ops, kv, 10);
-	mem_listener_add(kv->ports, &kv->port_listener, &port_ops, kv, 10);
-	kv->has_listeners = true;
-	return 0;
+	ret = mem_listener_add(kv->memory, &kv->listener, &memory_ops, kv, 10);
+	if (!ret) {
+		ret = mem_listener_add(kv->ports, &kv->port_listener, &port_ops,
+				       kv, 10);
+		if (ret)
+			mem_listener_del(&kv->listener);
+	}
+	kv->has_listeners = !ret;
+	return ret ? err_set_errno(err, ret, "listening to memory changes") : 0;
 }
 
 void kv_slots_fini(struct kv *kv)

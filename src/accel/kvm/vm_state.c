@@ -129,7 +129,7 @@ int kv_vm_save(struct accel *accel, struct err *err)
 static int load_clock(struct kv *kv, struct err *err)
 {
 	const struct kv_vm_state *then = &kv->vm_state;
-	struct kv_vm_state now;
+	struct kv_vm_state now = { .host_tsc = 0 };
 	struct kvm_clock_data clock = { .clock = then->kvmclock_ns };
 	int64_t advance_ns;
 	int ret;
