@@ -10,6 +10,8 @@
 /* A pass of fewer bytes says nothing about the bandwidth. */
 #define BANDWIDTH_SAMPLE_MIN (256u << 10)
 #define IDLE_ROUNDS_MAX      3
+/* For ever; leaves room for the other costs. */
+#define SEND_MAX_NS (1ull << 62)
 
 void policy_init(struct policy *policy, uint64_t limit_ns)
 {
@@ -37,14 +39,21 @@ static void measure_bandwidth(struct policy *policy,
 		policy->bandwidth = 1;
 }
 
+static uint64_t send_time(const struct policy *policy, uint64_t bytes)
+{
+	double ns =
+		(double)bytes * (double)NS_PER_SEC / (double)policy->bandwidth;
+
+	return ns < (double)SEND_MAX_NS ? (uint64_t)ns : SEND_MAX_NS;
+}
+
 bool policy_decide(struct policy *policy, const struct policy_round *round)
 {
 	uint64_t send_ns;
 
 	measure_bandwidth(policy, round);
 	policy->sync_ns = round->sync_ns;
-	send_ns = (uint64_t)((double)round->remaining_bytes *
-			     (double)NS_PER_SEC / (double)policy->bandwidth);
+	send_ns = send_time(policy, round->remaining_bytes);
 	policy->estimate_ns = policy->fixed_ns + policy->sync_ns + send_ns;
 
 	if (policy->estimate_ns < policy->best_ns - policy->best_ns / 10)
@@ -58,6 +67,9 @@ bool policy_decide(struct policy *policy, const struct policy_round *round)
 	if (policy->estimate_ns < policy->best_ns)
 		policy->best_ns = policy->estimate_ns;
 
+	/* Another round cannot leave less, whatever the limit. */
+	if (round->remaining_bytes == 0)
+		return true;
 	if (policy->estimate_ns > policy->limit_ns)
 		return false;
 	/* Nothing more to win. */

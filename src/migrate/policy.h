@@ -8,7 +8,9 @@
  * the estimate is above the limit, rounds go on.  Below it, they go on as long
  * as the next one promises less: rounds shrink while the link is faster than
  * the guest, and no longer once the rest is small beside the fixed costs or
- * three rounds brought nothing.  Pure arithmetic; tested without a machine.
+ * three rounds brought nothing.  When nothing is left at all, the guest is
+ * stopped even if the limit is below the fixed costs: no round can better that.
+ * Pure arithmetic; tested without a machine.
  */
 #ifndef GODWIT_MIGRATE_POLICY_H
 #define GODWIT_MIGRATE_POLICY_H
