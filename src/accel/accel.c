@@ -17,7 +17,9 @@ int accel_options_parse(const char *text, struct accel_options *ret_options,
 	int ret;
 
 	ret = parse_kv_next(&text, &kv);
-	if (ret <= 0 || kv.value || strcmp(kv.key, "kvm") != 0)
+	if (ret < 0)
+		return err_set(err, ret, "accelerator options: '%s'", text);
+	if (ret == 0 || kv.value || strcmp(kv.key, "kvm") != 0)
 		return err_set(err, -EINVAL,
 			       "accelerator '%s' is unknown; use kvm",
 			       ret > 0 ? kv.key : text);
