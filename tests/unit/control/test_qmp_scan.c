@@ -46,9 +46,7 @@ static void feed(struct qmp_scan *scan, struct log *log, const char *data,
 		case QMP_SCAN_TOO_LONG:
 		case QMP_SCAN_TOO_DEEP:
 		case QMP_SCAN_NO_MEMORY:
-			log_put(log,
-				"L\0D\0M" + 2 * (result - QMP_SCAN_TOO_LONG),
-				1);
+			log_put(log, &"LDM"[result - QMP_SCAN_TOO_LONG], 1);
 			log->has_ended = true;
 			break;
 		}
