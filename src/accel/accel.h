@@ -8,8 +8,8 @@
  * accelerator is a listener of its machine's memory address space, so memory
  * slots and dirty logging need no call here.
  *
- * Threads.  accel_vcpu_run(), _save() and _load() are called by the vCPU's own
- * thread; accel_vcpu_kick() by any.  The VM-wide functions are called by the
+ * Threads.  vcpu_run is called by the vCPU's own thread, vcpu_save and
+ * vcpu_load by one thread at a time while it does not run; vcpu_kick by any.  The VM-wide functions are called by the
  * thread that builds, stops or loads the machine, with no vCPU running.
  */
 #ifndef GODWIT_ACCEL_ACCEL_H

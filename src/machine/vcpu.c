@@ -10,6 +10,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "base/clock.h"
 #include "base/err.h"
 #include "base/lock.h"
 #include "base/thread.h"
@@ -17,6 +18,8 @@
 
 /* Interrupts KVM_RUN; accel_vcpu_kick() says why. */
 #define VCPU_KICK_SIGNAL SIGUSR1
+
+#define SPIN_NS (100 * NS_PER_US)
 
 struct vcpu {
 	/* immutable after init */
@@ -29,7 +32,7 @@ struct vcpu {
 	pthread_cond_t wake;
 	int thread_id;
 	bool is_parked;
-	bool is_urgent;         /* thread_set_urgent() until it runs again */
+	bool is_urgent;         /* THREAD_URGENT until it runs again */
 	bool is_dead;           /* the guest ended here: never runs again */
 	unsigned int work_done; /* of set->work_seq */
 	int work_ret;
@@ -58,6 +61,7 @@ static void on_kick(int signal)
 	(void)signal; /* its delivery is all that counts */
 }
 
+/* With the lock, which is dropped meanwhile. */
 static void do_work(struct vcpu *vcpu)
 {
 	struct vcpu_set *set = vcpu->set;
@@ -75,7 +79,8 @@ static void do_work(struct vcpu *vcpu)
 static void set_urgent(struct vcpu *vcpu, bool is_urgent)
 {
 	if (vcpu->is_urgent != is_urgent)
-		thread_set_urgent(vcpu->thread, is_urgent);
+		thread_set_class(vcpu->thread,
+				 is_urgent ? THREAD_URGENT : THREAD_NORMAL);
 	vcpu->is_urgent = is_urgent;
 }
 
@@ -88,7 +93,7 @@ static void run_guest(struct vcpu *vcpu)
 	/* Under the lock: a pause that comes later kicks again. */
 	vcpu->accel_vcpu->ops->vcpu_unkick(vcpu->accel_vcpu);
 	vcpu->is_parked = false;
-	set->parked--;
+	__atomic_sub_fetch(&set->parked, 1, __ATOMIC_RELAXED);
 	set_urgent(vcpu, false);
 	lock_release(&set->lock);
 
@@ -99,7 +104,8 @@ static void run_guest(struct vcpu *vcpu)
 	lock_acquire(&set->lock);
 	vcpu->is_dead = exit != ACCEL_EXIT_KICKED;
 	vcpu->is_parked = true;
-	if (++set->parked == set->count)
+	/* Atomic for the spin in vcpu_set_pause(). */
+	if (__atomic_add_fetch(&set->parked, 1, __ATOMIC_RELEASE) == set->count)
 		pthread_cond_signal(&set->done);
 }
 
@@ -259,8 +265,15 @@ void vcpu_set_halt(struct vcpu_set *set)
 
 void vcpu_set_pause(struct vcpu_set *set)
 {
+	uint64_t deadline_ns = clock_mono_ns() + SPIN_NS;
+
+	vcpu_set_halt(set);
+	/* A vCPU that is on a CPU parks within this: sooner than a sleep and a
+	 * wake-up here would take. */
+	while (__atomic_load_n(&set->parked, __ATOMIC_ACQUIRE) < set->count &&
+	       clock_mono_ns() < deadline_ns)
+		__builtin_ia32_pause();
 	lock_acquire(&set->lock);
-	kick_all(set);
 	while (set->parked < set->count)
 		lock_wait(&set->lock, &set->done);
 	lock_release(&set->lock);
@@ -276,10 +289,11 @@ int vcpu_set_work(struct vcpu_set *set, vcpu_work_fn *work, struct err *err)
 	set->work = work;
 	set->work_left = set->count;
 	set->work_seq++;
-	for (unsigned int i = 0; i < set->count; i++) {
+	for (unsigned int i = 1; i < set->count; i++) {
 		set_urgent(&set->vcpus[i], true);
 		pthread_cond_signal(&set->vcpus[i].wake);
 	}
+	do_work(&set->vcpus[0]); /* here: saves two wake-ups */
 	while (set->work_left)
 		lock_wait(&set->lock, &set->done);
 	for (unsigned int i = 0; i < set->count && !ret; i++) {

@@ -3,7 +3,7 @@
  * The vCPU threads of a machine.
  *
  * One thread a vCPU, named "vcpuN".  It is parked (waits here), runs the guest,
- * or does a piece of work that was handed to all of them:
+ * or does a piece of work that was handed to all vCPUs:
  *
  *	          vcpu_set_resume()
  *	  parked -------------------> running
@@ -50,8 +50,9 @@ void vcpu_set_pause(struct vcpu_set *set);
 /* Signal all and return: the machine ends.  Any thread, a vCPU's own too. */
 void vcpu_set_halt(struct vcpu_set *set);
 
-/* Run @work for every vCPU on its own thread, in parallel, all parked; returns
- * when all are done: 0, or the first error of the lowest vCPU. */
+/* Run @work for every vCPU in parallel, all parked: for the first one on this
+ * thread, for the others on their own.  Returns when all are done: 0, or the
+ * first error of the lowest vCPU. */
 typedef int vcpu_work_fn(struct accel_vcpu *vcpu, struct err *err);
 int vcpu_set_work(struct vcpu_set *set, vcpu_work_fn *work, struct err *err);
 

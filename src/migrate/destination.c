@@ -256,8 +256,12 @@ static int on_round(struct destination *dst, struct err *err)
 	if (ret)
 		return ret;
 	memcpy(&round, dst->record.body, sizeof(round));
-	if (le32_get(round.reserved))
+	if (le32_get(round.flags) & ~FMT_ROUND_NEAR)
 		return bad(dst, err, "reserved bits are set");
+	/* When the pause comes next, be on a CPU as its first bytes arrive. */
+	thread_set_class(pthread_self(),
+			 round.flags.raw ? THREAD_URGENT : THREAD_NORMAL);
+	round.flags = le32_of(0);
 	lock_acquire(&dst->mig->lock);
 	dst->mig->info.rounds = le32_get(round.number);
 	lock_release(&dst->mig->lock);
@@ -267,10 +271,8 @@ static int on_round(struct destination *dst, struct err *err)
 
 /* ---- the switch ---- */
 
-/* The pause begins: be on a CPU when its first bytes arrive. */
 static int on_switch(struct destination *dst, struct err *err)
 {
-	thread_set_urgent(pthread_self(), true);
 	dst->step = STEP_SWITCH;
 	return record_check_size(&dst->record, 0, err);
 }
@@ -579,7 +581,7 @@ void destination_run(struct mig *mig, struct err *err)
 	ret = record_init(&dst.record, err);
 	if (!ret)
 		ret = receive(&dst, err);
-	thread_set_urgent(pthread_self(), false);
+	thread_set_class(pthread_self(), THREAD_NORMAL);
 	if (ret)
 		send_reason(&dst, err);
 	channel_close(dst.channel);

@@ -26,6 +26,8 @@
 #define FMT_WANT_PAUSE     2u
 #define FMT_STOPPED_VERIFY 1u /* VERIFY follows END */
 
+#define FMT_ROUND_NEAR 1u /* the next record may be SWITCH */
+
 enum fmt_type {
 	FMT_MACHINE = 1,
 	FMT_SCHEMA,
@@ -96,7 +98,7 @@ struct fmt_run {
 static_assert(sizeof(struct fmt_run) == 16, "run of RAM");
 
 struct fmt_round {
-	struct le32 number, reserved;
+	struct le32 number, flags;
 };
 static_assert(sizeof(struct fmt_round) == 8, "ROUND and ROUND_DONE");
 

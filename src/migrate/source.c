@@ -366,6 +366,9 @@ static int source_pass(struct source *src, struct policy_round *round,
 	uint64_t sent = src->channel->sent, busy = src->channel->busy_ns;
 	const struct fmt_round note = {
 		.number = le32_of((uint32_t)src->mig->info.rounds),
+		.flags = le32_of(src->policy.estimate_ns <= src->policy.limit_ns
+					 ? FMT_ROUND_NEAR
+					 : 0),
 	};
 	uint64_t start;
 	int ret;
@@ -378,8 +381,10 @@ static int source_pass(struct source *src, struct policy_round *round,
 	if (ret)
 		return ret;
 	start = clock_mono_ns();
-	if (!src->channel->is_file)
+	if (!src->channel->is_file) {
 		ret = await_reply(src, FMT_ROUND_DONE, err);
+		round->rtt_ns = clock_mono_ns() - start;
+	}
 	round->sent_bytes = src->channel->sent - sent;
 	round->busy_ns = src->channel->busy_ns - busy + clock_mono_ns() - start;
 	return ret;
@@ -424,7 +429,7 @@ static int source_stop(struct source *src, struct err *err)
 		src->stop_ns + 2 * params.downtime_limit_ms * NS_PER_MS +
 		SWITCH_GRACE_NS + (src->caps.verify ? VERIFY_GRACE_NS : 0);
 	phase_start(&src->phases);
-	thread_set_urgent(pthread_self(), true);
+	thread_set_class(pthread_self(), THREAD_URGENT);
 	ret = machine_switch_begin(src->machine, &src->was_running, err);
 	if (ret)
 		return ret;
@@ -450,17 +455,18 @@ static int source_stop(struct source *src, struct err *err)
 	return ret;
 }
 
-/* D3: everything has stopped and is saved; what was written is found now. */
+/* D3: everything has stopped and is saved; what was written is found now.  The
+ * state travels meanwhile. */
 static int source_send_rest(struct source *src, struct err *err)
 {
-	int ret;
+	int ret = stream_flush(src->channel, &src->out, err);
 
+	phase_end(&src->phases, MIG_PHASE_SEND_STATE);
+	if (ret)
+		return ret;
 	src->last_remaining = ram_send_sync(&src->ram, true);
 	phase_end(&src->phases, MIG_PHASE_LAST_SYNC);
-	ret = stream_flush(src->channel, &src->out, err);
-	phase_end(&src->phases, MIG_PHASE_SEND_STATE);
-	if (!ret)
-		ret = ram_send_pass(&src->ram, true, between_records, src, err);
+	ret = ram_send_pass(&src->ram, true, between_records, src, err);
 	phase_end(&src->phases, MIG_PHASE_SEND_RAM);
 	return ret;
 }
@@ -572,7 +578,7 @@ static int source_switch(struct source *src, struct err *err)
 		ret = src->channel->is_file ? channel_sync(src->channel, err)
 					    : source_hand_over(src, err);
 
-	thread_set_urgent(pthread_self(), false);
+	thread_set_class(pthread_self(), THREAD_NORMAL);
 	lock_acquire(&src->mig->lock);
 	src->mig->info.precopy_bytes = precopy;
 	src->mig->info.downtime_bytes = src->channel->sent - precopy;
