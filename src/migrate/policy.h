@@ -20,17 +20,19 @@
 
 struct policy {
 	uint64_t limit_ns;
-	uint64_t bandwidth;       /* bytes a second while busy, smoothed */
-	uint64_t fixed_ns;        /* stop, save, sync, load, start */
-	uint64_t sync_ns;         /* of the last sync */
-	uint64_t estimate_ns;     /* of the pause, were it now */
-	uint64_t best_ns;         /* lowest estimate so far */
+	uint64_t bandwidth;   /* bytes a second while busy, smoothed */
+	uint64_t fixed_ns;    /* stop, save, load, start, and their messages */
+	uint64_t rtt_ns;      /* shortest round trip seen */
+	uint64_t sync_ns;     /* of the last sync */
+	uint64_t estimate_ns; /* of the pause, were it now */
+	uint64_t best_ns;     /* lowest estimate so far */
 	unsigned int idle_rounds; /* since the estimate last fell by a tenth */
 };
 
 struct policy_round {
 	uint64_t remaining_bytes;     /* after the sync */
 	uint64_t sent_bytes, busy_ns; /* of the pass before it */
+	uint64_t rtt_ns; /* from its end to the destination's answer; 0: none */
 	uint64_t rtt_ns; /* from its end to the destination's answer; 0: none */
 	uint64_t sync_ns;
 };
