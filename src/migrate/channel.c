@@ -19,6 +19,7 @@
 #include "base/bytes.h"
 #include "base/clock.h"
 #include "base/err.h"
+#include "base/parse.h"
 
 /* Room for one RAM record and more, so that the sender prepares the next one
  * while the receiver copies. */
@@ -40,6 +41,16 @@ struct uri {
 	char host[256], port[16]; /* tcp */
 };
 
+/* A number or the name of a service.  getaddrinfo() would take any number, and
+ * keep its low 16 bits. */
+static bool is_port(const char *text)
+{
+	uint64_t port;
+
+	return isalpha((unsigned char)*text) ||
+	       parse_u64(text, 0, UINT16_MAX, &port, NULL) == 0;
+}
+
 static int uri_parse_tcp(struct uri *uri, const char *text, struct err *err)
 {
 	const char *colon = strrchr(uri->rest, ':');
@@ -48,6 +59,9 @@ static int uri_parse_tcp(struct uri *uri, const char *text, struct err *err)
 
 	if (!colon || !colon[1] || strlen(colon + 1) >= sizeof(uri->port))
 		return err_set(err, -EINVAL, "'%s': use tcp:HOST:PORT", text);
+	if (!is_port(colon + 1))
+		return err_set(err, -EINVAL, "'%s': port '%s', at most 65535",
+			       text, colon + 1);
 	size = (size_t)(colon - host);
 	if (size >= 2 && host[0] == '[' && host[size - 1] == ']') {
 		host++;
@@ -226,11 +240,10 @@ static int connect_one(int fd, const struct sockaddr *addr, socklen_t size,
 {
 	int ret = connect(fd, addr, size) < 0 ? -errno : 0;
 
-	return ret == -EINPROGRESS || ret == -EAGAIN
-		       ? finish_connect(fd, stop_fd)
-		       : ret;
+	return ret == -EINPROGRESS ? finish_connect(fd, stop_fd) : ret;
 }
 
+/* -EAGAIN: somebody listens, with all the peers waiting that it lets wait. */
 static int connect_unix(const struct uri *uri, int stop_fd, int *ret_fd)
 {
 	struct sockaddr_un addr;
@@ -349,6 +362,20 @@ int channel_connect(struct channel *channel, const char *text, int stop_fd,
 	return adopt(channel, fd, stop_fd, err);
 }
 
+/* A socket file that nobody listens on is left over. */
+static bool is_stale(const struct uri *uri)
+{
+	struct stat st;
+	int probe, ret;
+
+	if (lstat(uri->rest, &st) < 0 || !S_ISSOCK(st.st_mode))
+		return false;
+	ret = connect_unix(uri, -1, &probe);
+	if (!ret)
+		close(probe);
+	return ret == -ECONNREFUSED;
+}
+
 static int bind_unix(const struct uri *uri, struct channel_listener *listener)
 {
 	struct sockaddr_un addr;
@@ -357,21 +384,13 @@ static int bind_unix(const struct uri *uri, struct channel_listener *listener)
 
 	if (fd < 0)
 		return -errno;
-	if (bind(fd, (struct sockaddr *)&addr, sizeof(addr)) < 0) {
-		int probe = -1;
-
+	if (bind(fd, (struct sockaddr *)&addr, sizeof(addr)) < 0)
 		ret = -errno;
-		/* A socket file that nobody listens on is left over. */
-		if (ret == -EADDRINUSE &&
-		    connect_unix(uri, -1, &probe) == -ECONNREFUSED) {
-			unlink(addr.sun_path);
-			ret = bind(fd, (struct sockaddr *)&addr, sizeof(addr)) <
-					      0
-				      ? -errno
-				      : 0;
-		}
-		if (probe >= 0)
-			close(probe);
+	if (ret == -EADDRINUSE && is_stale(uri)) {
+		unlink(addr.sun_path);
+		ret = bind(fd, (struct sockaddr *)&addr, sizeof(addr)) < 0
+			      ? -errno
+			      : 0;
 	}
 	if (!ret) {
 		memcpy(listener->unlink_path, addr.sun_path,
