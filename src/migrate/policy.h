@@ -33,7 +33,6 @@ struct policy_round {
 	uint64_t remaining_bytes;     /* after the sync */
 	uint64_t sent_bytes, busy_ns; /* of the pass before it */
 	uint64_t rtt_ns; /* from its end to the destination's answer; 0: none */
-	uint64_t rtt_ns; /* from its end to the destination's answer; 0: none */
 	uint64_t sync_ns;
 };
 
