@@ -37,7 +37,7 @@ def assert_works(machine: Machine) -> None:
 
 
 @pytest.mark.parametrize("record", ["MACHINE", "SCHEMA", "SETUP_STATE", "SETUP_END", "BUILT", "RAM",
-                                    "ROUND", "STOPPED", "STATE", "VERIFY", "END", "READY"])
+                                    "ROUND", "ROUND_DONE", "SWITCH", "STOPPED", "STATE", "VERIFY", "END", "READY"])
 def test_source_runs_on_when_the_link_breaks_before_go(fleet: Fleet, record: str) -> None:
     source = fleet.start("source", **MEMORY)
     source.serial.wait_ticks(50)

@@ -12,9 +12,10 @@ HEADER_SIZE, RECORD_SIZE, RAM_HEAD, RUN_SIZE = 32, 16, 16, 16
 RAM_CHECKED = 1
 
 SOURCE = {"MACHINE": 1, "SCHEMA": 2, "SETUP_STATE": 3, "SETUP_END": 4, "RAM": 5, "RAM_ZERO": 6,
-          "ROUND": 0x80000007, "STOPPED": 8, "STATE": 9, "VERIFY": 10, "END": 11, "GO": 12,
-          "CANCEL": 13}
-DESTINATION = {"BUILT": 0x101, "READY": 0x102, "RUNNING": 0x103, "FAILED": 0x104}
+          "ROUND": 7, "STOPPED": 8, "STATE": 9, "VERIFY": 10, "END": 11, "GO": 12,
+          "CANCEL": 13, "SWITCH": 14}
+DESTINATION = {"BUILT": 0x101, "READY": 0x102, "RUNNING": 0x103, "FAILED": 0x104,
+               "ROUND_DONE": 0x105}
 TYPES = {**SOURCE, **DESTINATION}
 NAMES = {number: name for name, number in TYPES.items()}
 
