@@ -4,6 +4,7 @@
 #include <ctype.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <netdb.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
@@ -27,6 +28,7 @@
 #define CONNECT_TIMEOUT_NS (10 * NS_PER_SEC)
 /* A peer host that vanished is noticed after this. */
 #define TCP_DEAD_MS 20000
+#define TCP_ALIVE_S 5 /* between probes of a silent one */
 
 enum uri_kind {
 	URI_TCP,
@@ -169,6 +171,7 @@ int channel_sleep(const struct channel *channel, uint64_t until_ns)
 static void tune_socket(int fd, int family)
 {
 	int size = SOCKET_BUFFER, on = 1, dead_ms = TCP_DEAD_MS;
+	int alive_s = TCP_ALIVE_S;
 
 	/* Past the system's limit where we may; what is refused only costs
 	 * speed. */
@@ -180,6 +183,8 @@ static void tune_socket(int fd, int family)
 		setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &size, sizeof(size));
 	setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
 	setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof(on));
+	setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &alive_s, sizeof(alive_s));
+	setsockopt(fd, IPPROTO_TCP, TCP_KEEPINTVL, &alive_s, sizeof(alive_s));
 	setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &dead_ms,
 		   sizeof(dead_ms));
 }
@@ -323,19 +328,63 @@ static int take_fd(const struct uri *uri, channel_fd_fn *get_fd, void *opaque,
 	}
 	errno = 0;
 	number = strtol(uri->rest, &end, 10);
+	/* All of godwit's own are close-on-exec; an inherited one is not. */
 	if (*end || errno || number > INT32_MAX || number <= 2 ||
-	    fcntl((int)number, F_GETFD) < 0)
-		return err_set(err, -EBADF, "fd:%s is not an open descriptor",
+	    fcntl((int)number, F_GETFD) != 0)
+		return err_set(err, -EBADF,
+			       "fd:%s is not a descriptor that was handed in",
 			       uri->rest);
 	fcntl((int)number, F_SETFD, FD_CLOEXEC);
 	*ret_fd = (int)number;
 	return 0;
 }
 
+/* 0, or -ENAMETOOLONG. */
+static int part_name(const char *path, char part[PATH_MAX])
+{
+	return snprintf(part, PATH_MAX, "%s.part", path) < PATH_MAX
+		       ? 0
+		       : -ENAMETOOLONG;
+}
+
+/* A save: under another name until it is whole. */
+static int create_file(const struct uri *uri, bool *ret_is_part, int *ret_fd,
+		       struct err *err)
+{
+	char part[PATH_MAX];
+	struct stat st;
+	bool is_new = stat(uri->rest, &st) < 0;
+
+	if (!is_new && !S_ISREG(st.st_mode) && !S_ISBLK(st.st_mode))
+		return err_set(err, -EINVAL,
+			       "%s is not a regular file; use fd:", uri->rest);
+	*ret_is_part = is_new || S_ISREG(st.st_mode);
+	if (part_name(uri->rest, part))
+		return -ENAMETOOLONG;
+	*ret_fd = open(*ret_is_part ? part : uri->rest,
+		       O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+	return *ret_fd < 0 ? -errno : 0;
+}
+
+/* A restore; opening a FIFO would wait. */
+static int open_file(const struct uri *uri, int *ret_fd, struct err *err)
+{
+	struct stat st;
+
+	if (stat(uri->rest, &st) < 0)
+		return -errno;
+	if (!S_ISREG(st.st_mode) && !S_ISBLK(st.st_mode))
+		return err_set(err, -EINVAL,
+			       "%s is not a regular file; use fd:", uri->rest);
+	*ret_fd = open(uri->rest, O_RDONLY | O_CLOEXEC);
+	return *ret_fd < 0 ? -errno : 0;
+}
+
 int channel_connect(struct channel *channel, const char *text, int stop_fd,
 		    channel_fd_fn *get_fd, void *opaque, struct err *err)
 {
 	struct uri uri;
+	bool is_part = false;
 	int fd = -1, ret;
 
 	ret = uri_parse(&uri, text, err);
@@ -352,14 +401,15 @@ int channel_connect(struct channel *channel, const char *text, int stop_fd,
 		ret = take_fd(&uri, get_fd, opaque, &fd, err);
 		break;
 	case URI_FILE:
-		fd = open(uri.rest, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC,
-			  0600);
-		ret = fd < 0 ? -errno : 0;
+		ret = create_file(&uri, &is_part, &fd, err);
 		break;
 	}
 	if (ret)
 		return err_set_errno(err, ret, "cannot connect to %s", text);
-	return adopt(channel, fd, stop_fd, err);
+	ret = adopt(channel, fd, stop_fd, err);
+	if (!ret && is_part)
+		channel->final_path = uri.rest;
+	return ret;
 }
 
 /* A socket file that nobody listens on is left over. */
@@ -450,9 +500,8 @@ int channel_listen(struct channel_listener *listener, const char *text,
 		listener->is_ready = true;
 		break;
 	case URI_FILE:
-		listener->fd = open(uri.rest, O_RDONLY | O_CLOEXEC);
+		ret = open_file(&uri, &listener->fd, err);
 		listener->is_ready = true;
-		ret = listener->fd < 0 ? -errno : 0;
 		break;
 	}
 	return ret ? err_set_errno(err, ret, "cannot listen on %s", text) : 0;
@@ -590,13 +639,29 @@ bool channel_is_readable(const struct channel *channel)
 
 int channel_sync(struct channel *channel, struct err *err)
 {
-	if (channel->is_file && fsync(channel->fd) < 0 && errno != EINVAL)
+	char part[PATH_MAX];
+
+	if (!channel->is_file)
+		return 0;
+	if (fsync(channel->fd) < 0 && errno != EINVAL)
 		return err_set_errno(err, -errno, "writing to disk");
+	if (!channel->final_path)
+		return 0;
+	if (part_name(channel->final_path, part) ||
+	    rename(part, channel->final_path) < 0)
+		return err_set_errno(err, -errno, "naming %s",
+				     channel->final_path);
+	channel->final_path = NULL;
 	return 0;
 }
 
 void channel_close(struct channel *channel)
 {
+	char part[PATH_MAX];
+
+	if (channel->final_path && !part_name(channel->final_path, part))
+		unlink(part);
+	channel->final_path = NULL;
 	if (channel->fd >= 0)
 		close(channel->fd);
 	channel->fd = -1;

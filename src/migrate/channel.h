@@ -21,11 +21,13 @@ struct err;
 typedef int channel_fd_fn(void *opaque, const char *name);
 
 struct channel {
-	int fd;               /* owned; -1 when closed */
-	int stop_fd;          /* borrowed eventfd: readable = give up */
-	bool is_socket;       /* MSG_NOSIGNAL, MSG_DONTWAIT */
-	bool is_file;         /* no return path; fsync at the end */
-	uint64_t deadline_ns; /* clock_mono_ns() time, 0: none */
+	int fd;                 /* owned; -1 when closed */
+	int stop_fd;            /* borrowed eventfd: readable = give up */
+	bool is_socket;         /* MSG_NOSIGNAL, MSG_DONTWAIT */
+	bool is_file;           /* no return path; fsync at the end */
+	uint64_t deadline_ns;   /* clock_mono_ns() time, 0: none */
+	const char *final_path; /* a file being saved: its name once it is
+				   whole, borrowed from the URI; or NULL */
 
 	/* accounting, by channel_send() */
 	uint64_t sent;    /* bytes */
@@ -40,7 +42,7 @@ struct channel {
 /* -EINVAL unless @uri has one of the forms above. */
 int channel_check_uri(const char *uri, struct err *err);
 
-/* As a source.  @get_fd may be NULL. */
+/* As a source.  @get_fd may be NULL.  @uri is borrowed until channel_close(). */
 int channel_connect(struct channel *channel, const char *uri, int stop_fd,
 		    channel_fd_fn *get_fd, void *opaque, struct err *err);
 
@@ -72,7 +74,8 @@ int channel_recv_bytes(struct channel *channel, void *to, size_t size,
 bool channel_is_readable(const struct channel *channel);
 /* Sleep until @until_ns or until stopped (-ECANCELED). */
 int channel_sleep(const struct channel *channel, uint64_t until_ns);
-/* A file's bytes are on disk. */
+/* A file's bytes are on disk, and it has its name: until then it is called
+ * PATH.part, and channel_close() removes that. */
 int channel_sync(struct channel *channel, struct err *err);
 void channel_close(struct channel *channel);
 
