@@ -105,6 +105,10 @@ int ram_recv_data(struct ram_recv *ram, struct channel *channel,
 		bitmap_set(runs.block->known, first, pages);
 	}
 	ret = channel_recv(channel, ram->iov, runs.count, err);
+	if (ret == -ENODATA) {
+		err_clear(err);
+		return err_set(err, -EBADMSG, "record RAM: cut off");
+	}
 	if (ret)
 		return ret;
 	if (runs.flags & FMT_RAM_CHECKED) {

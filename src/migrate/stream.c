@@ -159,6 +159,18 @@ static int bad(const struct record *record, struct err *err, const char *what)
 		       record_name(record->type), record->type, what);
 }
 
+/* The end of the stream is no end inside a record. */
+static int recv_part(struct channel *channel, const struct record *record,
+		     void *to, size_t size, struct err *err)
+{
+	int ret = channel_recv_bytes(channel, to, size, err);
+
+	if (ret != -ENODATA)
+		return ret;
+	err_clear(err);
+	return bad(record, err, "cut off");
+}
+
 static int recv_body(struct channel *channel, struct record *record,
 		     size_t size, struct err *err)
 {
@@ -172,10 +184,8 @@ static int recv_body(struct channel *channel, struct record *record,
 		record->body = body;
 		record->capacity = record->fixed + size;
 	}
-	ret = channel_recv_bytes(channel, record->body + record->fixed, size,
-				 err);
-	if (ret == -ENODATA)
-		return bad(record, err, "cut off");
+	ret = recv_part(channel, record, record->body + record->fixed, size,
+			err);
 	if (ret)
 		return ret;
 	XXH3_64bits_update(record->hasher, record->body + record->fixed, size);
@@ -191,10 +201,8 @@ static int finish(struct channel *channel, struct record *record,
 	uint8_t zeroes[8];
 
 	if (pad) {
-		int ret = channel_recv_bytes(channel, zeroes, pad, err);
+		int ret = recv_part(channel, record, zeroes, pad, err);
 
-		if (ret == -ENODATA)
-			return bad(record, err, "cut off");
 		if (ret)
 			return ret;
 		for (size_t i = 0; i < pad; i++) {
