@@ -29,16 +29,10 @@ void thread_want_low_latency(void)
 	syscall(SYS_sched_setattr, 0, &attr, 0);
 }
 
-void thread_set_class(pthread_t thread, enum thread_class class)
+void thread_set_urgent(pthread_t thread, bool is_urgent)
 {
-	static const int policies[] = {
-		[THREAD_BACKGROUND] = SCHED_IDLE,
-		[THREAD_NORMAL] = SCHED_OTHER,
-		[THREAD_URGENT] = SCHED_FIFO,
-	};
-	const struct sched_param param = {
-		.sched_priority = class == THREAD_URGENT,
-	};
+	const struct sched_param param = { .sched_priority = is_urgent };
 
-	pthread_setschedparam(thread, policies[class], &param);
+	pthread_setschedparam(thread, is_urgent ? SCHED_FIFO : SCHED_OTHER,
+			      &param);
 }

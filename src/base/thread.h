@@ -4,6 +4,7 @@
 #define GODWIT_BASE_THREAD_H
 
 #include <pthread.h>
+#include <stdbool.h>
 
 /*
  * The calling thread is to run soon after it wakes: ask for a time slice of
@@ -16,22 +17,12 @@
 void thread_want_low_latency(void);
 
 /*
- * How a thread competes for CPUs.
- *
- *	BACKGROUND  only where nothing else wants to run (SCHED_IDLE)
- *	NORMAL      as it was (SCHED_OTHER)
- *	URGENT      before all ordinary threads (SCHED_FIFO, lowest priority): for
- *	            those a stopped guest waits for, from the stop to the start.
- *	            A vCPU that is to park must get a CPU first, and behind other
- *	            busy threads that took 4 ms.  Needs CAP_SYS_NICE or
- *	            RLIMIT_RTPRIO; without either, NORMAL stays.
+ * While @is_urgent, @thread runs before all ordinary ones (SCHED_FIFO, lowest
+ * priority): for those a stopped guest waits for, from the stop to the start.  A
+ * vCPU that is to park must get a CPU first, and behind other busy threads that
+ * took 4 ms.  Needs CAP_SYS_NICE or RLIMIT_RTPRIO; without effect, and without
+ * harm, where neither is there.  The thread's slice stays what it was.
  */
-enum thread_class {
-	THREAD_BACKGROUND,
-	THREAD_NORMAL,
-	THREAD_URGENT,
-};
-
-void thread_set_class(pthread_t thread, enum thread_class class);
+void thread_set_urgent(pthread_t thread, bool is_urgent);
 
 #endif

@@ -327,8 +327,11 @@ static int boot(struct machine *machine, struct err *err)
 		image.initrd = initrd.data;
 		image.initrd_size = initrd.size;
 	}
-	if (!ret)
+	if (!ret) {
 		ret = pvh_load(&image, &entry, err);
+		if (ret && options->kernel)
+			err_prefix(err, "%s", options->kernel);
+	}
 	if (!ret)
 		ret = boot_vcpus(machine, &entry, err);
 	pvh_file_close(&kernel);

@@ -32,7 +32,7 @@ struct vcpu {
 	pthread_cond_t wake;
 	int thread_id;
 	bool is_parked;
-	bool is_urgent;         /* THREAD_URGENT until it runs again */
+	bool is_urgent;         /* thread_set_urgent() until it runs again */
 	bool is_dead;           /* the guest ended here: never runs again */
 	unsigned int work_done; /* of set->work_seq */
 	int work_ret;
@@ -79,8 +79,7 @@ static void do_work(struct vcpu *vcpu)
 static void set_urgent(struct vcpu *vcpu, bool is_urgent)
 {
 	if (vcpu->is_urgent != is_urgent)
-		thread_set_class(vcpu->thread,
-				 is_urgent ? THREAD_URGENT : THREAD_NORMAL);
+		thread_set_urgent(vcpu->thread, is_urgent);
 	vcpu->is_urgent = is_urgent;
 }
 

@@ -23,6 +23,8 @@
 #include "migrate/verify.h"
 #include "state/state.h"
 
+#define HUGE_PAGE_SIZE (2ull << 20)
+
 /* State records held until END: enough for a thousand vCPUs. */
 #define STATES_MAX (64u << 20)
 
@@ -97,6 +99,9 @@ static int check_block(struct destination *dst, struct ram_block *block,
 			       "machine differs: the source has RAM '%s' where "
 			       "this one has '%s'",
 			       name, block ? block->name : "none");
+	if (le64_get(theirs->page_size) != RAM_PAGE_SIZE &&
+	    le64_get(theirs->page_size) != HUGE_PAGE_SIZE)
+		return bad(dst, err, "backing page size is neither 4K nor 2M");
 	if (block->size != le64_get(theirs->size))
 		return err_set(err, -EINVAL,
 			       "machine differs: %lu bytes of RAM '%s' at the "
@@ -203,11 +208,27 @@ static int reply(struct destination *dst, struct err *err)
 	return stream_flush(dst->channel, &dst->out, err);
 }
 
+/* Every entry came: what is not sent would keep what this host made up. */
+static int check_all_loaded(struct state_registry *registry, struct err *err)
+{
+	struct state_entry *entry;
+
+	list_for_each (entry, &registry->entries, link) {
+		if (!entry->is_loaded)
+			return err_set(err, -EBADMSG,
+				       "the state of '%s' is missing",
+				       entry->name);
+	}
+	return 0;
+}
+
 static int on_setup_end(struct destination *dst, struct err *err)
 {
 	struct fmt_built built;
 	int ret = record_check_size(&dst->record, 0, err);
 
+	if (!ret)
+		ret = check_all_loaded(machine_setup_state(dst->machine), err);
 	if (!ret)
 		ret = machine_build(dst->machine, err);
 	if (ret)
@@ -259,8 +280,7 @@ static int on_round(struct destination *dst, struct err *err)
 	if (le32_get(round.flags) & ~FMT_ROUND_NEAR)
 		return bad(dst, err, "reserved bits are set");
 	/* When the pause comes next, be on a CPU as its first bytes arrive. */
-	thread_set_class(pthread_self(),
-			 round.flags.raw ? THREAD_URGENT : THREAD_NORMAL);
+	thread_set_urgent(pthread_self(), round.flags.raw);
 	round.flags = le32_of(0);
 	lock_acquire(&dst->mig->lock);
 	dst->mig->info.rounds = le32_get(round.number);
@@ -315,7 +335,6 @@ static int load_fields(struct destination *dst, struct err *err)
 {
 	struct state_registry *registry = machine_state(dst->machine);
 	struct bytes_reader r = bytes_read(dst->states.data, dst->states.size);
-	struct state_entry *entry;
 	int ret;
 
 	dst->record.type = FMT_STATE; /* for messages */
@@ -327,13 +346,7 @@ static int load_fields(struct destination *dst, struct err *err)
 		if (ret)
 			return ret;
 	}
-	list_for_each (entry, &registry->entries, link) {
-		if (!entry->is_loaded)
-			return err_set(err, -EBADMSG,
-				       "the state of '%s' is missing",
-				       entry->name);
-	}
-	return 0;
+	return check_all_loaded(registry, err);
 }
 
 static int load_all(struct destination *dst, struct err *err)
@@ -373,11 +386,25 @@ static void put_report(struct destination *dst, uint32_t type)
 
 static int take_over(struct destination *dst, struct err *err);
 
+/* A file has nothing behind its last record. */
+static int check_file_end(struct destination *dst, struct err *err)
+{
+	uint8_t byte;
+
+	if (!dst->channel->is_file ||
+	    channel_recv_bytes(dst->channel, &byte, 1, NULL) == -ENODATA)
+		return 0;
+	return err_set(err, -EBADMSG, "data after the last record, %s",
+		       record_name(dst->record.type));
+}
+
 /* All bytes are here, and are the right ones. */
 static int load_and_answer(struct destination *dst, struct err *err)
 {
-	int ret = load_all(dst, err);
+	int ret = check_file_end(dst, err);
 
+	if (!ret)
+		ret = load_all(dst, err);
 	if (ret)
 		return ret;
 	dst->step = STEP_LOADED;
@@ -581,7 +608,7 @@ void destination_run(struct mig *mig, struct err *err)
 	ret = record_init(&dst.record, err);
 	if (!ret)
 		ret = receive(&dst, err);
-	thread_set_class(pthread_self(), THREAD_NORMAL);
+	thread_set_urgent(pthread_self(), false);
 	if (ret)
 		send_reason(&dst, err);
 	channel_close(dst.channel);

@@ -429,7 +429,7 @@ static int source_stop(struct source *src, struct err *err)
 		src->stop_ns + 2 * params.downtime_limit_ms * NS_PER_MS +
 		SWITCH_GRACE_NS + (src->caps.verify ? VERIFY_GRACE_NS : 0);
 	phase_start(&src->phases);
-	thread_set_class(pthread_self(), THREAD_URGENT);
+	thread_set_urgent(pthread_self(), true);
 	ret = machine_switch_begin(src->machine, &src->was_running, err);
 	if (ret)
 		return ret;
@@ -578,7 +578,7 @@ static int source_switch(struct source *src, struct err *err)
 		ret = src->channel->is_file ? channel_sync(src->channel, err)
 					    : source_hand_over(src, err);
 
-	thread_set_class(pthread_self(), THREAD_NORMAL);
+	thread_set_urgent(pthread_self(), false);
 	lock_acquire(&src->mig->lock);
 	src->mig->info.precopy_bytes = precopy;
 	src->mig->info.downtime_bytes = src->channel->sent - precopy;
