@@ -222,6 +222,17 @@ static void test_descriptors_come_by_number_or_by_name(void **state)
 	assert_talks(&f->b, &f->a);
 }
 
+static void test_godwits_own_descriptors_are_not_taken_by_number(void **state)
+{
+	struct fixture *f = *state;
+	char uri[32];
+
+	snprintf(uri, sizeof(uri), "fd:%d", f->stop_fd);
+	assert_int_equal(channel_connect(&f->a, uri, -1, NULL, NULL, NULL),
+			 -EBADF);
+	assert_true(fcntl(f->stop_fd, F_GETFD) >= 0);
+}
+
 static void test_descriptors_that_are_not_ours_to_use_are_refused(void **state)
 {
 	static const char *const bad[] = { "fd:0",  "fd:1",
@@ -597,30 +608,79 @@ static void test_all_of_many_pieces_arrives_through_a_small_buffer(void **state)
 
 /* ---- files ---- */
 
-static void test_a_file_is_written_and_read_in_one_direction(void **state)
+/* The channel to save to borrows f->uri. */
+static void start_save(struct fixture *f)
+{
+	snprintf(f->uri, sizeof(f->uri), "file:%s", f->path);
+	assert_int_equal(
+		channel_connect(&f->a, f->uri, f->stop_fd, NULL, NULL, NULL),
+		0);
+	assert_true(f->a.is_file);
+	assert_false(channel_is_readable(&f->a));
+}
+
+static void open_save(struct fixture *f)
+{
+	struct channel_listener listener;
+
+	assert_int_equal(listen_at(&listener, f->uri), 0);
+	assert_int_equal(channel_accept(&f->b, &listener, f->stop_fd, NULL), 0);
+	channel_listener_close(&listener);
+	assert_true(f->b.is_file);
+}
+
+static void test_a_save_has_its_name_once_it_is_whole(void **state)
 {
 	struct fixture *f = *state;
 	struct channel_listener listener;
-	char bytes[8], uri[80];
+	char bytes[8];
 
-	snprintf(uri, sizeof(uri), "file:%s", f->path);
-	assert_int_equal(
-		channel_connect(&f->a, uri, f->stop_fd, NULL, NULL, NULL), 0);
-	assert_true(f->a.is_file);
-	assert_false(channel_is_readable(&f->a));
-	assert_int_equal(listen_at(&listener, uri), 0);
-	assert_int_equal(channel_accept(&f->b, &listener, f->stop_fd, NULL), 0);
-	channel_listener_close(&listener);
-	assert_int_equal(access(f->path, F_OK), 0);
-	assert_true(f->b.is_file);
-	assert_talks(&f->a, &f->b);
+	start_save(f);
+	assert_int_equal(send_bytes(&f->a, "hello", 6, NULL), 0);
+	assert_int_equal(listen_at(&listener, f->uri), -ENOENT);
 	assert_int_equal(channel_sync(&f->a, NULL), 0);
-	assert_int_equal(channel_recv_bytes(&f->b, bytes, 8, NULL), -ENODATA);
 	channel_close(&f->a);
-	/* Written again from the start. */
+	open_save(f);
+	assert_int_equal(access(f->path, F_OK), 0);
+	assert_int_equal(channel_recv_bytes(&f->b, bytes, 6, NULL), 0);
+	assert_string_equal(bytes, "hello");
+	assert_int_equal(channel_recv_bytes(&f->b, bytes, 8, NULL), -ENODATA);
+}
+
+static void test_a_save_that_failed_leaves_the_one_before(void **state)
+{
+	struct fixture *f = *state;
+	char bytes[8];
+
+	start_save(f);
+	assert_int_equal(send_bytes(&f->a, "first", 6, NULL), 0);
+	assert_int_equal(channel_sync(&f->a, NULL), 0);
+	channel_close(&f->a);
+	start_save(f);
+	assert_int_equal(send_bytes(&f->a, "secon", 5, NULL), 0);
+	channel_close(&f->a);
+	open_save(f);
+	assert_int_equal(channel_recv_bytes(&f->b, bytes, 6, NULL), 0);
+	assert_string_equal(bytes, "first");
+	/* nothing else is left in the folder */
+	unlink(f->path);
+	assert_int_equal(rmdir(f->folder), 0);
+}
+
+static void test_only_regular_files_are_saved_to_by_path(void **state)
+{
+	struct fixture *f = *state;
+	struct channel_listener listener;
+
+	assert_int_equal(mkfifo(f->path, 0600), 0);
+	snprintf(f->uri, sizeof(f->uri), "file:%s", f->path);
 	assert_int_equal(
-		channel_connect(&f->a, uri, f->stop_fd, NULL, NULL, NULL), 0);
-	assert_int_equal(lseek(f->a.fd, 0, SEEK_END), 0);
+		channel_connect(&f->a, f->uri, f->stop_fd, NULL, NULL, NULL),
+		-EINVAL);
+	assert_int_equal(listen_at(&listener, f->uri), -EINVAL);
+	channel_listener_close(&listener);
+	assert_int_equal(listen_at(&listener, "file:/tmp"), -EINVAL);
+	channel_listener_close(&listener);
 }
 
 static void test_a_missing_file_is_refused_when_listening(void **state)
@@ -658,6 +718,7 @@ int main(void)
 		fact(test_good_addresses_are_taken),
 		fact(test_bad_addresses_are_refused_with_what_would_be_right),
 		fact(test_descriptors_come_by_number_or_by_name),
+		fact(test_godwits_own_descriptors_are_not_taken_by_number),
 		fact(test_descriptors_that_are_not_ours_to_use_are_refused),
 		fact(test_a_socket_file_lives_as_long_as_its_listener),
 		fact(test_a_stale_socket_is_replaced_and_a_live_one_refused),
@@ -671,7 +732,9 @@ int main(void)
 		fact(test_sleep_lasts_until_its_time),
 		fact(test_a_closed_peer_is_told_by_how_much_arrived),
 		fact(test_all_of_many_pieces_arrives_through_a_small_buffer),
-		fact(test_a_file_is_written_and_read_in_one_direction),
+		fact(test_a_save_has_its_name_once_it_is_whole),
+		fact(test_a_save_that_failed_leaves_the_one_before),
+		fact(test_only_regular_files_are_saved_to_by_path),
 		fact(test_a_missing_file_is_refused_when_listening),
 		fact(test_a_pipe_has_no_way_back),
 	};
