@@ -91,7 +91,11 @@ int ram_recv_data(struct ram_recv *ram, struct channel *channel,
 
 	if (ret)
 		return ret;
-	if (record->length - record->fixed != runs.pages << RAM_PAGE_SHIFT)
+	if (channel->is_file && !(runs.flags & FMT_RAM_CHECKED))
+		return err_set(err, -EBADMSG,
+			       "record RAM: not checked, in a saved stream");
+	if (runs.pages > FMT_RAM_PAGES ||
+	    record->length - record->fixed != runs.pages << RAM_PAGE_SHIFT)
 		return err_set(err, -EBADMSG,
 			       "record RAM: %lu pages in %u bytes", runs.pages,
 			       record->length);

@@ -51,9 +51,9 @@ int ram_send_start(struct ram_send *ram, struct mem *mem,
 		   struct channel *channel, bool is_checked, struct err *err)
 {
 	struct ram_block *block = NULL;
+	int ret;
 
 	memset(ram, 0, sizeof(*ram));
-	ram->mem = mem;
 	ram->channel = channel;
 	ram->is_checked = is_checked;
 	if (is_checked) {
@@ -61,11 +61,18 @@ int ram_send_start(struct ram_send *ram, struct mem *mem,
 		if (!ram->bounce)
 			return err_set(err, -ENOMEM, "no memory to copy RAM");
 	}
+	ret = mem_log_global_start(mem, err);
+	if (ret)
+		return ret;
+	/* Only now are the logs and bitmaps ours.  A bit set meanwhile is no
+	 * loss: its page is resident, and becomes dirty as it becomes known. */
+	ram->mem = mem;
 	while ((block = ram_block_next(mem, block))) {
 		bitmap_clear(block->known, 0, block->pages);
-		bitmap_clear(block->dirty, 0, block->pages);
+		for (uint64_t w = 0; w < bitmap_words(block->pages); w++)
+			bitmap_take_word_atomic(block->dirty, w);
 	}
-	return mem_log_global_start(mem, err);
+	return 0;
 }
 
 void ram_send_stop(struct ram_send *ram)
@@ -236,6 +243,17 @@ static int send_window(struct ram_send *ram, struct ram_block *block,
 	return 0;
 }
 
+/* Dirty sources set bits meanwhile. */
+static uint64_t next_dirty_word(const struct ram_block *block, uint64_t word)
+{
+	uint64_t words = bitmap_words(block->pages);
+
+	while (word < words &&
+	       !__atomic_load_n(&block->dirty[word], __ATOMIC_RELAXED))
+		word++;
+	return word;
+}
+
 int ram_send_pass(struct ram_send *ram, bool is_stopped, ram_send_fn *between,
 		  void *opaque, struct err *err)
 {
@@ -244,11 +262,10 @@ int ram_send_pass(struct ram_send *ram, bool is_stopped, ram_send_fn *between,
 	int ret;
 
 	while ((block = ram_block_next(ram->mem, block))) {
-		uint64_t page = 0;
+		uint64_t first = 0;
 
-		while ((page = bitmap_next_set(block->dirty, page,
-					       block->pages)) < block->pages) {
-			uint64_t first = align_down(page, 64);
+		while ((first = next_dirty_word(block, first / 64) * 64) <
+		       block->pages) {
 			uint64_t count = block->pages - first;
 
 			if (count > FMT_RAM_PAGES)
@@ -259,7 +276,7 @@ int ram_send_pass(struct ram_send *ram, bool is_stopped, ram_send_fn *between,
 				ret = between(opaque, pages, err);
 			if (ret)
 				return ret;
-			page = first + count;
+			first = align_up(first + count, 64);
 		}
 	}
 	return 0;

@@ -44,10 +44,11 @@ struct ram_send {
 	struct iovec iov[FMT_RUNS_MAX + 2];
 };
 
-/* Turn logging on; every resident page becomes dirty. */
+/* Turn logging on; every resident page becomes dirty.  -EBUSY while somebody
+ * else has it on. */
 int ram_send_start(struct ram_send *ram, struct mem *mem,
 		   struct channel *channel, bool is_checked, struct err *err);
-/* Turn logging off. */
+/* Turn logging off, if ram_send_start() turned it on. */
 void ram_send_stop(struct ram_send *ram);
 
 /* Ask every dirty source once and residency again; returns the pages to send.
