@@ -19,6 +19,7 @@
 #include "base/err.h"
 #include "base/lock.h"
 #include "base/log.h"
+#include "base/thread.h"
 #include "base/trace.h"
 #include "dev/chardev.h"
 #include "dev/debug_exit.h"
@@ -583,6 +584,12 @@ int machine_cont(struct machine *machine, bool force, struct err *err)
 }
 
 /* ---- the switch ---- */
+
+void machine_hurry(struct machine *machine, bool is_urgent)
+{
+	thread_set_urgent(pthread_self(), is_urgent);
+	vcpu_set_urgent(machine->vcpus, is_urgent);
+}
 
 int machine_switch_begin(struct machine *machine, bool *ret_was_running,
 			 struct err *err)

@@ -32,7 +32,6 @@ struct vcpu {
 	pthread_cond_t wake;
 	int thread_id;
 	bool is_parked;
-	bool is_urgent;         /* thread_set_urgent() until it runs again */
 	bool is_dead;           /* the guest ended here: never runs again */
 	unsigned int work_done; /* of set->work_seq */
 	int work_ret;
@@ -75,14 +74,6 @@ static void do_work(struct vcpu *vcpu)
 		pthread_cond_signal(&set->done);
 }
 
-/* With the lock. */
-static void set_urgent(struct vcpu *vcpu, bool is_urgent)
-{
-	if (vcpu->is_urgent != is_urgent)
-		thread_set_urgent(vcpu->thread, is_urgent);
-	vcpu->is_urgent = is_urgent;
-}
-
 static void run_guest(struct vcpu *vcpu)
 {
 	struct vcpu_set *set = vcpu->set;
@@ -93,7 +84,6 @@ static void run_guest(struct vcpu *vcpu)
 	vcpu->accel_vcpu->ops->vcpu_unkick(vcpu->accel_vcpu);
 	vcpu->is_parked = false;
 	__atomic_sub_fetch(&set->parked, 1, __ATOMIC_RELAXED);
-	set_urgent(vcpu, false);
 	lock_release(&set->lock);
 
 	exit = vcpu->accel_vcpu->ops->vcpu_run(vcpu->accel_vcpu, &err);
@@ -230,6 +220,12 @@ int vcpu_set_thread_id(struct vcpu_set *set, unsigned int index)
 	return id;
 }
 
+void vcpu_set_urgent(struct vcpu_set *set, bool is_urgent)
+{
+	for (unsigned int i = 0; i < set->count; i++)
+		thread_set_urgent(set->vcpus[i].thread, is_urgent);
+}
+
 void vcpu_set_resume(struct vcpu_set *set)
 {
 	lock_acquire(&set->lock);
@@ -249,7 +245,6 @@ static void kick_all(struct vcpu_set *set)
 
 		if (vcpu->is_parked)
 			continue;
-		set_urgent(vcpu, true);
 		vcpu->accel_vcpu->ops->vcpu_kick(vcpu->accel_vcpu);
 		pthread_kill(vcpu->thread, VCPU_KICK_SIGNAL);
 	}
@@ -288,10 +283,8 @@ int vcpu_set_work(struct vcpu_set *set, vcpu_work_fn *work, struct err *err)
 	set->work = work;
 	set->work_left = set->count;
 	set->work_seq++;
-	for (unsigned int i = 1; i < set->count; i++) {
-		set_urgent(&set->vcpus[i], true);
+	for (unsigned int i = 1; i < set->count; i++)
 		pthread_cond_signal(&set->vcpus[i].wake);
-	}
 	do_work(&set->vcpus[0]); /* here: saves two wake-ups */
 	while (set->work_left)
 		lock_wait(&set->lock, &set->done);

@@ -42,6 +42,10 @@ struct accel_vcpu *vcpu_set_get(struct vcpu_set *set, unsigned int index);
 /* The kernel's id of the vCPU's thread; 0 while it has not started. */
 int vcpu_set_thread_id(struct vcpu_set *set, unsigned int index);
 
+/* thread_set_urgent() for all: from shortly before a switch stops them, or lets
+ * them go, until shortly after. */
+void vcpu_set_urgent(struct vcpu_set *set, bool is_urgent);
+
 /* Let all run; returns at once. */
 void vcpu_set_resume(struct vcpu_set *set);
 /* Signal all, then wait until all are parked. */

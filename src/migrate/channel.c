@@ -347,7 +347,7 @@ static int part_name(const char *path, char part[PATH_MAX])
 		       : -ENAMETOOLONG;
 }
 
-/* A save: under another name until it is whole. */
+/* A save: under another name until it is whole.  Opening a FIFO would wait. */
 static int create_file(const struct uri *uri, bool *ret_is_part, int *ret_fd,
 		       struct err *err)
 {
@@ -355,9 +355,9 @@ static int create_file(const struct uri *uri, bool *ret_is_part, int *ret_fd,
 	struct stat st;
 	bool is_new = stat(uri->rest, &st) < 0;
 
-	if (!is_new && !S_ISREG(st.st_mode) && !S_ISBLK(st.st_mode))
+	if (!is_new && S_ISFIFO(st.st_mode))
 		return err_set(err, -EINVAL,
-			       "%s is not a regular file; use fd:", uri->rest);
+			       "%s is a FIFO; use fd:", uri->rest);
 	*ret_is_part = is_new || S_ISREG(st.st_mode);
 	if (part_name(uri->rest, part))
 		return -ENAMETOOLONG;
@@ -366,16 +366,15 @@ static int create_file(const struct uri *uri, bool *ret_is_part, int *ret_fd,
 	return *ret_fd < 0 ? -errno : 0;
 }
 
-/* A restore; opening a FIFO would wait. */
 static int open_file(const struct uri *uri, int *ret_fd, struct err *err)
 {
 	struct stat st;
 
 	if (stat(uri->rest, &st) < 0)
 		return -errno;
-	if (!S_ISREG(st.st_mode) && !S_ISBLK(st.st_mode))
+	if (S_ISFIFO(st.st_mode))
 		return err_set(err, -EINVAL,
-			       "%s is not a regular file; use fd:", uri->rest);
+			       "%s is a FIFO; use fd:", uri->rest);
 	*ret_fd = open(uri->rest, O_RDONLY | O_CLOEXEC);
 	return *ret_fd < 0 ? -errno : 0;
 }

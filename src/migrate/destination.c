@@ -12,7 +12,6 @@
 
 #include "base/clock.h"
 #include "base/err.h"
-#include "base/thread.h"
 #include "base/trace.h"
 #include "machine/machine.h"
 #include "mem/ram.h"
@@ -280,7 +279,7 @@ static int on_round(struct destination *dst, struct err *err)
 	if (le32_get(round.flags) & ~FMT_ROUND_NEAR)
 		return bad(dst, err, "reserved bits are set");
 	/* When the pause comes next, be on a CPU as its first bytes arrive. */
-	thread_set_urgent(pthread_self(), round.flags.raw);
+	machine_hurry(dst->machine, round.flags.raw);
 	round.flags = le32_of(0);
 	lock_acquire(&dst->mig->lock);
 	dst->mig->info.rounds = le32_get(round.number);
@@ -608,7 +607,7 @@ void destination_run(struct mig *mig, struct err *err)
 	ret = record_init(&dst.record, err);
 	if (!ret)
 		ret = receive(&dst, err);
-	thread_set_urgent(pthread_self(), false);
+	machine_hurry(dst.machine, false);
 	if (ret)
 		send_reason(&dst, err);
 	channel_close(dst.channel);

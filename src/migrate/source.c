@@ -12,7 +12,6 @@
 
 #include "base/clock.h"
 #include "base/err.h"
-#include "base/thread.h"
 #include "base/trace.h"
 #include "machine/machine.h"
 #include "machine/vcpu.h"
@@ -424,12 +423,12 @@ static int source_stop(struct source *src, struct err *err)
 	ret = stream_flush(src->channel, &src->out, err);
 	if (ret)
 		return ret;
+	machine_hurry(src->machine, true);
 	src->stop_ns = clock_mono_ns();
 	src->channel->deadline_ns =
 		src->stop_ns + 2 * params.downtime_limit_ms * NS_PER_MS +
 		SWITCH_GRACE_NS + (src->caps.verify ? VERIFY_GRACE_NS : 0);
 	phase_start(&src->phases);
-	thread_set_urgent(pthread_self(), true);
 	ret = machine_switch_begin(src->machine, &src->was_running, err);
 	if (ret)
 		return ret;
@@ -564,6 +563,15 @@ static int source_hand_over(struct source *src, struct err *err)
 	return 0;
 }
 
+/* Before GO: the guest is the source's, and runs on if it ran. */
+static void source_resume(struct source *src)
+{
+	if (src->is_stopped)
+		machine_switch_end(src->machine, src->was_running
+							 ? RUN_STATE_RUNNING
+							 : RUN_STATE_PAUSED);
+}
+
 static int source_switch(struct source *src, struct err *err)
 {
 	uint64_t precopy = src->channel->sent;
@@ -578,7 +586,9 @@ static int source_switch(struct source *src, struct err *err)
 		ret = src->channel->is_file ? channel_sync(src->channel, err)
 					    : source_hand_over(src, err);
 
-	thread_set_urgent(pthread_self(), false);
+	if (ret && !src->is_go_sent)
+		source_resume(src);
+	machine_hurry(src->machine, false);
 	lock_acquire(&src->mig->lock);
 	src->mig->info.precopy_bytes = precopy;
 	src->mig->info.downtime_bytes = src->channel->sent - precopy;
@@ -591,15 +601,6 @@ static int source_switch(struct source *src, struct err *err)
 }
 
 /* ---- ends ---- */
-
-/* Before GO: the guest is the source's, and runs on if it ran. */
-static void source_resume(struct source *src)
-{
-	if (src->is_stopped)
-		machine_switch_end(src->machine, src->was_running
-							 ? RUN_STATE_RUNNING
-							 : RUN_STATE_PAUSED);
-}
 
 /* Tell the destination that the guest stays here, if it still listens. */
 static void source_send_cancel(struct source *src, const struct err *err)
@@ -628,7 +629,6 @@ static void source_fail(struct source *src, int code, struct err *err)
 		err_prefix(err, "GO was sent, the destination may run the "
 				"guest");
 	} else {
-		source_resume(src);
 		explain_failure(src, code, err);
 		source_send_cancel(src, err);
 	}
