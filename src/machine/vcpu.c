@@ -50,6 +50,7 @@ struct vcpu_set {
 	/* protected by lock */
 	pthread_cond_t done; /* parked == count, or work_left == 0 */
 	bool want_run, is_ending;
+	bool is_halted; /* for good: want_run stays false */
 	unsigned int parked;
 	vcpu_work_fn *work;
 	unsigned int work_seq, work_left;
@@ -229,7 +230,7 @@ void vcpu_set_urgent(struct vcpu_set *set, bool is_urgent)
 void vcpu_set_resume(struct vcpu_set *set)
 {
 	lock_acquire(&set->lock);
-	set->want_run = true;
+	set->want_run = !set->is_halted;
 	for (unsigned int i = 0; i < set->count; i++)
 		pthread_cond_signal(&set->vcpus[i].wake);
 	lock_release(&set->lock);
@@ -247,12 +248,16 @@ static void kick_all(struct vcpu_set *set)
 			continue;
 		vcpu->accel_vcpu->ops->vcpu_kick(vcpu->accel_vcpu);
 		pthread_kill(vcpu->thread, VCPU_KICK_SIGNAL);
+		/* Not before: urgent and not kicked, it would run its guest in
+		 * front of this thread. */
+		set_urgent(vcpu, true);
 	}
 }
 
 void vcpu_set_halt(struct vcpu_set *set)
 {
 	lock_acquire(&set->lock);
+	set->is_halted = true;
 	kick_all(set);
 	lock_release(&set->lock);
 }
@@ -261,7 +266,9 @@ void vcpu_set_pause(struct vcpu_set *set)
 {
 	uint64_t deadline_ns = clock_mono_ns() + SPIN_NS;
 
-	vcpu_set_halt(set);
+	lock_acquire(&set->lock);
+	kick_all(set);
+	lock_release(&set->lock);
 	/* A vCPU that is on a CPU parks within this: sooner than a sleep and a
 	 * wake-up here would take. */
 	while (__atomic_load_n(&set->parked, __ATOMIC_ACQUIRE) < set->count &&

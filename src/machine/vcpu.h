@@ -51,7 +51,9 @@ void vcpu_set_resume(struct vcpu_set *set);
 /* Signal all, then wait until all are parked. */
 void vcpu_set_pause(struct vcpu_set *set);
 
-/* Signal all and return: the machine ends.  Any thread, a vCPU's own too. */
+/* Signal all and return: the machine ends, and a resume that comes later (or
+ * runs beside this) lets none of them run again.  Any thread, a vCPU's own
+ * too. */
 void vcpu_set_halt(struct vcpu_set *set);
 
 /* Run @work for every vCPU in parallel, all parked: for the first one on this
