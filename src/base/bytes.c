@@ -76,6 +76,17 @@ void bytes_writer_fini(struct bytes_writer *w)
 	*w = (struct bytes_writer){ .data = NULL };
 }
 
+void bytes_reserve(struct bytes_writer *w, size_t capacity)
+{
+	size_t size = w->size;
+
+	if (capacity <= w->capacity)
+		return;
+	bytes_put_space(w, capacity - size); /* which writes to all of it */
+	if (!w->is_failed)
+		w->size = size;
+}
+
 void *bytes_put_space(struct bytes_writer *w, size_t size)
 {
 	void *at;

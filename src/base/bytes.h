@@ -93,6 +93,9 @@ struct bytes_writer {
 };
 
 void bytes_writer_fini(struct bytes_writer *w);
+/* Have @capacity bytes allocated and touched, so that filling them costs no page
+ * fault. */
+void bytes_reserve(struct bytes_writer *w, size_t capacity);
 /* Room for @size bytes at the end, zeroed; NULL when is_failed. */
 void *bytes_put_space(struct bytes_writer *w, size_t size);
 void bytes_put(struct bytes_writer *w, const void *data, size_t size);

@@ -592,6 +592,8 @@ int channel_send(struct channel *channel, struct iovec *iov, unsigned int count,
 int channel_recv(struct channel *channel, struct iovec *iov, unsigned int count,
 		 struct err *err)
 {
+	uint64_t spin_until =
+		channel->spin_ns ? clock_mono_ns() + channel->spin_ns : 0;
 	bool is_more = iov_advance(&iov, &count, 0);
 	bool is_first = true;
 	int ret;
@@ -612,7 +614,8 @@ int channel_recv(struct channel *channel, struct iovec *iov, unsigned int count,
 					: err_set(err, -EBADMSG,
 						  "the stream ends inside a "
 						  "record");
-		if (errno == EINTR)
+		if (errno == EINTR || (errno == EAGAIN && spin_until &&
+				       clock_mono_ns() < spin_until))
 			continue;
 		ret = errno == EAGAIN ? wait_for(channel, POLLIN) : -errno;
 		if (ret)

@@ -21,11 +21,14 @@ struct err;
 typedef int channel_fd_fn(void *opaque, const char *name);
 
 struct channel {
-	int fd;                 /* owned; -1 when closed */
-	int stop_fd;            /* borrowed eventfd: readable = give up */
-	bool is_socket;         /* MSG_NOSIGNAL, MSG_DONTWAIT */
-	bool is_file;           /* no return path; fsync at the end */
-	uint64_t deadline_ns;   /* clock_mono_ns() time, 0: none */
+	int fd;               /* owned; -1 when closed */
+	int stop_fd;          /* borrowed eventfd: readable = give up */
+	bool is_socket;       /* MSG_NOSIGNAL, MSG_DONTWAIT */
+	bool is_file;         /* no return path; fsync at the end */
+	uint64_t deadline_ns; /* clock_mono_ns() time, 0: none */
+	/* channel_recv() polls this long before it sleeps: for what a stopped
+	 * guest waits for, it saves a wake-up of 25 us. */
+	uint64_t spin_ns;
 	const char *final_path; /* a file being saved: its name once it is
 				   whole, borrowed from the URI; or NULL */
 

@@ -233,6 +233,8 @@ static int on_setup_end(struct destination *dst, struct err *err)
 	if (ret)
 		return ret;
 	ram_recv_start(&dst->ram, dst->mem);
+	bytes_reserve(&dst->states,
+		      STATE_ROOM(machine_options(dst->machine)->cpus));
 	built.build_ns = le64_of(clock_mono_ns() - dst->start_ns);
 	record_put(&dst->out, FMT_BUILT, &built, sizeof(built));
 	ret = reply(dst, err);
@@ -412,6 +414,7 @@ static int load_and_answer(struct destination *dst, struct err *err)
 		return ret;
 	put_report(dst, FMT_READY);
 	ret = reply(dst, err);
+	dst->channel->spin_ns = MIG_SPIN_NS;
 	if (!ret && dst->channel->is_file)
 		ret = take_over(dst, err);
 	return ret;

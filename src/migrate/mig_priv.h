@@ -14,11 +14,18 @@
 #include <pthread.h>
 #include <stdbool.h>
 
+#include "base/clock.h"
 #include "base/list.h"
 #include "base/lock.h"
 #include "migrate/channel.h"
 #include "migrate/format.h"
 #include "migrate/migrate.h"
+
+/* Room for the state of a machine of @cpus. */
+#define STATE_ROOM(cpus) ((16u << 10) + (cpus) * (8u << 10))
+
+/* For READY and GO, which come within this (channel.spin_ns). */
+#define MIG_SPIN_NS (300 * NS_PER_US)
 
 struct mig_fd {
 	char name[64];

@@ -160,12 +160,17 @@ static void put_machine(struct source *src)
 {
 	const struct machine_options *options = machine_options(src->machine);
 	struct mem *mem = machine_mem(src->machine);
-	struct bytes_writer body = { .data = NULL };
-	struct fmt_machine *machine;
+	size_t begin = record_begin(&src->out, FMT_MACHINE);
+	struct fmt_machine machine = { .cpus = le32_of(options->cpus) };
 	struct ram_block *block = NULL;
 	uint32_t blocks = 0;
 
-	bytes_put_space(&body, sizeof(*machine));
+	while ((block = ram_block_next(mem, block)))
+		blocks++;
+	machine.blocks = le32_of(blocks);
+	memcpy(machine.name, options->name,
+	       strnlen(options->name, sizeof(machine.name)));
+	bytes_put(&src->out, &machine, sizeof(machine));
 	while ((block = ram_block_next(mem, block))) {
 		struct fmt_block b = {
 			.size = le64_of(block->size),
@@ -176,19 +181,9 @@ static void put_machine(struct source *src)
 
 		memcpy(b.name, block->name,
 		       strnlen(block->name, sizeof(b.name)));
-		bytes_put(&body, &b, sizeof(b));
-		blocks++;
+		bytes_put(&src->out, &b, sizeof(b));
 	}
-	if (!body.is_failed) {
-		machine = (struct fmt_machine *)body.data;
-		machine->cpus = le32_of(options->cpus);
-		machine->blocks = le32_of(blocks);
-		memcpy(machine->name, options->name,
-		       strnlen(options->name, sizeof(machine->name)));
-		record_put(&src->out, FMT_MACHINE, body.data, body.size);
-	}
-	src->out.is_failed |= body.is_failed;
-	bytes_writer_fini(&body);
+	record_end(&src->out, begin);
 }
 
 static void put_schemas(struct source *src, struct state_registry *registry)
@@ -196,12 +191,10 @@ static void put_schemas(struct source *src, struct state_registry *registry)
 	struct state_entry *entry;
 
 	list_for_each (entry, &registry->entries, link) {
-		struct bytes_writer body = { .data = NULL };
+		size_t begin = record_begin(&src->out, FMT_SCHEMA);
 
-		state_describe(entry, &body);
-		record_put(&src->out, FMT_SCHEMA, body.data, body.size);
-		src->out.is_failed |= body.is_failed;
-		bytes_writer_fini(&body);
+		state_describe(entry, &src->out);
+		record_end(&src->out, begin);
 	}
 }
 
@@ -209,32 +202,30 @@ static void put_schemas(struct source *src, struct state_registry *registry)
 static int put_states(struct source *src, struct state_registry *registry,
 		      uint32_t type, struct err *err)
 {
+	struct bytes_writer *out = &src->out;
 	struct state_entry *entry;
-	int ret = 0;
 
 	list_for_each (entry, &registry->entries, link) {
-		struct bytes_writer body = { .data = NULL };
+		struct fmt_state head = {
+			.version = le16_of(entry->desc->version),
+		};
+		size_t begin = record_begin(out, type);
+		size_t start = out->size + sizeof(head);
+		int ret;
 
-		bytes_put_space(&body, sizeof(struct fmt_state));
-		ret = state_save(entry, &body, err);
-		if (ret) {
-			bytes_writer_fini(&body);
-			break;
-		}
-		if (!body.is_failed) {
-			struct fmt_state *head = (struct fmt_state *)body.data;
-
-			memcpy(head->name, entry->name,
-			       strnlen(entry->name, sizeof(head->name)));
-			head->version = le16_of(entry->desc->version);
-			head->size =
-				le32_of((uint32_t)(body.size - sizeof(*head)));
-			record_put(&src->out, type, body.data, body.size);
-		}
-		src->out.is_failed |= body.is_failed;
-		bytes_writer_fini(&body);
+		memcpy(head.name, entry->name,
+		       strnlen(entry->name, sizeof(head.name)));
+		bytes_put(out, &head, sizeof(head));
+		ret = state_save(entry, out, err);
+		if (ret)
+			return ret;
+		if (out->is_failed)
+			return err_set(err, -ENOMEM, "no memory for state");
+		head.size = le32_of((uint32_t)(out->size - start));
+		memcpy(out->data + start - sizeof(head), &head, sizeof(head));
+		record_end(out, begin);
 	}
-	return ret;
+	return 0;
 }
 
 static int source_setup(struct source *src, struct err *err)
@@ -249,6 +240,9 @@ static int source_setup(struct source *src, struct err *err)
 		return ret;
 	is_file = src->channel->is_file;
 	src->is_built = is_file;
+	/* For the switch, which fills it with the guest stopped. */
+	bytes_reserve(&src->out,
+		      STATE_ROOM(machine_options(src->machine)->cpus));
 	record_put_header(&src->out, is_file ? FMT_FLAG_NO_PATH : 0);
 	put_machine(src);
 	put_schemas(src, machine_setup_state(src->machine));
@@ -545,7 +539,9 @@ static int source_hand_over(struct source *src, struct err *err)
 	struct fmt_report report;
 	int ret;
 
+	src->channel->spin_ns = MIG_SPIN_NS;
 	ret = await_reply(src, FMT_READY, err);
+	src->channel->spin_ns = 0;
 	phase_end(&src->phases, MIG_PHASE_WAIT_READY);
 	if (!ret)
 		ret = check_ready(src, err);

@@ -9,6 +9,9 @@
 #include "base/err.h"
 #include "base/trace.h"
 
+/* A vCPU's state fits; longer bodies make room as they come. */
+#define BODY_ROOM (16u << 10)
+
 static const struct {
 	uint32_t type;
 	const char *name;
@@ -43,32 +46,48 @@ const char *record_name(uint32_t type)
 	return "of unknown type";
 }
 
-void record_put(struct bytes_writer *w, uint32_t type, const void *body,
-		size_t size)
+size_t record_begin(struct bytes_writer *w, uint32_t type)
 {
-	struct fmt_record *record =
-		bytes_put_space(w, sizeof(*record) + align_up(size, 8));
+	const struct fmt_record record = { .type = le32_of(type) };
+	size_t begin = w->size;
 
-	if (!record)
-		return;
-	record->type = le32_of(type);
-	record->length = le32_of((uint32_t)size);
-	if (size)
-		memcpy(record + 1, body, size);
-	/* type and length, then the body, with the hash field between them
-	 * left out */
+	bytes_put(w, &record, sizeof(record));
+	return begin;
+}
+
+void record_end(struct bytes_writer *w, size_t begin)
+{
 	XXH3_state_t *hasher = XXH3_createState();
+	struct fmt_record *record;
+	size_t size;
 
-	if (!hasher) {
+	if (!hasher)
 		w->is_failed = true;
+	if (w->is_failed) {
+		XXH3_freeState(hasher);
 		return;
 	}
+	record = (struct fmt_record *)(w->data + begin);
+	size = w->size - begin - sizeof(*record);
+	record->length = le32_of((uint32_t)size);
 	XXH3_64bits_reset(hasher);
 	XXH3_64bits_update(hasher, record, offsetof(struct fmt_record, hash));
 	XXH3_64bits_update(hasher, record + 1, size);
 	record->hash = le64_of(XXH3_64bits_digest(hasher));
 	XXH3_freeState(hasher);
-	trace(mig_record_put, "%s, %zu bytes", record_name(type), size);
+	trace(mig_record_put, "%s, %zu bytes",
+	      record_name(le32_get(record->type)), size);
+	/* @begin is a multiple of 8: so is the end */
+	bytes_put_padding(w);
+}
+
+void record_put(struct bytes_writer *w, uint32_t type, const void *body,
+		size_t size)
+{
+	size_t begin = record_begin(w, type);
+
+	bytes_put(w, body, size);
+	record_end(w, begin);
 }
 
 void record_put_header(struct bytes_writer *w, uint32_t flags)
@@ -136,13 +155,14 @@ int stream_read_header(struct channel *channel, struct fmt_header *ret_header,
 
 int record_init(struct record *record, struct err *err)
 {
-	*record = (struct record){ .capacity = 4096 };
+	*record = (struct record){ .capacity = BODY_ROOM };
 	record->body = malloc(record->capacity);
 	record->hasher = XXH3_createState();
 	if (!record->body || !record->hasher) {
 		record_fini(record);
 		return err_set(err, -ENOMEM, "no memory for records");
 	}
+	memset(record->body, 0xff, record->capacity); /* touch it now */
 	return 0;
 }
 

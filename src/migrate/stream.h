@@ -16,8 +16,11 @@
 /* "STOPPED", or "0x...". */
 const char *record_name(uint32_t type);
 
-/* Append a whole record.  Several appended ones are sent by one
- * stream_flush(). */
+/* Append a record: between _begin and _end its body is appended to @w as well.
+ * record_put() is for a body that is there already.  Several records are sent by
+ * one stream_flush(). */
+size_t record_begin(struct bytes_writer *w, uint32_t type);
+void record_end(struct bytes_writer *w, size_t begin);
 void record_put(struct bytes_writer *w, uint32_t type, const void *body,
 		size_t size);
 void record_put_header(struct bytes_writer *w, uint32_t flags);

@@ -57,6 +57,13 @@ int kv_vcpu_new(struct accel *accel, unsigned int index,
 		goto out_unmap;
 	kv_vcpu_state_register(vcpu);
 	kv->vcpus[index] = vcpu;
+	/* Once now, so that the structure's pages exist when it is saved or
+	 * loaded with the guest stopped. */
+	ret = kv_vcpu_save(&vcpu->vcpu, err);
+	if (ret) {
+		kv_vcpu_free(&vcpu->vcpu);
+		return ret;
+	}
 	*ret_vcpu = &vcpu->vcpu;
 	return 0;
 
