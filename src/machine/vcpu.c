@@ -248,9 +248,6 @@ static void kick_all(struct vcpu_set *set)
 			continue;
 		vcpu->accel_vcpu->ops->vcpu_kick(vcpu->accel_vcpu);
 		pthread_kill(vcpu->thread, VCPU_KICK_SIGNAL);
-		/* Not before: urgent and not kicked, it would run its guest in
-		 * front of this thread. */
-		set_urgent(vcpu, true);
 	}
 }
 
