@@ -91,8 +91,8 @@ int machine_cont(struct machine *machine, bool force, struct err *err);
  * the guest is then nobody else's until machine_switch_end() says how it went
  * on.
  */
-/* The calling thread and the vCPUs' hurry (base/thread.h) while a guest is about
- * to stop, stopped, or about to run. */
+/* The calling thread, and the vCPUs' while they do not run the guest, go before
+ * others (base/thread.h): around a switch, until @is_urgent false. */
 void machine_hurry(struct machine *machine, bool is_urgent);
 /* -EINVAL when the guest has ended or never ran. */
 int machine_switch_begin(struct machine *machine, bool *ret_was_running,

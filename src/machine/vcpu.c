@@ -31,6 +31,7 @@ struct vcpu {
 	/* protected by set->lock */
 	pthread_cond_t wake;
 	int thread_id;
+	bool is_urgent; /* its thread is; never while it runs the guest */
 	bool is_parked;
 	bool is_dead;           /* the guest ended here: never runs again */
 	unsigned int work_done; /* of set->work_seq */
@@ -50,6 +51,7 @@ struct vcpu_set {
 	/* protected by lock */
 	pthread_cond_t done; /* parked == count, or work_left == 0 */
 	bool want_run, is_ending;
+	bool is_urgent; /* vcpu_set_urgent() */
 	bool is_halted; /* for good: want_run stays false */
 	unsigned int parked;
 	vcpu_work_fn *work;
@@ -75,6 +77,14 @@ static void do_work(struct vcpu *vcpu)
 		pthread_cond_signal(&set->done);
 }
 
+/* With the lock. */
+static void set_urgent(struct vcpu *vcpu, bool is_urgent)
+{
+	if (vcpu->is_urgent != is_urgent)
+		thread_set_urgent(vcpu->thread, is_urgent);
+	vcpu->is_urgent = is_urgent;
+}
+
 static void run_guest(struct vcpu *vcpu)
 {
 	struct vcpu_set *set = vcpu->set;
@@ -85,6 +95,7 @@ static void run_guest(struct vcpu *vcpu)
 	vcpu->accel_vcpu->ops->vcpu_unkick(vcpu->accel_vcpu);
 	vcpu->is_parked = false;
 	__atomic_sub_fetch(&set->parked, 1, __ATOMIC_RELAXED);
+	set_urgent(vcpu, false);
 	lock_release(&set->lock);
 
 	exit = vcpu->accel_vcpu->ops->vcpu_run(vcpu->accel_vcpu, &err);
@@ -223,8 +234,13 @@ int vcpu_set_thread_id(struct vcpu_set *set, unsigned int index)
 
 void vcpu_set_urgent(struct vcpu_set *set, bool is_urgent)
 {
-	for (unsigned int i = 0; i < set->count; i++)
-		thread_set_urgent(set->vcpus[i].thread, is_urgent);
+	lock_acquire(&set->lock);
+	set->is_urgent = is_urgent;
+	for (unsigned int i = 0; i < set->count; i++) {
+		if (set->vcpus[i].is_parked)
+			set_urgent(&set->vcpus[i], is_urgent);
+	}
+	lock_release(&set->lock);
 }
 
 void vcpu_set_resume(struct vcpu_set *set)

@@ -42,8 +42,8 @@ struct accel_vcpu *vcpu_set_get(struct vcpu_set *set, unsigned int index);
 /* The kernel's id of the vCPU's thread; 0 while it has not started. */
 int vcpu_set_thread_id(struct vcpu_set *set, unsigned int index);
 
-/* thread_set_urgent() for all: from shortly before a switch stops them, or lets
- * them go, until shortly after. */
+/* While a switch is under way: parked vCPUs are urgent (base/thread.h), and so
+ * is one that is to park, once it was kicked.  Guest code never runs urgently. */
 void vcpu_set_urgent(struct vcpu_set *set, bool is_urgent);
 
 /* Let all run; returns at once. */
