@@ -226,7 +226,7 @@ static void test_what_was_put_is_read(void **state)
 		assert_int_equal(f->record.type, FMT_SCHEMA);
 		assert_int_equal(f->record.length, size);
 		assert_int_equal(f->record.fixed, size);
-		assert_memory_equal(f->record.body, "0123456789abcdefgh" + size,
+		assert_memory_equal(f->record.body, &"0123456789abcdefgh"[size],
 				    size);
 	}
 }
