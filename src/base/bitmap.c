@@ -42,8 +42,11 @@ void bitmap_clear(uint64_t *map, uint64_t start, uint64_t nbits)
 
 void bitmap_or_word_atomic(uint64_t *map, uint64_t word, uint64_t bits)
 {
-	if ((__atomic_load_n(&map[word], __ATOMIC_RELAXED) & bits) != bits)
-		__atomic_fetch_or(&map[word], bits, __ATOMIC_RELEASE);
+	/* Always the locked operation: a plain "is it set already?" could be
+	 * read before the caller's write to the page is visible, and the one who
+	 * takes the bit in between would send the old page. */
+	if (bits)
+		__atomic_fetch_or(&map[word], bits, __ATOMIC_SEQ_CST);
 }
 
 void bitmap_set_atomic(uint64_t *map, uint64_t start, uint64_t nbits)

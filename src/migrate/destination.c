@@ -24,6 +24,9 @@
 
 #define HUGE_PAGE_SIZE (2ull << 20)
 
+/* A source says who it is within this. */
+#define HEADER_WAIT_NS (10 * NS_PER_SEC)
+
 /* State records held until END: enough for a thousand vCPUs. */
 #define STATES_MAX (64u << 20)
 
@@ -281,7 +284,7 @@ static int on_round(struct destination *dst, struct err *err)
 	if (le32_get(round.flags) & ~FMT_ROUND_NEAR)
 		return bad(dst, err, "reserved bits are set");
 	/* When the pause comes next, be on a CPU as its first bytes arrive. */
-	machine_hurry(dst->machine, round.flags.raw);
+	machine_hurry(dst->machine, le32_get(round.flags) & FMT_ROUND_NEAR);
 	round.flags = le32_of(0);
 	lock_acquire(&dst->mig->lock);
 	dst->mig->info.rounds = le32_get(round.number);
@@ -545,22 +548,28 @@ static int handle_record(struct destination *dst, struct err *err)
 		       dst->record.type);
 }
 
-/* A peer that leaves without a word was a probe (or gave up): the next one is
- * waited for. */
+/* A peer that leaves without a word, or says none, was a probe or gave up: the
+ * next one is waited for. */
 static int accept_source(struct destination *dst, struct err *err)
 {
 	struct channel_listener *listener = &dst->mig->listener;
+	struct channel *channel = dst->channel;
 	struct fmt_header header;
 	int ret;
 
 	for (;;) {
-		ret = channel_accept(dst->channel, listener, dst->mig->stop_fd,
-				     err);
-		if (!ret)
-			ret = stream_read_header(dst->channel, &header, err);
-		if (ret != -ENODATA || listener->fd < 0)
+		ret = channel_accept(channel, listener, dst->mig->stop_fd, err);
+		if (ret)
 			break;
-		channel_close(dst->channel);
+		if (listener->fd >= 0)
+			channel->deadline_ns = clock_mono_ns() + HEADER_WAIT_NS;
+		ret = stream_read_header(channel, &header, err);
+		channel->deadline_ns = 0;
+		if ((ret != -ENODATA && ret != -ECONNRESET &&
+		     ret != -ETIMEDOUT) ||
+		    listener->fd < 0)
+			break;
+		channel_close(channel);
 		err_clear(err);
 	}
 	channel_listener_close(listener);

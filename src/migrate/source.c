@@ -31,6 +31,8 @@
 /* After GO there is nothing to take back; this long until handed-over. */
 #define RUNNING_WAIT_NS (10 * NS_PER_SEC)
 
+#define SKIPPED_MAX 64
+
 struct source {
 	struct mig *mig;
 	struct machine *machine;
@@ -41,7 +43,8 @@ struct source {
 	struct phase_clock phases;
 	struct bytes_writer out; /* records on their way */
 	struct record reply;
-	bool is_built; /* BUILT arrived (or there is no return path) */
+	bool is_built;        /* BUILT arrived (or there is no return path) */
+	unsigned int skipped; /* unknown optional records */
 	bool was_running, is_stopped, is_go_sent;
 	uint64_t stop_ns;
 
@@ -83,10 +86,12 @@ static int read_reply(struct source *src, struct err *err)
 	}
 	switch (src->reply.type) {
 	case FMT_BUILT:
-		ret = record_check_size(&src->reply, sizeof(struct fmt_built),
-					err);
+		if (src->is_built)
+			return err_set(err, -EBADMSG,
+				       "destination sent BUILT twice");
 		src->is_built = true;
-		return ret;
+		return record_check_size(&src->reply, sizeof(struct fmt_built),
+					 err);
 	case FMT_ROUND_DONE:
 		return record_check_size(&src->reply, sizeof(struct fmt_round),
 					 err);
@@ -98,7 +103,9 @@ static int read_reply(struct source *src, struct err *err)
 		record_reason(&src->reply, reason, sizeof(reason));
 		return err_set(err, -EREMOTEIO, "destination: %s", reason);
 	default:
-		if (src->reply.type & FMT_OPTIONAL)
+		/* Not so many that they keep a stopped guest waiting. */
+		if (src->reply.type & FMT_OPTIONAL &&
+		    ++src->skipped <= SKIPPED_MAX)
 			return 0;
 		return err_set(err, -EBADMSG,
 			       "destination sent record %s (0x%x)",
@@ -106,7 +113,13 @@ static int read_reply(struct source *src, struct err *err)
 	}
 }
 
-/* Read replies until one of @type; only BUILT may come before it. */
+/* An unknown optional record, or BUILT, which comes when it is done. */
+static bool is_any_time(const struct source *src)
+{
+	return src->reply.type == FMT_BUILT || src->reply.type & FMT_OPTIONAL;
+}
+
+/* Read replies until one of @type. */
 static int await_reply(struct source *src, uint32_t type, struct err *err)
 {
 	int ret;
@@ -115,8 +128,7 @@ static int await_reply(struct source *src, uint32_t type, struct err *err)
 		ret = read_reply(src, err);
 		if (ret)
 			return ret;
-		if (src->reply.type != type && src->reply.type != FMT_BUILT &&
-		    !(src->reply.type & FMT_OPTIONAL))
+		if (src->reply.type != type && !is_any_time(src))
 			return err_set(err, -EBADMSG,
 				       "destination sent %s out of turn",
 				       record_name(src->reply.type));
@@ -132,7 +144,7 @@ static int poll_replies(struct source *src, struct err *err)
 
 		if (ret)
 			return ret;
-		if (src->reply.type != FMT_BUILT)
+		if (!is_any_time(src))
 			return err_set(err, -EBADMSG,
 				       "destination sent %s out of turn",
 				       record_name(src->reply.type));
@@ -305,12 +317,25 @@ static void update_info(struct source *src, uint64_t remaining_pages)
 	lock_release(&src->mig->lock);
 }
 
+static bool is_cancelled(struct source *src)
+{
+	bool ret;
+
+	lock_acquire(&src->mig->lock);
+	ret = src->mig->info.state == MIG_CANCELLING;
+	lock_release(&src->mig->lock);
+	return ret;
+}
+
 /* After each record of a pass. */
 static int between_records(void *opaque, uint64_t pages, struct err *err)
 {
 	struct source *src = opaque;
 	int ret;
 
+	/* A file never makes the channel wait, where it would be noticed. */
+	if (is_cancelled(src))
+		return err_set(err, -ECANCELED, "cancelled");
 	if (src->is_stopped)
 		return 0;
 	update_info(src, src->last_remaining > pages
@@ -514,24 +539,40 @@ static int check_ready(struct source *src, struct err *err)
 	return 0;
 }
 
+/* From here on a cancel comes too late. */
+static int source_pass_go(struct source *src, struct err *err)
+{
+	int ret = 0;
+
+	lock_acquire(&src->mig->lock);
+	if (src->mig->info.state == MIG_CANCELLING)
+		ret = err_set(err, -ECANCELED, "cancelled");
+	else
+		src->mig->is_past_go = true;
+	lock_release(&src->mig->lock);
+	return ret;
+}
+
 /* The guest changes hands here.  An error means that GO was not sent. */
 static int source_send_go(struct source *src, struct err *err)
 {
 	uint64_t sent = src->channel->sent;
-	int ret;
+	int ret = source_pass_go(src, err);
 
-	lock_acquire(&src->mig->lock);
-	if (src->mig->info.state == MIG_CANCELLING) {
-		lock_release(&src->mig->lock);
-		return err_set(err, -ECANCELED, "cancelled");
-	}
-	src->mig->is_past_go = true;
-	lock_release(&src->mig->lock);
-
+	if (ret)
+		return ret;
 	record_put(&src->out, FMT_GO, NULL, 0);
 	ret = stream_flush(src->channel, &src->out, err);
 	src->is_go_sent = !ret || src->channel->sent > sent;
 	return ret;
+}
+
+/* A file has the guest once it has its name. */
+static int source_finish_file(struct source *src, struct err *err)
+{
+	int ret = source_pass_go(src, err);
+
+	return ret ? ret : channel_sync(src->channel, err);
 }
 
 static int source_hand_over(struct source *src, struct err *err)
@@ -579,7 +620,7 @@ static int source_switch(struct source *src, struct err *err)
 	if (!ret)
 		ret = source_send_end(src, err);
 	if (!ret)
-		ret = src->channel->is_file ? channel_sync(src->channel, err)
+		ret = src->channel->is_file ? source_finish_file(src, err)
 					    : source_hand_over(src, err);
 
 	if (ret && !src->is_go_sent)
@@ -609,8 +650,8 @@ static void source_send_cancel(struct source *src, const struct err *err)
 
 	if (quick.fd < 0 || quick.is_file)
 		return;
-	/* Only what fits at once: a record cut in the middle cannot be followed
-	 * by another, and a peer that does not read is closed anyway. */
+	/* Only what fits at once.  In the middle of a RAM record it is taken for
+	 * pages: the destination fails all the same, without the reason. */
 	quick.stop_fd = -1;
 	quick.deadline_ns = 1;
 	record_put(&w, FMT_CANCEL, reason, strnlen(reason, FMT_REASON_MAX));

@@ -130,14 +130,14 @@ int stream_read_header(struct channel *channel, struct fmt_header *ret_header,
 	if (memcmp(header.magic, FMT_MAGIC, sizeof(header.magic)) != 0)
 		return err_set(err, -EBADMSG,
 			       "this is not a godwit migration stream");
-	if (le64_get(header.hash) !=
-	    XXH3_64bits(&header, offsetof(struct fmt_header, hash)))
-		return err_set(err, -EBADMSG, "stream header: wrong checksum");
 	if (le16_get(header.major) != FMT_MAJOR)
 		return err_set(err, -ENOTSUP,
 			       "stream version %u.%u, this godwit reads %u",
 			       le16_get(header.major), le16_get(header.minor),
 			       FMT_MAJOR);
+	if (le64_get(header.hash) !=
+	    XXH3_64bits(&header, offsetof(struct fmt_header, hash)))
+		return err_set(err, -EBADMSG, "stream header: wrong checksum");
 	if (le32_get(header.flags) & ~FMT_FLAG_NO_PATH ||
 	    le64_get(header.reserved))
 		return err_set(err, -EBADMSG,

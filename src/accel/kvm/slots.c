@@ -148,8 +148,17 @@ static void kv_region_add(void *opaque, const struct mem_section *section)
 	}
 }
 
-/* D5: vCPUs may write until the slot is gone, so a logged slot's whole range
- * becomes dirty. */
+/* All that was touched; a hole that is touched later is found resident. */
+static void slot_mark_dirty(const struct kv_slot *slot)
+{
+	uint64_t at = slot->offset, end = slot->offset + slot->size, start;
+
+	while (ram_block_next_data(slot->block, at, end, &start, &at))
+		ram_block_mark_dirty(slot->block, start, at - start);
+}
+
+/* D5: vCPUs may write until the slot is gone, so all of a logged slot becomes
+ * dirty. */
 static void kv_region_del(void *opaque, const struct mem_section *section)
 {
 	struct kv *kv = opaque;
@@ -162,8 +171,7 @@ static void kv_region_del(void *opaque, const struct mem_section *section)
 		if (slot->gpa < start || slot->gpa >= end)
 			continue;
 		if (slot->is_logged)
-			ram_block_mark_dirty(slot->block, slot->offset,
-					     slot->size);
+			slot_mark_dirty(slot);
 		slot_del(kv, slot);
 	}
 }
@@ -257,7 +265,7 @@ static void slot_harvest(struct kv *kv, struct kv_slot *slot)
 	if (ioctl(kv->vm_fd, KVM_GET_DIRTY_LOG, &log) < 0) {
 		/* Nothing lost: the whole slot is sent again. */
 		log_warn("dirty log of slot %u: %s", slot->id, strerror(errno));
-		ram_block_mark_dirty(block, slot->offset, slot->size);
+		slot_mark_dirty(slot);
 		return;
 	}
 	for (uint64_t word = 0; word < bitmap_words(pages); word++) {
@@ -268,7 +276,7 @@ static void slot_harvest(struct kv *kv, struct kv_slot *slot)
 			continue;
 		bitmap_or_word_atomic(block->dirty, to,
 				      (bits << shift) & block->known[to]);
-		if (shift)
+		if (shift && bits >> (BITMAP_WORD_BITS - shift))
 			bitmap_or_word_atomic(
 				block->dirty, to + 1,
 				(bits >> (BITMAP_WORD_BITS - shift)) &
