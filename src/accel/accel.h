@@ -8,9 +8,10 @@
  * accelerator is a listener of its machine's memory address space, so memory
  * slots and dirty logging need no call here.
  *
- * Threads.  vcpu_run is called by the vCPU's own thread, vcpu_save and
- * vcpu_load by one thread at a time while it does not run; vcpu_kick by any.  The VM-wide functions are called by the
- * thread that builds, stops or loads the machine, with no vCPU running.
+ * Threads.  vcpu_run is called by the vCPU's own thread; vcpu_save and vcpu_load
+ * by any one thread while the vCPU does not run, for several vCPUs in parallel;
+ * vcpu_kick and irq_set by any.  The VM-wide functions are called by the thread
+ * that builds, stops or loads the machine, with no vCPU running.
  */
 #ifndef GODWIT_ACCEL_ACCEL_H
 #define GODWIT_ACCEL_ACCEL_H
@@ -35,9 +36,9 @@ struct accel_options {
 int accel_options_parse(const char *text, struct accel_options *ret_options,
 			struct err *err);
 
-/* Why accel_vcpu_run() came back. */
+/* Why vcpu_run came back. */
 enum accel_exit {
-	ACCEL_EXIT_KICKED,   /* accel_vcpu_kick(); pending I/O is complete */
+	ACCEL_EXIT_KICKED,   /* vcpu_kick; pending I/O is complete */
 	ACCEL_EXIT_SHUTDOWN, /* triple fault */
 	ACCEL_EXIT_FAILED,   /* cannot go on; the message says why */
 };

@@ -2,10 +2,11 @@
 /*
  * The VM: creation, capabilities, interrupt lines and CPUID.
  *
- * CPUID is what KVM supports, plus the TSC frequency in leaf 0x40000010 (eax,
- * kHz: the layout VMware defined and Linux and KVM guests read).  It is the
- * pre-state: a destination takes the source's before any vCPU runs, and KVM
- * refuses what this host cannot do.
+ * CPUID is what KVM supports, without nested virtualisation (its state would not
+ * move), plus the TSC frequency in leaf 0x40000010 (eax, kHz: the layout VMware
+ * defined and Linux and KVM guests read).  It is the pre-state: a destination
+ * takes the source's before any vCPU runs, unless it has a feature that this host
+ * lacks; KVM itself would accept it, and the guest would die of #UD later.
  */
 #include "kvm.h"
 
@@ -26,7 +27,9 @@
 #define KV_IDENTITY_ADDR 0xfffbc000ull
 
 #define CPUID_KVM_SIGNATURE 0x40000000u
+#define CPUID_KVM_FEATURES  0x40000001u
 #define CPUID_TSC_KHZ       0x40000010u
+#define NARROW_APIC_CPUS    255u
 #define APIC_BUS_KHZ        1000000u
 
 static int check_capabilities(struct kv *kv, const struct accel_config *config,
@@ -96,6 +99,25 @@ static void set_private_areas(struct kv *kv)
 	ioctl(kv->vm_fd, KVM_SET_TSS_ADDR, KV_TSS_ADDR);
 }
 
+/* APIC IDs past 8 bits, in the kernel's interfaces too. */
+static int enable_wide_apic_ids(struct kv *kv, struct err *err)
+{
+	struct kvm_enable_cap cap = {
+		.cap = KVM_CAP_X2APIC_API,
+		.args = { KVM_X2APIC_API_USE_32BIT_IDS |
+			  KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK },
+	};
+
+	if (kv->cpus <= NARROW_APIC_CPUS)
+		return 0;
+	return ioctl(kv->vm_fd, KVM_ENABLE_CAP, &cap) < 0
+		       ? err_set_errno(err, -errno,
+				       "more than %u vCPUs need "
+				       "KVM_CAP_X2APIC_API",
+				       NARROW_APIC_CPUS)
+		       : 0;
+}
+
 static int create_irqchip(struct kv *kv, struct err *err)
 {
 	struct kvm_pit_config pit = { .flags = KVM_PIT_SPEAKER_DUMMY };
@@ -124,6 +146,17 @@ static struct kvm_cpuid2 *cpuid_buffer_new(void)
 			      KV_CPUID_MAX * sizeof(struct kvm_cpuid_entry2));
 }
 
+static void hide_nested(struct kv_cpuid *cpuid)
+{
+	struct kvm_cpuid_entry2 *leaf = cpuid_find(cpuid, 1);
+
+	if (leaf)
+		leaf->ecx &= ~(1u << 5); /* VMX */
+	leaf = cpuid_find(cpuid, 0x80000001);
+	if (leaf)
+		leaf->ecx &= ~(1u << 2); /* SVM */
+}
+
 static int cpuid_init(struct kv *kv, struct err *err)
 {
 	struct kvm_cpuid2 *got = cpuid_buffer_new();
@@ -141,6 +174,7 @@ static int cpuid_init(struct kv *kv, struct err *err)
 	       got->nent * sizeof(got->entries[0]));
 	free(got);
 
+	hide_nested(&kv->cpuid);
 	kvm_leaf = cpuid_find(&kv->cpuid, CPUID_KVM_SIGNATURE);
 	if (kvm_leaf && !cpuid_find(&kv->cpuid, CPUID_TSC_KHZ)) {
 		if (kvm_leaf->eax < CPUID_TSC_KHZ)
@@ -151,6 +185,7 @@ static int cpuid_init(struct kv *kv, struct err *err)
 				.ebx = APIC_BUS_KHZ,
 			};
 	}
+	kv->host_cpuid = kv->cpuid;
 	return 0;
 }
 
@@ -241,18 +276,76 @@ static const struct state_desc cpuid_desc = {
 	.load = cpuid_load,
 };
 
+/* The registers that list features, one bit each. */
+static const struct {
+	uint32_t function, index;
+	const char *reg;
+	size_t offset;
+	uint32_t ignored; /* bits that follow the guest's own settings */
+} feature_regs[] = {
+#define FEATURES(function_, index_, reg_, ignored_)                       \
+	{                                                                 \
+		.function = (function_), .index = (index_), .reg = #reg_, \
+		.offset = offsetof(struct kvm_cpuid_entry2, reg_),        \
+		.ignored = (ignored_)                                     \
+	}
+	FEATURES(1, 0, ecx, 1u << 27 | 1u << 31), /* OSXSAVE, hypervisor */
+	FEATURES(1, 0, edx, 0),
+	FEATURES(7, 0, ebx, 0),
+	FEATURES(7, 0, ecx, 1u << 4), /* OSPKE */
+	FEATURES(7, 0, edx, 0),
+	FEATURES(7, 1, eax, 0),
+	FEATURES(0xd, 0, eax, 0), /* XCR0 */
+	FEATURES(0xd, 0, edx, 0),
+	FEATURES(0xd, 1, eax, 0),
+	FEATURES(0x80000001, 0, ecx, 0),
+	FEATURES(0x80000001, 0, edx, 0),
+	FEATURES(0x80000007, 0, edx, 0),
+	FEATURES(0x80000008, 0, ebx, 0),
+	FEATURES(CPUID_KVM_FEATURES, 0, eax, 0),
+#undef FEATURES
+};
+
+static uint32_t feature_bits(const struct kv_cpuid *cpuid, size_t i)
+{
+	for (uint32_t n = 0; n < cpuid->count; n++) {
+		const struct kvm_cpuid_entry2 *e = &cpuid->entries[n];
+
+		if (e->function == feature_regs[i].function &&
+		    e->index == feature_regs[i].index)
+			return *(const uint32_t *)((const char *)e +
+						   feature_regs[i].offset);
+	}
+	return 0;
+}
+
+static int check_features(const struct kv *kv, struct err *err)
+{
+	for (size_t i = 0; i < array_size(feature_regs); i++) {
+		uint32_t lacking = feature_bits(&kv->cpuid, i) &
+				   ~feature_bits(&kv->host_cpuid, i) &
+				   ~feature_regs[i].ignored;
+
+		if (lacking)
+			return err_set(err, -EINVAL,
+				       "this host lacks CPU features that the "
+				       "guest has: CPUID 0x%x.%u %s, bits 0x%x",
+				       feature_regs[i].function,
+				       feature_regs[i].index,
+				       feature_regs[i].reg, lacking);
+	}
+	return 0;
+}
+
 /* The source's CPUID arrived: every vCPU takes it. */
 static int kv_setup_load(struct accel *accel, struct err *err)
 {
 	struct kv *kv = kv_of(accel);
+	int ret = check_features(kv, err);
 
-	for (unsigned int i = 0; i < kv->cpus; i++) {
-		int ret = kv_cpuid_apply(kv->vcpus[i], err);
-
-		if (ret)
-			return ret;
-	}
-	return 0;
+	for (unsigned int i = 0; !ret && i < kv->cpus; i++)
+		ret = kv_cpuid_apply(kv->vcpus[i], err);
+	return ret;
 }
 
 static void kv_irq_set(struct accel *accel, unsigned int gsi, int level)
@@ -367,6 +460,8 @@ int kv_new(const struct accel_config *config, struct accel **ret_accel,
 		set_private_areas(kv);
 		ret = kv_slots_init(kv, err);
 	}
+	if (!ret)
+		ret = enable_wide_apic_ids(kv, err);
 	if (!ret)
 		ret = create_irqchip(kv, err);
 	if (ret) {

@@ -18,6 +18,7 @@
 #include <stdint.h>
 
 #include "accel/accel.h"
+#include "base/err.h"
 #include "base/list.h"
 #include "base/lock.h"
 #include "mem/space.h"
@@ -26,8 +27,6 @@
 #define KV_CPUID_MAX 256u
 #define KV_MSR_MAX   512u
 #define KV_XSAVE_MAX 16384u
-
-struct err;
 
 /* CPUID as the guest sees it, but for the parts that name a vCPU. */
 struct kv_cpuid {
@@ -90,12 +89,14 @@ struct kv {
 
 	/* protected by the topology lock */
 	struct list slots;
-	uint8_t *slot_ids; /* 1: in use */
-	bool is_logging;   /* global logging */
-	uint64_t *harvest; /* room for one slot's bitmap */
+	uint8_t *slot_ids;   /* 1: in use */
+	struct err slot_err; /* the first slot that could not be set */
+	bool is_logging;     /* global logging */
+	uint64_t *harvest;   /* room for one slot's bitmap */
 
 	/* owned by whoever builds, saves or loads the machine */
-	struct kv_cpuid cpuid;
+	struct kv_cpuid cpuid;      /* the guest's */
+	struct kv_cpuid host_cpuid; /* what this host offers */
 	struct kv_vm_state vm_state;
 	uint64_t tsc_delta; /* vm_load(): added to every vCPU's TSC offset */
 	struct kv_vcpu **vcpus; /* by index; borrowed from the machine */
@@ -125,8 +126,6 @@ struct kv_vcpu {
 	struct kv *kv;
 	int fd;
 	struct kvm_run *run; /* shared with the kernel */
-	/* the last exit was I/O that KVM completes on the next entry */
-	bool has_tsc_offset;
 	struct state_entry entry;
 	struct kv_vcpu_state state;
 };

@@ -82,6 +82,15 @@ static void slot_insert(struct kv *kv, struct kv_slot *slot)
 	list_add_before(other->link.next, &slot->link);
 }
 
+/* While the machine is built, it fails; later only a line can say so. */
+static void slot_failed(struct kv *kv, int code, uint64_t gpa)
+{
+	err_set_errno(&kv->slot_err, code, "guest memory at 0x%lx", gpa);
+	if (kv->has_listeners)
+		log_warn("guest memory at 0x%lx is missing: %s", gpa,
+			 strerror(-code));
+}
+
 static void slot_add(struct kv *kv, const struct mem_range *range, uint64_t gpa,
 		     uint64_t size)
 {
@@ -89,8 +98,7 @@ static void slot_add(struct kv *kv, const struct mem_range *range, uint64_t gpa,
 	int ret;
 
 	if (!slot || slot_id_take(kv, &slot->id)) {
-		log_warn("out of memslots: guest memory at 0x%lx is missing",
-			 gpa);
+		slot_failed(kv, -ENOSPC, gpa);
 		free(slot);
 		return;
 	}
@@ -100,23 +108,17 @@ static void slot_add(struct kv *kv, const struct mem_range *range, uint64_t gpa,
 	slot->offset = range->offset + (gpa - range->gpa);
 	slot->is_readonly = range->is_readonly;
 	slot->is_logged = kv->is_logging;
+	/* Its pages may be known from a slot that was here before: all of them
+	 * are asked once (INITIALLY_SET). */
+	slot->was_cleared = kv->is_logging;
 	ret = slot_tell(kv, slot, size);
 	if (ret) {
-		log_warn("memslot at 0x%lx, %lu bytes: %s", gpa, size,
-			 strerror(-ret));
+		slot_failed(kv, ret, gpa);
 		kv->slot_ids[slot->id] = 0;
 		free(slot);
 		return;
 	}
 	slot_insert(kv, slot);
-}
-
-static void slot_del(struct kv *kv, struct kv_slot *slot)
-{
-	slot_tell(kv, slot, 0);
-	kv->slot_ids[slot->id] = 0;
-	list_del(&slot->link);
-	free(slot);
 }
 
 /* The page-aligned part of a RAM range; false when there is none. */
@@ -157,8 +159,18 @@ static void slot_mark_dirty(const struct kv_slot *slot)
 		ram_block_mark_dirty(slot->block, start, at - start);
 }
 
-/* D5: vCPUs may write until the slot is gone, so all of a logged slot becomes
- * dirty. */
+/* D5: vCPUs write until KVM has taken the slot away, so all of a logged one
+ * becomes dirty, and after that. */
+static void slot_del(struct kv *kv, struct kv_slot *slot)
+{
+	slot_tell(kv, slot, 0);
+	if (slot->is_logged)
+		slot_mark_dirty(slot);
+	kv->slot_ids[slot->id] = 0;
+	list_del(&slot->link);
+	free(slot);
+}
+
 static void kv_region_del(void *opaque, const struct mem_section *section)
 {
 	struct kv *kv = opaque;
@@ -170,8 +182,6 @@ static void kv_region_del(void *opaque, const struct mem_section *section)
 	list_for_each_safe (slot, next, &kv->slots, link) {
 		if (slot->gpa < start || slot->gpa >= end)
 			continue;
-		if (slot->is_logged)
-			slot_mark_dirty(slot);
 		slot_del(kv, slot);
 	}
 }
@@ -425,8 +435,12 @@ int kv_slots_init(struct kv *kv, struct err *err)
 		if (ret)
 			mem_listener_del(&kv->listener);
 	}
-	kv->has_listeners = !ret;
-	return ret ? err_set_errno(err, ret, "listening to memory changes") : 0;
+	if (ret)
+		return err_set_errno(err, ret, "listening to memory changes");
+	kv->has_listeners = true;
+	return kv->slot_err.code ? err_set(err, kv->slot_err.code, "%s",
+					   err_msg(&kv->slot_err))
+				 : 0;
 }
 
 void kv_slots_fini(struct kv *kv)

@@ -2,15 +2,14 @@
 /*
  * One vCPU: creation, run loop, exits.
  *
- * Kicks.  kv_vcpu_kick() sets immediate_exit in the shared kvm_run and sends
- * VCPU_KICK_SIGNAL.  Whether the thread is in KVM_RUN, on its way there or in an
- * exit handler, the next (or current) KVM_RUN returns EINTR, and by then KVM has
- * completed the I/O of the last exit (api.rst, KVM_RUN: "complete pending
- * operations").  So kv_vcpu_run() returns ACCEL_EXIT_KICKED only with the vCPU
- * in a state that may be saved.
+ * Kicks.  kv_vcpu_kick() sets immediate_exit in the shared kvm_run; its caller
+ * then sends the thread a signal (machine/vcpu.c).  Whether the thread is in
+ * KVM_RUN, on its way there or in an exit handler, the next (or current) KVM_RUN
+ * returns EINTR, and by then KVM has completed the I/O of the last exit (api.rst,
+ * KVM_RUN: "complete pending operations").  So kv_vcpu_run() returns
+ * ACCEL_EXIT_KICKED only with the vCPU in a state that may be saved.
  */
 #include <errno.h>
-#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -18,7 +17,6 @@
 #include <unistd.h>
 
 #include "base/err.h"
-#include "base/trace.h"
 #include "kvm_priv.h"
 #include "mem/access.h"
 
