@@ -9,7 +9,6 @@
  */
 #include "machine/machine.h"
 
-#include <assert.h>
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -414,8 +413,13 @@ int machine_new(const struct machine_options *options,
 
 void machine_free(struct machine *machine)
 {
+	int none = SHUTDOWN_NONE;
+
 	if (!machine)
 		return;
+	/* Whoever ends it from now on (Ctrl-A x, say) finds it ended. */
+	__atomic_compare_exchange_n(&machine->cause, &none, SHUTDOWN_HOST,
+				    false, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE);
 	if (machine->vcpus)
 		vcpu_set_pause(machine->vcpus);
 	if (machine->serial)
@@ -459,11 +463,6 @@ struct addr_space *machine_memory(struct machine *machine)
 	return machine->memory;
 }
 
-struct addr_space *machine_ports(struct machine *machine)
-{
-	return machine->ports;
-}
-
 struct vcpu_set *machine_vcpus(struct machine *machine)
 {
 	return machine->vcpus;
@@ -484,7 +483,12 @@ struct state_registry *machine_state(struct machine *machine)
 static void set_run_state(struct machine *machine, enum run_state to)
 {
 	lock_assert_held(&machine->lock);
-	assert(run_state_may_go(machine->run_state, to));
+	if (!run_state_may_go(machine->run_state, to)) {
+		log_warn("no arc from run state %s to %s",
+			 run_state_name(machine->run_state),
+			 run_state_name(to));
+		abort(); /* our own bug: go no further with this guest */
+	}
 	trace(run_state, "%s to %s", run_state_name(machine->run_state),
 	      run_state_name(to));
 	machine->run_state = to;
@@ -640,7 +644,7 @@ void machine_switch_end(struct machine *machine, enum run_state to)
 	lock_release(&machine->lock);
 }
 
-int machine_build(struct machine *machine, struct err *err)
+int machine_load_setup(struct machine *machine, struct err *err)
 {
 	return machine->accel->ops->setup_load(machine->accel, err);
 }
@@ -672,8 +676,9 @@ int machine_take_over(struct machine *machine, bool is_running, struct err *err)
 	int ret = 0;
 
 	lock_acquire(&machine->lock);
-	if (machine->run_state != RUN_STATE_INMIGRATE ||
-	    machine_shutdown_cause(machine, NULL) != SHUTDOWN_NONE)
+	if (machine_shutdown_cause(machine, NULL) != SHUTDOWN_NONE)
+		ret = err_set(err, -EINVAL, "this machine has ended");
+	else if (machine->run_state != RUN_STATE_INMIGRATE)
 		ret = refuse(machine, "take over", err);
 	else if (is_running)
 		go(machine);

@@ -72,7 +72,6 @@ void machine_free(struct machine *machine);
 const struct machine_options *machine_options(const struct machine *machine);
 struct mem *machine_mem(struct machine *machine);
 struct addr_space *machine_memory(struct machine *machine);
-struct addr_space *machine_ports(struct machine *machine);
 struct vcpu_set *machine_vcpus(struct machine *machine);
 struct state_registry *machine_setup_state(struct machine *machine);
 struct state_registry *machine_state(struct machine *machine);
@@ -102,12 +101,12 @@ void machine_stop_backends(struct machine *machine);
 /* Kernel state of all vCPUs (in parallel, on their threads) and of the VM into
  * the structures that are registered for saving. */
 int machine_save_accel(struct machine *machine, struct err *err);
-/* @to: running or paused (the switch failed; back ends start again),
- * postmigrate, or handed-over. */
+/* @to: running (the switch failed; back ends start again); paused (likewise, of
+ * a guest that was, or after a save); postmigrate; or handed-over. */
 void machine_switch_end(struct machine *machine, enum run_state to);
 
 /* The destination: the pre-state is in the registered structures. */
-int machine_build(struct machine *machine, struct err *err);
+int machine_load_setup(struct machine *machine, struct err *err);
 /* All fields are loaded and the topology is committed: kernel state goes in,
  * devices activate. */
 int machine_activate(struct machine *machine, struct err *err);

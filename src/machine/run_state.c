@@ -8,8 +8,9 @@
  *	                 v        v
  *	      postmigrate       handed-over --cont force--> running
  *
- * Any of them but the last two of a source goes to shutdown or internal-error
- * when the guest ends.
+ * The guest's end is not an arc: it may come on a vCPU's thread at any time, and
+ * machine_run_state() shows it over whatever state the machine is in.  After a
+ * save to a file, finish-migrate goes to paused.
  */
 #include "machine/run_state.h"
 
@@ -31,19 +32,13 @@ static const char *const names[RUN_STATE_COUNT] = {
 
 /* arcs[from] is the set of states that may follow. */
 static const uint32_t arcs[RUN_STATE_COUNT] = {
-	[RUN_STATE_PRELAUNCH] = TO(RUNNING) | TO(SHUTDOWN),
-	[RUN_STATE_INMIGRATE] = TO(RUNNING) | TO(PAUSED) | TO(SHUTDOWN),
-	[RUN_STATE_RUNNING] = TO(PAUSED) | TO(FINISH_MIGRATE) | TO(SHUTDOWN) |
-			      TO(INTERNAL_ERROR),
-	[RUN_STATE_PAUSED] = TO(RUNNING) | TO(FINISH_MIGRATE) | TO(SHUTDOWN) |
-			     TO(INTERNAL_ERROR),
-	[RUN_STATE_FINISH_MIGRATE] = TO(RUNNING) | TO(PAUSED) |
-				     TO(POSTMIGRATE) | TO(HANDED_OVER) |
-				     TO(SHUTDOWN) | TO(INTERNAL_ERROR),
-	[RUN_STATE_HANDED_OVER] = TO(RUNNING) | TO(SHUTDOWN),
-	[RUN_STATE_POSTMIGRATE] = TO(SHUTDOWN),
-	[RUN_STATE_SHUTDOWN] = 0,
-	[RUN_STATE_INTERNAL_ERROR] = TO(SHUTDOWN),
+	[RUN_STATE_PRELAUNCH] = TO(RUNNING),
+	[RUN_STATE_INMIGRATE] = TO(RUNNING) | TO(PAUSED),
+	[RUN_STATE_RUNNING] = TO(PAUSED) | TO(FINISH_MIGRATE),
+	[RUN_STATE_PAUSED] = TO(RUNNING) | TO(FINISH_MIGRATE),
+	[RUN_STATE_FINISH_MIGRATE] =
+		TO(RUNNING) | TO(PAUSED) | TO(POSTMIGRATE) | TO(HANDED_OVER),
+	[RUN_STATE_HANDED_OVER] = TO(RUNNING),
 };
 
 const char *run_state_name(enum run_state state)

@@ -16,7 +16,7 @@
 #include "base/thread.h"
 #include "base/trace.h"
 
-/* Interrupts KVM_RUN; accel_vcpu_kick() says why. */
+/* Interrupts KVM_RUN, beside the accelerator's vcpu_kick. */
 #define VCPU_KICK_SIGNAL SIGUSR1
 
 #define SPIN_NS (100 * NS_PER_US)
@@ -264,6 +264,10 @@ static void kick_all(struct vcpu_set *set)
 			continue;
 		vcpu->accel_vcpu->ops->vcpu_kick(vcpu->accel_vcpu);
 		pthread_kill(vcpu->thread, VCPU_KICK_SIGNAL);
+		/* Not before: urgent and not kicked, it would run its guest in
+		 * front of this thread. */
+		if (set->is_urgent)
+			set_urgent(vcpu, true);
 	}
 }
 

@@ -13,8 +13,9 @@
  *	   |  v
  *	  working
  *
- * The control functions are called by one thread at a time (the holder of the
- * machine's LOCK_RUN_STATE).
+ * The control functions are called by one thread at a time: the holder of the
+ * machine's LOCK_RUN_STATE, or the migration thread while the machine is in
+ * finish-migrate or inmigrate.
  */
 #ifndef GODWIT_MACHINE_VCPU_H
 #define GODWIT_MACHINE_VCPU_H

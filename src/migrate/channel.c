@@ -4,6 +4,7 @@
 #include <ctype.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <libgen.h>
 #include <limits.h>
 #include <netdb.h>
 #include <netinet/in.h>
@@ -429,10 +430,12 @@ static int bind_unix(const struct uri *uri, struct channel_listener *listener)
 {
 	struct sockaddr_un addr;
 	int fd = unix_address(uri, &addr);
+	struct stat st;
 	int ret = 0;
 
 	if (fd < 0)
 		return -errno;
+	fchmod(fd, 0600); /* before bind(): the mode of the file */
 	if (bind(fd, (struct sockaddr *)&addr, sizeof(addr)) < 0)
 		ret = -errno;
 	if (ret == -EADDRINUSE && is_stale(uri)) {
@@ -441,16 +444,21 @@ static int bind_unix(const struct uri *uri, struct channel_listener *listener)
 			      ? -errno
 			      : 0;
 	}
-	if (!ret) {
+	if (ret) {
+		close(fd);
+		return ret;
+	}
+	listener->fd = fd;
+	if (lstat(addr.sun_path, &st) == 0) {
 		memcpy(listener->unlink_path, addr.sun_path,
 		       sizeof(listener->unlink_path));
-		if (listen(fd, 1) < 0)
-			ret = -errno;
+		listener->dev = st.st_dev;
+		listener->ino = st.st_ino;
 	}
-	if (ret)
-		close(fd);
-	else
-		listener->fd = fd;
+	if (listen(fd, 1) < 0) {
+		ret = -errno;
+		channel_listener_close(listener);
+	}
 	return ret;
 }
 
@@ -531,9 +539,13 @@ int channel_accept(struct channel *channel, struct channel_listener *listener,
 
 void channel_listener_close(struct channel_listener *listener)
 {
+	struct stat st;
+
 	if (listener->fd >= 0)
 		close(listener->fd);
-	if (listener->unlink_path[0])
+	if (listener->unlink_path[0] &&
+	    lstat(listener->unlink_path, &st) == 0 &&
+	    st.st_dev == listener->dev && st.st_ino == listener->ino)
 		unlink(listener->unlink_path);
 	*listener = (struct channel_listener){ .fd = -1 };
 }
@@ -641,18 +653,41 @@ bool channel_is_readable(const struct channel *channel)
 
 int channel_sync(struct channel *channel, struct err *err)
 {
-	char part[PATH_MAX];
-
 	if (!channel->is_file)
 		return 0;
 	if (fsync(channel->fd) < 0 && errno != EINVAL)
 		return err_set_errno(err, -errno, "writing to disk");
-	if (!channel->final_path)
+	return 0;
+}
+
+/* The name is as durable as the bytes. */
+static int sync_folder(const char *path)
+{
+	char folder[PATH_MAX];
+	int fd, ret;
+
+	snprintf(folder, sizeof(folder), "%s", path);
+	fd = open(dirname(folder), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (fd < 0)
+		return -errno;
+	ret = fsync(fd) < 0 && errno != EINVAL ? -errno : 0;
+	close(fd);
+	return ret;
+}
+
+int channel_commit(struct channel *channel, struct err *err)
+{
+	const char *path = channel->final_path;
+	char part[PATH_MAX];
+	int ret;
+
+	if (!path)
 		return 0;
-	if (part_name(channel->final_path, part) ||
-	    rename(part, channel->final_path) < 0)
-		return err_set_errno(err, -errno, "naming %s",
-				     channel->final_path);
+	ret = part_name(path, part);
+	if (!ret)
+		ret = rename(part, path) < 0 ? -errno : sync_folder(path);
+	if (ret)
+		return err_set_errno(err, ret, "naming %s", path);
 	channel->final_path = NULL;
 	return 0;
 }

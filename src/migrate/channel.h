@@ -13,6 +13,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/types.h>
 #include <sys/uio.h>
 
 struct err;
@@ -55,6 +56,8 @@ struct channel_listener {
 	int fd;                /* owned */
 	bool is_ready;         /* the descriptor is the channel itself */
 	char unlink_path[108]; /* "" unless a socket file was made */
+	dev_t dev;             /* which one, so that no other is removed */
+	ino_t ino;
 };
 
 int channel_listen(struct channel_listener *listener, const char *uri,
@@ -77,9 +80,11 @@ int channel_recv_bytes(struct channel *channel, void *to, size_t size,
 bool channel_is_readable(const struct channel *channel);
 /* Sleep until @until_ns or until stopped (-ECANCELED). */
 int channel_sleep(const struct channel *channel, uint64_t until_ns);
-/* A file's bytes are on disk, and it has its name: until then it is called
- * PATH.part, and channel_close() removes that. */
+/* A file's bytes are on disk. */
 int channel_sync(struct channel *channel, struct err *err);
+/* Give a saved file its name; until then it is called PATH.part, and
+ * channel_close() removes that. */
+int channel_commit(struct channel *channel, struct err *err);
 void channel_close(struct channel *channel);
 
 #endif

@@ -53,7 +53,7 @@ struct destination {
 	enum step step;
 	bool is_running_wanted;
 
-	/* STATE bodies as they came, padded, until the one load of all */
+	/* STATE bodies, each behind its size (u32), until the one load of all */
 	struct bytes_writer states;
 	bool is_verified; /* STOPPED announced VERIFY */
 
@@ -117,6 +117,7 @@ static int on_machine(struct destination *dst, struct err *err)
 	const struct machine_options *options = machine_options(dst->machine);
 	const struct fmt_block *theirs;
 	struct fmt_machine machine;
+	char name[sizeof(machine.name) + 1];
 	struct ram_block *block = NULL;
 	uint32_t blocks;
 	int ret;
@@ -129,6 +130,9 @@ static int on_machine(struct destination *dst, struct err *err)
 		return bad(dst, err, "number of RAM blocks out of range");
 	if (le64_get(machine.reserved))
 		return bad(dst, err, "reserved bits are set");
+	ret = take_name(dst, machine.name, sizeof(machine.name), name, err);
+	if (ret)
+		return ret;
 	ret = record_check_size(
 		&dst->record,
 		sizeof(machine) + blocks * sizeof(struct fmt_block), err);
@@ -232,7 +236,7 @@ static int on_setup_end(struct destination *dst, struct err *err)
 	if (!ret)
 		ret = check_all_loaded(machine_setup_state(dst->machine), err);
 	if (!ret)
-		ret = machine_build(dst->machine, err);
+		ret = machine_load_setup(dst->machine, err);
 	if (ret)
 		return ret;
 	ram_recv_start(&dst->ram, dst->mem);
@@ -585,6 +589,9 @@ static int receive(struct destination *dst, struct err *err)
 	dst->start_ns = clock_mono_ns();
 	dst->step = STEP_MACHINE;
 	while (!ret && dst->step != STEP_DONE) {
+		/* A file never makes the channel wait, where a stop is noticed. */
+		if (channel_sleep(dst->channel, 1))
+			return err_set(err, -ECANCELED, "stopped");
 		ret = record_recv(dst->channel, &dst->record, err);
 		if (!ret)
 			ret = handle_record(dst, err);

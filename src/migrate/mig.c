@@ -21,7 +21,8 @@
  *	                       cancelled          v
  *	                                         running
  *
- * A source may start again from completed (after cont), failed or cancelled.
+ * A source may start again from failed, cancelled, or completed (a save to a
+ * file).
  */
 #include <assert.h>
 #include <errno.h>
@@ -32,6 +33,7 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "base/log.h"
 #include "base/thread.h"
 #include "base/trace.h"
 #include "machine/machine.h"
@@ -63,7 +65,7 @@ static const uint32_t arcs[MIG_STATE_COUNT] = {
 	[MIG_ACTIVE] = TO(DEVICE) | TO(FAILED) | TO(CANCELLING),
 	[MIG_DEVICE] = TO(COMPLETED) | TO(FAILED) | TO(CANCELLING),
 	[MIG_CANCELLING] = TO(CANCELLED),
-	[MIG_COMPLETED] = TO(SETUP),
+	[MIG_COMPLETED] = TO(SETUP), /* after a save, which leaves it here */
 	[MIG_FAILED] = TO(SETUP),
 	[MIG_CANCELLED] = TO(SETUP),
 	[MIG_LISTENING] = TO(BUILDING) | TO(FAILED),
@@ -117,11 +119,13 @@ void phase_end(struct phase_clock *clock, enum mig_phase phase)
 static void set_state(struct mig *mig, enum mig_state to)
 {
 	const struct mig_event event = { .state = to };
-	bool is_arc = arcs[mig->info.state] >> to & 1;
 
 	lock_assert_held(&mig->lock);
-	assert(is_arc);
-	(void)is_arc;
+	if (!(arcs[mig->info.state] >> to & 1)) {
+		log_warn("no arc from migration state %s to %s",
+			 state_names[mig->info.state], state_names[to]);
+		abort(); /* our own bug: go no further with this guest */
+	}
 	trace(mig_state, "%s to %s", state_names[mig->info.state],
 	      state_names[to]);
 	mig->info.state = to;

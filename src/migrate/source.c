@@ -14,7 +14,6 @@
 #include "base/err.h"
 #include "base/trace.h"
 #include "machine/machine.h"
-#include "machine/vcpu.h"
 #include "mem/ram.h"
 #include "mem/space.h"
 #include "mig_priv.h"
@@ -32,6 +31,9 @@
 #define RUNNING_WAIT_NS (10 * NS_PER_SEC)
 
 #define SKIPPED_MAX 64
+
+/* How often a sender that sleeps for the bandwidth limit looks around. */
+#define LIMIT_CHECK_NS (50 * NS_PER_MS)
 
 struct source {
 	struct mig *mig;
@@ -160,7 +162,7 @@ static void explain_failure(struct source *src, int code, struct err *err)
 	if ((code != -EPIPE && code != -ECONNRESET) || src->channel->is_file)
 		return;
 	src->channel->deadline_ns = clock_mono_ns() + NS_PER_SEC;
-	while (read_reply(src, &reason) == 0)
+	for (int i = 0; i < SKIPPED_MAX && !read_reply(src, &reason); i++)
 		;
 	if (reason.code == -EREMOTEIO)
 		*err = reason;
@@ -280,25 +282,43 @@ static int source_setup(struct source *src, struct err *err)
 
 /* ---- rounds ---- */
 
-static int obey_bandwidth_limit(struct source *src)
+/* Wait until what was sent is within the limit; the limit may change and the
+ * destination may speak meanwhile. */
+static int obey_bandwidth_limit(struct source *src, struct err *err)
 {
-	struct mig_params params;
-	uint64_t due_ns;
+	for (;;) {
+		uint64_t now = clock_mono_ns(), due_ns;
+		struct mig_params params;
+		int ret;
 
-	mig_params(src->mig, &params);
-	if (params.max_bandwidth != src->limit) {
-		src->limit = params.max_bandwidth;
-		src->limit_start_ns = clock_mono_ns();
-		src->limit_start_sent = src->channel->sent;
+		mig_params(src->mig, &params);
+		if (params.max_bandwidth != src->limit) {
+			src->limit = params.max_bandwidth;
+			src->limit_start_ns = now;
+			src->limit_start_sent = src->channel->sent;
+		}
+		if (!src->limit)
+			return 0;
+		due_ns = src->limit_start_ns +
+			 (uint64_t)((double)(src->channel->sent -
+					     src->limit_start_sent) *
+				    (double)NS_PER_SEC / (double)src->limit);
+		if (due_ns <= now) {
+			/* Time not used is not made up for in a burst. */
+			src->limit_start_ns = now;
+			src->limit_start_sent = src->channel->sent;
+			return 0;
+		}
+		ret = channel_sleep(src->channel,
+				    due_ns < now + LIMIT_CHECK_NS
+					    ? due_ns
+					    : now + LIMIT_CHECK_NS);
+		if (ret)
+			return err_set(err, ret, "cancelled");
+		ret = poll_replies(src, err);
+		if (ret)
+			return ret;
 	}
-	if (!src->limit)
-		return 0;
-	due_ns = src->limit_start_ns +
-		 (uint64_t)((double)(src->channel->sent -
-				     src->limit_start_sent) *
-			    (double)NS_PER_SEC / (double)src->limit);
-	return due_ns > clock_mono_ns() ? channel_sleep(src->channel, due_ns)
-					: 0;
 }
 
 static void update_info(struct source *src, uint64_t remaining_pages)
@@ -342,12 +362,7 @@ static int between_records(void *opaque, uint64_t pages, struct err *err)
 				 ? src->last_remaining - pages
 				 : 0);
 	ret = poll_replies(src, err);
-	if (!ret) {
-		ret = obey_bandwidth_limit(src);
-		if (ret)
-			err_set(err, ret, "cancelled");
-	}
-	return ret;
+	return ret ? ret : obey_bandwidth_limit(src, err);
 }
 
 /* Harvest, and note how the round before it went.  True: time to switch. */
@@ -377,6 +392,23 @@ static bool source_sync(struct source *src, struct policy_round *round)
 	return policy_decide(&src->policy, round);
 }
 
+static int await_round(struct source *src, const struct fmt_round *note,
+		       struct err *err)
+{
+	struct fmt_round done;
+	int ret = await_reply(src, FMT_ROUND_DONE, err);
+
+	if (ret)
+		return ret;
+	memcpy(&done, src->reply.body, sizeof(done));
+	if (le32_get(done.number) != le32_get(note->number) ||
+	    le32_get(done.flags))
+		return err_set(err, -EBADMSG,
+			       "destination answered round %u with %u",
+			       le32_get(note->number), le32_get(done.number));
+	return 0;
+}
+
 /* One pass over what is dirty; done when the destination has all of it. */
 static int source_pass(struct source *src, struct policy_round *round,
 		       struct err *err)
@@ -400,7 +432,7 @@ static int source_pass(struct source *src, struct policy_round *round,
 		return ret;
 	start = clock_mono_ns();
 	if (!src->channel->is_file) {
-		ret = await_reply(src, FMT_ROUND_DONE, err);
+		ret = await_round(src, &note, err);
 		round->rtt_ns = clock_mono_ns() - start;
 	}
 	round->sent_bytes = src->channel->sent - sent;
@@ -570,9 +602,11 @@ static int source_send_go(struct source *src, struct err *err)
 /* A file has the guest once it has its name. */
 static int source_finish_file(struct source *src, struct err *err)
 {
-	int ret = source_pass_go(src, err);
+	int ret = channel_sync(src->channel, err);
 
-	return ret ? ret : channel_sync(src->channel, err);
+	if (!ret)
+		ret = source_pass_go(src, err);
+	return ret ? ret : channel_commit(src->channel, err);
 }
 
 static int source_hand_over(struct source *src, struct err *err)
@@ -633,7 +667,7 @@ static int source_switch(struct source *src, struct err *err)
 	for (int i = 0; i < MIG_PHASE_DST_RECEIVE; i++)
 		src->mig->info.phase_ns[i] = src->phases.ns[i];
 	lock_release(&src->mig->lock);
-	update_info(src, 0);
+	update_info(src, ret ? src->last_remaining : 0);
 	return ret;
 }
 
@@ -642,9 +676,8 @@ static int source_switch(struct source *src, struct err *err)
 /* Tell the destination that the guest stays here, if it still listens. */
 static void source_send_cancel(struct source *src, const struct err *err)
 {
-	const char *reason = src->mig->info.state == MIG_CANCELLING
-				     ? "cancelled by the source"
-				     : err_msg(err);
+	const char *reason =
+		is_cancelled(src) ? "cancelled by the source" : err_msg(err);
 	struct bytes_writer w = { .data = NULL };
 	struct channel quick = *src->channel;
 
@@ -676,7 +709,10 @@ static void source_fail(struct source *src, int code, struct err *err)
 
 static void source_complete(struct source *src)
 {
-	machine_switch_end(src->machine, RUN_STATE_POSTMIGRATE);
+	/* A saved guest may go on here as well: nobody runs the file yet. */
+	machine_switch_end(src->machine, src->channel->is_file
+						 ? RUN_STATE_PAUSED
+						 : RUN_STATE_POSTMIGRATE);
 	mig_finish(src->mig, MIG_COMPLETED, NULL);
 	channel_close(src->channel);
 	ram_send_stop(&src->ram);

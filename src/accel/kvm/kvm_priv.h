@@ -114,7 +114,7 @@ struct kv_vcpu_state {
 	struct kvm_lapic_state lapic;
 	uint32_t xsave_used;
 	uint8_t xsave[KV_XSAVE_MAX];
-	uint32_t msr_used;
+	uint32_t msr_used, msr_values; /* equal */
 	uint32_t msr_index[KV_MSR_MAX];
 	uint64_t msr_value[KV_MSR_MAX];
 	uint64_t tsc_offset;

@@ -50,16 +50,28 @@ static const struct state_field vcpu_fields[] = {
 	STATE_BYTES(struct kv_vcpu_state, lapic),
 	STATE_VARRAY(struct kv_vcpu_state, xsave, STATE_U8, xsave_used),
 	STATE_VARRAY(struct kv_vcpu_state, msr_index, STATE_U32, msr_used),
-	STATE_VARRAY(struct kv_vcpu_state, msr_value, STATE_U64, msr_used),
+	STATE_VARRAY(struct kv_vcpu_state, msr_value, STATE_U64, msr_values),
 	STATE_FIELD(struct kv_vcpu_state, tsc_offset, STATE_U64),
 	STATE_FIELD(struct kv_vcpu_state, tsc_deadline, STATE_U64),
 };
+
+static int vcpu_state_load(void *obj, uint16_t version, struct err *err)
+{
+	const struct kv_vcpu_state *s = obj;
+
+	(void)version;
+	return s->msr_used == s->msr_values
+		       ? 0
+		       : err_set(err, -EBADMSG, "%u MSRs with %u values",
+				 s->msr_used, s->msr_values);
+}
 
 static const struct state_desc vcpu_desc = {
 	.version = 1,
 	.min_version = 1,
 	.fields = vcpu_fields,
 	.field_count = array_size(vcpu_fields),
+	.load = vcpu_state_load,
 };
 
 void kv_vcpu_state_register(struct kv_vcpu *vcpu)
@@ -203,7 +215,7 @@ static int save_msrs(struct kv_vcpu *vcpu, struct err *err)
 	if (got != (int)msrs->count)
 		return err_set(err, -EIO, "MSR 0x%x cannot be read",
 			       msrs->index[got > 0 ? got : 0]);
-	s->msr_used = msrs->count;
+	s->msr_used = s->msr_values = msrs->count;
 	for (uint32_t i = 0; i < msrs->count; i++) {
 		s->msr_index[i] = buffer.msrs.entries[i].index;
 		s->msr_value[i] = buffer.msrs.entries[i].data;

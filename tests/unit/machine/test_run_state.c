@@ -15,16 +15,15 @@ static const struct {
 	enum run_state from;
 	const char *to; /* names, a space after each */
 } drawn[] = {
-	{ RUN_STATE_PRELAUNCH, "running shutdown " },
-	{ RUN_STATE_INMIGRATE, "running paused shutdown " },
-	{ RUN_STATE_RUNNING, "paused finish-migrate shutdown internal-error " },
-	{ RUN_STATE_PAUSED, "running finish-migrate shutdown internal-error " },
-	{ RUN_STATE_FINISH_MIGRATE,
-	  "running paused postmigrate handed-over shutdown internal-error " },
-	{ RUN_STATE_POSTMIGRATE, "shutdown " },
-	{ RUN_STATE_HANDED_OVER, "running shutdown " },
+	{ RUN_STATE_PRELAUNCH, "running " },
+	{ RUN_STATE_INMIGRATE, "running paused " },
+	{ RUN_STATE_RUNNING, "paused finish-migrate " },
+	{ RUN_STATE_PAUSED, "running finish-migrate " },
+	{ RUN_STATE_FINISH_MIGRATE, "running paused postmigrate handed-over " },
+	{ RUN_STATE_POSTMIGRATE, "" },
+	{ RUN_STATE_HANDED_OVER, "running " },
 	{ RUN_STATE_SHUTDOWN, "" },
-	{ RUN_STATE_INTERNAL_ERROR, "shutdown " },
+	{ RUN_STATE_INTERNAL_ERROR, "" },
 };
 
 static void test_every_arc_is_as_drawn(void **state)
@@ -109,14 +108,6 @@ static void test_a_guest_is_given_away_only_after_it_stopped(void **state)
 	}
 }
 
-static void test_every_state_can_end(void **state)
-{
-	(void)state;
-	for (int s = 0; s < RUN_STATE_COUNT; s++)
-		assert_true(
-			is_reachable((enum run_state)s, RUN_STATE_SHUTDOWN, 0));
-}
-
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -127,7 +118,6 @@ int main(void)
 			test_a_guest_that_was_given_away_never_runs_here_again),
 		cmocka_unit_test(
 			test_a_guest_is_given_away_only_after_it_stopped),
-		cmocka_unit_test(test_every_state_can_end),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

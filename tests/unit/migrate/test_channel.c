@@ -639,6 +639,7 @@ static void test_a_save_has_its_name_once_it_is_whole(void **state)
 	assert_int_equal(send_bytes(&f->a, "hello", 6, NULL), 0);
 	assert_int_equal(listen_at(&listener, f->uri), -ENOENT);
 	assert_int_equal(channel_sync(&f->a, NULL), 0);
+	assert_int_equal(channel_commit(&f->a, NULL), 0);
 	channel_close(&f->a);
 	open_save(f);
 	assert_int_equal(access(f->path, F_OK), 0);
@@ -655,6 +656,7 @@ static void test_a_save_that_failed_leaves_the_one_before(void **state)
 	start_save(f);
 	assert_int_equal(send_bytes(&f->a, "first", 6, NULL), 0);
 	assert_int_equal(channel_sync(&f->a, NULL), 0);
+	assert_int_equal(channel_commit(&f->a, NULL), 0);
 	channel_close(&f->a);
 	start_save(f);
 	assert_int_equal(send_bytes(&f->a, "secon", 5, NULL), 0);
@@ -706,6 +708,7 @@ static void test_a_pipe_has_no_way_back(void **state)
 	assert_true(f->a.is_file && f->b.is_file);
 	assert_talks(&f->a, &f->b);
 	assert_int_equal(channel_sync(&f->a, NULL), 0);
+	assert_int_equal(channel_commit(&f->a, NULL), 0);
 }
 
 #define fact(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
