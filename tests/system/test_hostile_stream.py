@@ -14,8 +14,10 @@ from pathlib import Path
 import pytest
 
 from harness.machine import Fleet, binary, run
-from harness.move import wait
-from harness.stream import HEADER_SIZE, TYPES, Record, header, parse
+from harness.move import move, start, wait
+from harness.relay import Link
+from harness.stream import (HEADER_SIZE, TYPES, Field, Record, cut_state, entry_name, header, locate,
+                            parse, schema)
 
 MEMORY_MIB = 32
 INCOMING_FAILED = 6  # docs/exit-codes.md
@@ -230,3 +232,92 @@ def test_random_state_with_right_hashes_never_crashes_godwit(saved: bytes, folde
                 body[source.randrange(40, len(body))] = source.choice((0, 1, 0x80, 0xff))
         changed[index] = Record(records[index].type, bytes(body))
         restore(folder, saved[:HEADER_SIZE], changed, limit_s=0.3)
+
+
+Schemas = dict[str, list[Field]]
+
+
+def with_refused_msr(state: Record, schemas: Schemas) -> Record:
+    field = locate(state, schemas["vcpu0"])["msr_index"]
+    return with_field(state, field.at, "<I", 0xdeadbeef)
+
+
+def with_xsave_cut(state: Record, schemas: Schemas) -> Record:
+    return cut_state(state, locate(state, schemas["vcpu0"])["xsave"], 8)
+
+
+def xsave_size(saved: bytes) -> int:
+    records = list(parse(saved))
+    schemas = dict(schema(record) for record in records if record.name == "SCHEMA")
+    state = next(record for record in records
+                 if record.name == "STATE" and entry_name(record) == "vcpu0")
+    return locate(state, schemas["vcpu0"])["xsave"].count
+
+
+def restored_with(saved: bytes, folder: Path, change) -> tuple[int | None, str]:
+    """Restore @saved after @change(state, schemas) of vcpu0's record."""
+    records = list(parse(saved))
+    schemas = dict(schema(record) for record in records if record.name == "SCHEMA")
+    return restore(folder, saved[:HEADER_SIZE],
+                   [change(record, schemas) if record.name == "STATE"
+                    and entry_name(record) == "vcpu0" else record for record in records])
+
+
+def test_every_state_has_the_bytes_of_its_schema(saved: bytes) -> None:
+    records = list(parse(saved))
+    schemas = dict(schema(record) for record in records if record.name == "SCHEMA")
+    states = [record for record in records if record.name in ("STATE", "SETUP_STATE")]
+    assert {entry_name(state) for state in states} == set(schemas)
+    for state in states:
+        locate(state, schemas[entry_name(state)])
+
+
+def test_msr_that_kvm_refuses_is_named(saved: bytes, folder: Path) -> None:
+    code, told = restored_with(saved, folder, with_refused_msr)
+    assert code == INCOMING_FAILED, told
+    assert "0xdeadbeef" in told and "MSR" in told and len(told.strip().splitlines()) == 1
+
+
+def test_lesson_xsave_state_cut(saved: bytes, folder: Path) -> None:
+    size = xsave_size(saved)
+    assert size >= 4096
+    code, told = restored_with(saved, folder, with_xsave_cut)
+    assert code == INCOMING_FAILED, told
+    assert "XSAVE" in told and str(size) in told and str(size - 8) in told
+    assert len(told.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("change, word", [(with_refused_msr, "0xdeadbeef"),
+                                          (with_xsave_cut, "XSAVE")], ids=["msr", "xsave"])
+def test_lesson_receivers_reason_reaches_the_source_which_resumes(fleet: Fleet, change, word: str
+                                                                  ) -> None:
+    options = {"memory": f"{MEMORY_MIB}M", "cpus": 1,
+               "guest_options": "hot=1M,rate=10000/s,tick=1ms"}
+    source = fleet.start("source", **options)
+    source.serial.wait_ticks(50)
+    schemas: Schemas = {}
+
+    def edit(record: Record) -> Record:
+        if record.name == "SCHEMA":
+            name, fields = schema(record)
+            schemas[name] = fields
+        is_it = record.name == "STATE" and entry_name(record) == "vcpu0"
+        return change(record, schemas) if is_it else record
+
+    target = f"{fleet.folder}/target"
+    destination = fleet.start("destination", incoming=f"unix:{target}", **options).ready()
+    destination.serial
+    Link(f"{fleet.folder}/link", target, edit=edit)
+    start(source, f"unix:{fleet.folder}/link")
+    wait(source, 20, "device")
+    assert wait(source) == "failed"
+    assert word in source.qmp.command("query-migrate")["error-desc"]
+    assert destination.wait_end() == INCOMING_FAILED
+    assert word in destination.output and destination.serial.ticks == 0
+    assert source.status == "running"
+    source.serial.wait_ticks(50)
+    uri = f"unix:{fleet.folder}/last"
+    last = fleet.start("last", incoming=uri, **options)
+    assert move(source, last, uri).status == "completed"
+    last.serial.wait_ticks(50)
+    assert last.report()["errors"] == 0

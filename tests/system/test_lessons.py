@@ -134,3 +134,48 @@ def test_lesson_logging_starts_and_stops_at_once_in_a_large_guest(fleet: Fleet) 
     assert moved.info["total-time"] < 300
     assert moved.info["downtime"] < 50
     assert destination.report()["errors"] == 0
+
+
+def test_lesson_long_limit_is_no_reason_to_freeze_the_control_socket(fleet: Fleet) -> None:
+    # Half of memory is sent with the guest stopped; both sockets answer all the while.
+    options = {"memory": "1G", "guest_options": "hot=512M,rate=max,tick=1ms"}
+    source = fleet.start("source", **options)
+    source.serial.wait_ticks(50)
+    uri = f"unix:{fleet.folder}/move"
+    destination = fleet.start("destination", incoming=uri, **options)
+    destination.ready().serial
+    source.qmp.command("migrate-set-parameters", downtime_limit=100_000)
+    start(source, uri)
+    longest, status = 0.0, "setup"
+    while status not in ("completed", "failed"):
+        begun = time.monotonic()
+        status = source.qmp.command("query-migrate", timeout_s=5)["status"]
+        destination.qmp.command("query-status", timeout_s=5)
+        longest = max(longest, time.monotonic() - begun)
+    assert status == "completed"
+    assert longest < 0.5
+    destination.serial.wait_ticks(10)
+    assert destination.report()["errors"] == 0
+
+
+LAB = "needs the lab (step 2)"
+
+
+@pytest.mark.skip(reason=LAB)
+def test_lesson_clock_is_not_set_while_vcpus_run() -> None:
+    """KVM_SET_CLOCK under running vCPUs: Windows-like guests are dead for minutes (CH 7930)."""
+
+
+@pytest.mark.skip(reason=LAB)
+def test_lesson_tsc_is_written_once_so_the_master_clock_stays() -> None:
+    """The TSC MSR written twice: the guest's clock reads 18 times slower (CH 8383)."""
+
+
+@pytest.mark.skip(reason=LAB)
+def test_lesson_guest_time_is_not_behind_by_the_pause() -> None:
+    """KVM_CLOCK_REALTIME dropped: guest time is behind by the pause (CH 8256)."""
+
+
+@pytest.mark.skip(reason=LAB)
+def test_lesson_tsc_deadline_survives_the_order_of_lapic_and_msrs() -> None:
+    """MSRs set before the LAPIC: the deadline is lost, a few restores hang (Kata 13798)."""

@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A link between the two sides that breaks where a test wants it to."""
+"""A link between the two sides that breaks, holds or lies where a test wants it to."""
 from __future__ import annotations
 
+import select
 import socket
 import struct
 import threading
+from typing import Callable
 
-from .stream import HEADER_SIZE, RECORD_SIZE, TYPES, padded
+from .stream import HEADER_SIZE, RAM_HEAD, RECORD_SIZE, TYPES, Record, padded
 
 END_S = 30.0
 PIECE = 1 << 16
@@ -16,12 +18,21 @@ class Link:
     """Accepts once on @listen and relays to @target.
 
     It breaks, both ways at once, after @cut_after bytes from the source, or in
-    front of the first record named @cut_before, whichever side sends it.
+    front of the first record named @cut_before, whichever side sends it.  At
+    the first named @hold_before it stands still until release(), or until the
+    sender is gone: then the record is lost with the link.  @edit may change
+    what is no RAM.
     """
 
     def __init__(self, listen: str, target: str, cut_after: int | None = None,
-                 cut_before: str | None = None) -> None:
+                 cut_before: str | None = None, hold_before: str | None = None,
+                 edit: Callable[[Record], Record] | None = None) -> None:
         self.cut_after = cut_after
+        self.hold_before = TYPES[hold_before] if hold_before else None
+        self.edit = edit
+        self.is_held = threading.Event()
+        self.ram_flags: set[int] = set()  # of the RAM records that came by
+        self._released = threading.Event()
         self.cut_before = TYPES[cut_before] if cut_before else None
         self.seen: set[int] = set()  # types of records that came by
         self.was_cut = threading.Event()
@@ -31,6 +42,12 @@ class Link:
         self._listener.listen(1)
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
+
+    def wait_held(self) -> None:
+        assert self.is_held.wait(END_S), "the record to hold never came"
+
+    def release(self) -> None:
+        self._released.set()
 
     def join(self) -> None:
         self._thread.join(END_S)
@@ -79,9 +96,28 @@ class Link:
             if type_ == self.cut_before or self.was_cut.is_set():
                 self.was_cut.set()
                 return
+            if type_ == self.hold_before and not self._released.is_set():
+                self._hold(reader)
             self.seen.add(type_)
-            writer.sendall(record)
-            self._pass(reader, writer, padded(length))
+            if type_ == TYPES["RAM"]:
+                body = _exactly(reader, RAM_HEAD)
+                self.ram_flags.add(struct.unpack_from("<4I", body)[1])
+                writer.sendall(record + body)
+                self._pass(reader, writer, padded(length) - RAM_HEAD)
+            elif self.edit:
+                body = _exactly(reader, padded(length))[:length]
+                writer.sendall(self.edit(Record(type_, body)).pack())
+            else:
+                writer.sendall(record)
+                self._pass(reader, writer, padded(length))
+
+    def _hold(self, reader: socket.socket) -> None:
+        poll = select.poll()
+        poll.register(reader, select.POLLRDHUP)
+        self.is_held.set()
+        while not self._released.wait(0.002):
+            if poll.poll(0):
+                raise OSError("closed while held")
 
     def _pass(self, reader: socket.socket, writer: socket.socket, count: int) -> None:
         while count:

@@ -80,3 +80,74 @@ def parse(data: bytes) -> Iterator[Record]:
             raise ValueError(f"record {type_:#x} is cut off")
         yield Record(type_, data[at:at + length], hash_)
         at += padded(length)
+
+
+KINDS = {1: 1, 2: 2, 3: 4, 4: 8}  # bytes of u8, u16, u32, u64
+STATE_HEAD = 40
+
+
+@dataclass
+class Field:
+    """One field of a schema, and where it is in a state body."""
+    name: str
+    size: int     # of an element
+    count: int    # of elements
+    is_varying: bool
+    since: int
+    at: int = 0   # of the first element; a varying field's count is 4 bytes before
+
+
+def schema(record: Record) -> tuple[str, list[Field]]:
+    """The entry that a SCHEMA record describes, and its fields."""
+    body, at = record.body, 0
+
+    def take(kind: str) -> int:
+        nonlocal at
+        value = struct.unpack_from(kind, body, at)[0]
+        at += struct.calcsize(kind)
+        return value
+
+    def text() -> str:
+        nonlocal at
+        size = take("<H")
+        at += size
+        return body[at - size:at].decode()
+
+    name, _, count = text(), take("<H"), take("<H")
+    fields = []
+    for _ in range(count):
+        field, kind, varying, since = text(), take("B"), take("B"), take("<H")
+        fields.append(Field(field, KINDS[kind], take("<I"), bool(varying), since))
+    return name, fields
+
+
+def entry_name(state: Record) -> str:
+    return state.body[:32].rstrip(b"\0").decode()
+
+
+def locate(state: Record, fields: list[Field]) -> dict[str, Field]:
+    """The fields of a STATE record, with their places and their counts there."""
+    version, at = struct.unpack_from("<H", state.body, 32)[0], STATE_HEAD
+    found = {}
+    for field in fields:
+        if field.since > version:
+            continue
+        count = field.count
+        if field.is_varying:
+            count = struct.unpack_from("<I", state.body, at)[0]
+            at += 4
+        found[field.name] = Field(field.name, field.size, count, field.is_varying, field.since, at)
+        at += count * field.size
+    if at != len(state.body):
+        raise ValueError(f"{entry_name(state)}: {len(state.body)} bytes, the schema has {at}")
+    return found
+
+
+def cut_state(state: Record, field: Field, count: int) -> Record:
+    """Without the last @count elements of a varying field."""
+    body = bytearray(state.body)
+    end = field.at + field.count * field.size
+    del body[end - count * field.size:end]
+    struct.pack_into("<I", body, field.at - 4, field.count - count)
+    struct.pack_into("<I", body, 36, len(body) - STATE_HEAD)
+    return Record(state.type, bytes(body))
