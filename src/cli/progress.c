@@ -5,6 +5,9 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/bytes.h"
+#include "cli/answer.h"
+
 #define BAR_WIDTH 40
 #define TEXT_MAX  32
 
@@ -16,25 +19,6 @@ void progress_init(struct progress *progress)
 	};
 }
 
-/* Access to members that may be missing */
-
-static const char *text_at(const json_t *object, const char *name)
-{
-	const char *text = json_string_value(json_object_get(object, name));
-
-	return text ? text : "";
-}
-
-static json_int_t int_at(const json_t *object, const char *name)
-{
-	return json_integer_value(json_object_get(object, name));
-}
-
-static double number_at(const json_t *object, const char *name)
-{
-	return json_number_value(json_object_get(object, name));
-}
-
 /* Numbers for people */
 
 static const char *size_text(double size, char text[TEXT_MAX])
@@ -43,7 +27,7 @@ static const char *size_text(double size, char text[TEXT_MAX])
 					     "GiB", "TiB", "PiB" };
 	unsigned int i = 0;
 
-	for (; size >= 1024 && i + 1 < sizeof(units) / sizeof(units[0]); i++)
+	for (; size >= 1024 && i + 1 < array_size(units); i++)
 		size /= 1024;
 	snprintf(text, TEXT_MAX, i ? "%.2f %s" : "%.0f %s", size, units[i]);
 	return text;
@@ -69,23 +53,23 @@ static void print_state(const json_t *info)
 	char left[TEXT_MAX], rate[TEXT_MAX], us[TEXT_MAX];
 
 	fprintf(stderr, "%s  round %lld  %s left  %s/s",
-		text_at(info, "status"),
-		(long long)int_at(ram, "dirty-sync-count"),
-		size_text((double)int_at(ram, "remaining"), left),
-		size_text(number_at(ram, "mbps") * 1e6 / 8, rate));
-	if (int_at(ram, "dirty-pages-rate"))
+		answer_text(info, "status"),
+		(long long)answer_int(ram, "dirty-sync-count"),
+		size_text((double)answer_int(ram, "remaining"), left),
+		size_text(answer_number(ram, "mbps") * 1e6 / 8, rate));
+	if (answer_int(ram, "dirty-pages-rate"))
 		fprintf(stderr, "  %lld pages/s dirtied",
-			(long long)int_at(ram, "dirty-pages-rate"));
+			(long long)answer_int(ram, "dirty-pages-rate"));
 	if (json_object_get(pause, "expected-us"))
 		fprintf(stderr, "  pause about %s",
-			us_text((double)int_at(pause, "expected-us"), us));
+			us_text((double)answer_int(pause, "expected-us"), us));
 }
 
 void progress_show(struct progress *progress, const json_t *info)
 {
 	json_int_t round =
-		int_at(json_object_get(info, "ram"), "dirty-sync-count");
-	const char *status = text_at(info, "status");
+		answer_int(json_object_get(info, "ram"), "dirty-sync-count");
+	const char *status = answer_text(info, "status");
 
 	if (progress->is_terminal) {
 		fputs("\r", stderr);
@@ -113,7 +97,7 @@ void progress_end(struct progress *progress)
 
 static void print_phase(const json_t *phase, double longest_us)
 {
-	double us = number_at(phase, "us");
+	double us = answer_number(phase, "us");
 	int width =
 		longest_us > 0 ? (int)(us / longest_us * BAR_WIDTH + 0.5) : 0;
 
@@ -121,8 +105,8 @@ static void print_phase(const json_t *phase, double longest_us)
 		return;
 	if (width > BAR_WIDTH)
 		width = BAR_WIDTH;
-	printf("  %-11s  %-14s %10.1f us%s%.*s\n", text_at(phase, "side"),
-	       text_at(phase, "name"), us, width ? "  " : "", width,
+	printf("  %-11s  %-14s %10.1f us%s%.*s\n", answer_text(phase, "side"),
+	       answer_text(phase, "name"), us, width ? "  " : "", width,
 	       "########################################");
 }
 
@@ -130,19 +114,19 @@ static void print_pause(const json_t *info)
 {
 	const json_t *pause = json_object_get(info, "pause");
 	const json_t *phases = json_object_get(pause, "phases");
-	json_int_t commits = int_at(pause, "switch-commits");
+	json_int_t commits = answer_int(pause, "switch-commits");
 	const json_t *phase;
 	double longest = 0;
 	char us[TEXT_MAX];
 	size_t i;
 
 	printf("pause %s, %lld topology commit%s in it\n",
-	       us_text((double)int_at(pause, "downtime-us"), us),
+	       us_text((double)answer_int(pause, "downtime-us"), us),
 	       (long long)commits, commits == 1 ? "" : "s");
 	json_array_foreach(phases, i, phase)
 	{
-		if (number_at(phase, "us") > longest)
-			longest = number_at(phase, "us");
+		if (answer_number(phase, "us") > longest)
+			longest = answer_number(phase, "us");
 	}
 	json_array_foreach(phases, i, phase) print_phase(phase, longest);
 }
@@ -151,24 +135,25 @@ void progress_summary(const json_t *info)
 {
 	const json_t *ram = json_object_get(info, "ram");
 	const json_t *verify = json_object_get(info, "verify");
-	json_int_t rounds = int_at(ram, "dirty-sync-count");
+	json_int_t rounds = answer_int(ram, "dirty-sync-count");
 	char sent[TEXT_MAX], rate[TEXT_MAX], stopped[TEXT_MAX];
 
 	printf("moved to %s in %.3f s (setup %lld ms, %lld round%s)\n",
-	       text_at(info, "uri"), (double)int_at(info, "total-time") / 1e3,
-	       (long long)int_at(info, "setup-time"), (long long)rounds,
+	       answer_text(info, "uri"),
+	       (double)answer_int(info, "total-time") / 1e3,
+	       (long long)answer_int(info, "setup-time"), (long long)rounds,
 	       rounds == 1 ? "" : "s");
 	printf("sent %s at %s/s, %s of it in the pause\n",
-	       size_text((double)int_at(ram, "transferred"), sent),
-	       size_text(number_at(ram, "mbps") * 1e6 / 8, rate),
-	       size_text((double)int_at(ram, "downtime-bytes"), stopped));
+	       size_text((double)answer_int(ram, "transferred"), sent),
+	       size_text(answer_number(ram, "mbps") * 1e6 / 8, rate),
+	       size_text((double)answer_int(ram, "downtime-bytes"), stopped));
 	printf("pages: %lld with data, %lld zero, %lld never touched\n",
-	       (long long)int_at(ram, "normal"),
-	       (long long)int_at(ram, "duplicate"),
-	       (long long)int_at(ram, "holes"));
+	       (long long)answer_int(ram, "normal"),
+	       (long long)answer_int(ram, "duplicate"),
+	       (long long)answer_int(ram, "holes"));
 	if (verify)
 		printf("verified: %lld pages are the same on both sides (%s)\n",
-		       (long long)int_at(verify, "pages"),
-		       text_at(verify, "hash"));
+		       (long long)answer_int(verify, "pages"),
+		       answer_text(verify, "hash"));
 	print_pause(info);
 }

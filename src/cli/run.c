@@ -2,7 +2,6 @@
 /* godwit run: builds a machine, lets it run or arrive, serves QMP. */
 #include <argp.h>
 #include <errno.h>
-#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -48,12 +47,13 @@ static const struct argp_option option_list[] = {
 	  "RAM, 256M by default; suffixes K, M, G, T", 0 },
 	{ "cpus", KEY_CPUS, "N", 0, "vCPUs, 1 by default", 0 },
 	{ "name", KEY_NAME, "NAME", 0, "what query-name answers", 0 },
-	{ "accel", KEY_ACCEL, "kvm[,dirty=bitmap|ring][,ring-entries=N]", 0,
+	{ "accel", KEY_ACCEL, "kvm[,dirty=bitmap]", 0,
 	  "who runs the vCPUs and how writes are tracked", 0 },
 	{ .doc = "Guest:" },
 	{ "kernel", KEY_KERNEL, "FILE", 0, "ELF kernel with a PVH entry", 0 },
 	{ "initrd", KEY_INITRD, "FILE", 0, "initial RAM disk", 0 },
-	{ "append", KEY_APPEND, "TEXT", 0, "kernel command line", 0 },
+	{ "append", KEY_APPEND, "TEXT", 0,
+	  "kernel command line, or more options of the guest", 0 },
 	{ "guest", KEY_GUEST, "NAME[,KEY=VALUE...]", 0,
 	  "a built-in guest program instead of a kernel: stress", 0 },
 	{ "incoming", KEY_INCOMING, "URI", 0,
@@ -123,14 +123,6 @@ static int parse_memory(const char *text, struct machine_options *options,
 	ret = parse_size(kv.key, &options->memory, err);
 	if (ret)
 		return ret;
-	if (options->memory < MACHINE_MEMORY_MIN ||
-	    options->memory > MACHINE_MEMORY_MAX ||
-	    options->memory % HUGEPAGE_2M)
-		return err_set(err, -ERANGE,
-			       "%s is not a multiple of 2M from %" PRIu64
-			       "M to %" PRIu64 "T",
-			       kv.key, (uint64_t)MACHINE_MEMORY_MIN >> 20,
-			       (uint64_t)MACHINE_MEMORY_MAX >> 40);
 	while ((ret = parse_kv_next(&at, &kv)) > 0) {
 		ret = memory_flag(options, &kv, err);
 		if (ret)
@@ -139,9 +131,19 @@ static int parse_memory(const char *text, struct machine_options *options,
 	return ret ? err_set(err, ret, "'%s' is not KEY=VALUE", at) : 0;
 }
 
+/* Names of the stream's form (docs/spec/stream.md). */
 static int parse_name(const char *text, struct machine_options *options,
 		      struct err *err)
 {
+	const char *at;
+
+	for (at = text; *at; at++) {
+		if (*at <= ' ' || *at > '~')
+			return err_set(
+				err, -EINVAL,
+				"printable ASCII without blanks, not byte 0x%02x",
+				(unsigned char)*at);
+	}
 	if (strlen(text) >= sizeof(options->name))
 		return err_set(err, -ENAMETOOLONG, "%zu bytes, at most %zu",
 			       strlen(text), sizeof(options->name) - 1);
@@ -160,19 +162,16 @@ static int parse_cpus(const char *text, struct machine_options *options,
 	return ret;
 }
 
+/* What machine_new() does not see; it checks the rest. */
 static void check(struct argp_state *state, struct run_options *options)
 {
 	struct machine_options *machine = &options->machine;
 
 	machine->is_incoming = options->incoming != NULL;
-	if (machine->kernel && machine->guest)
-		argp_error(state, "--kernel and --guest exclude each other");
-	if (!machine->kernel && (machine->initrd || machine->append))
-		argp_error(state, "--initrd and --append need --kernel");
-	if (!machine->kernel && !machine->guest && !options->incoming)
-		argp_error(
-			state,
-			"nothing to run: give --kernel FILE, --guest NAME or --incoming URI");
+	if (machine->initrd && !machine->kernel)
+		argp_error(state, "--initrd needs --kernel");
+	if (machine->append && !machine->kernel && !machine->guest)
+		argp_error(state, "--append needs --kernel or --guest");
 }
 
 static error_t parse(int key, char *arg, struct argp_state *state)
@@ -280,6 +279,10 @@ static int run(const struct run_options *options)
 		goto out;
 	ret = machine_new(&options->machine, control_on_machine, control,
 			  &machine, &err);
+	if (control_is_ending(control)) {
+		ret = CONTROL_EXIT_OK; /* whatever the signal made fail */
+		goto out;
+	}
 	if (ret)
 		goto out;
 	mig = mig_new(machine, control_on_migration, control);

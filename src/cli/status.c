@@ -6,8 +6,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "base/bytes.h"
 #include "base/err.h"
 #include "base/log.h"
+#include "cli/answer.h"
 #include "cli/commands.h"
 #include "cli/qmp_client.h"
 #include "control/qmp_server.h"
@@ -67,7 +69,7 @@ static int ask(struct qmp_client *client, json_t *answers, struct err *err)
 	size_t i;
 	int ret;
 
-	for (i = 0; i < sizeof(questions) / sizeof(questions[0]); i++) {
+	for (i = 0; i < array_size(questions); i++) {
 		ret = qmp_client_execute(client, questions[i].command, NULL,
 					 &answer, err);
 		if (ret)
@@ -77,38 +79,32 @@ static int ask(struct qmp_client *client, json_t *answers, struct err *err)
 	return 0;
 }
 
-static const char *text_at(const json_t *object, const char *name)
-{
-	const char *text = json_string_value(json_object_get(object, name));
-
-	return text ? text : "";
-}
-
 static void print(const json_t *answers)
 {
 	const json_t *migration = json_object_get(answers, "migration");
 	const json_t *downtime = json_object_get(
 		json_object_get(migration, "pause"), "downtime-us");
-	const char *name = text_at(json_object_get(answers, "name"), "name");
+	const char *name =
+		answer_text(json_object_get(answers, "name"), "name");
 
 	if (*name)
 		printf("name       %s\n", name);
 	printf("status     %s\n",
-	       text_at(json_object_get(answers, "status"), "status"));
+	       answer_text(json_object_get(answers, "status"), "status"));
 	printf("vcpus      %zu\n",
 	       json_array_size(json_object_get(answers, "cpus")));
-	printf("migration  %s", text_at(migration, "status"));
-	if (*text_at(migration, "uri"))
+	printf("migration  %s", answer_text(migration, "status"));
+	if (*answer_text(migration, "uri"))
 		printf(" %s %s",
 		       json_is_true(json_object_get(migration, "incoming"))
 			       ? "from"
 			       : "to",
-		       text_at(migration, "uri"));
+		       answer_text(migration, "uri"));
 	if (json_integer_value(downtime))
 		printf(", pause %lld us",
 		       (long long)json_integer_value(downtime));
-	if (*text_at(migration, "error-desc"))
-		printf(": %s", text_at(migration, "error-desc"));
+	if (*answer_text(migration, "error-desc"))
+		printf(": %s", answer_text(migration, "error-desc"));
 	printf("\n");
 }
 

@@ -10,22 +10,10 @@
 #include "base/bytes.h"
 #include "base/clock.h"
 #include "base/err.h"
-#include "base/lock.h"
 #include "base/log.h"
-#include "base/trace.h"
+#include "control/event_queue.h"
 #include "control/qmp_commands.h"
 #include "control/qmp_server.h"
-
-/* More than the loop can fall behind: it is held up for milliseconds, and an
- * event takes a run state change or a migration round. */
-#define EVENTS_MAX 256u
-
-struct event {
-	bool is_machine;
-	enum machine_event machine;
-	struct mig_event mig;
-	uint64_t real_ns; /* when it happened */
-};
 
 struct control {
 	struct machine *machine; /* borrowed from open to close */
@@ -40,14 +28,11 @@ struct control {
 	bool quit_is_wanted;   /* by `quit` or a signal */
 	bool quit_by_signal;   /* for the reason in SHUTDOWN */
 	bool shutdown_is_told; /* SHUTDOWN was sent */
+	bool has_ended;        /* the machine said so */
 	bool exits_on_error;   /* a failed incoming migration ends it */
 	bool incoming_has_failed;
 
-	/* protected by lock */
-	struct lock lock;
-	struct event events[EVENTS_MAX];
-	unsigned int event_head, event_count;
-	bool has_ended; /* SHUTDOWN arrived, even if events overflowed */
+	struct event_queue events; /* put by any thread */
 };
 
 int control_exit_code(enum shutdown_cause cause, uint32_t guest_code)
@@ -74,35 +59,8 @@ int control_exit_code(enum shutdown_cause cause, uint32_t guest_code)
 
 static void queue_event(struct control *control, const struct event *event)
 {
-	lock_acquire(&control->lock);
-	if (control->event_count < EVENTS_MAX) {
-		unsigned int at = (control->event_head + control->event_count) %
-				  EVENTS_MAX;
-
-		control->events[at] = *event;
-		control->event_count++;
-	} else {
-		trace(control_event_lost, "%u are waiting", EVENTS_MAX);
-	}
-	if (event->is_machine && event->machine == MACHINE_EVENT_SHUTDOWN)
-		control->has_ended = true;
-	lock_release(&control->lock);
+	event_queue_put(&control->events, event);
 	uv_async_send(&control->wakeup);
-}
-
-static bool take_event(struct control *control, struct event *ret_event)
-{
-	bool has_event;
-
-	lock_acquire(&control->lock);
-	has_event = control->event_count > 0;
-	if (has_event) {
-		*ret_event = control->events[control->event_head];
-		control->event_head = (control->event_head + 1) % EVENTS_MAX;
-		control->event_count--;
-	}
-	lock_release(&control->lock);
-	return has_event;
 }
 
 void control_on_machine(void *opaque, enum machine_event event)
@@ -193,6 +151,7 @@ static void tell_machine(struct control *control, const struct event *event)
 		broadcast(control, "RESUME", NULL, event->real_ns);
 		break;
 	case MACHINE_EVENT_SHUTDOWN:
+		control->has_ended = true;
 		tell_shutdown(control, event->real_ns);
 		break;
 	}
@@ -226,22 +185,12 @@ static void tell_events(struct control *control)
 {
 	struct event event;
 
-	while (take_event(control, &event)) {
+	while (event_queue_take(&control->events, &event)) {
 		if (event.is_machine)
 			tell_machine(control, &event);
 		else
 			tell_migration(control, &event);
 	}
-}
-
-static bool has_ended(struct control *control)
-{
-	bool ended;
-
-	lock_acquire(&control->lock);
-	ended = control->has_ended;
-	lock_release(&control->lock);
-	return ended || control->incoming_has_failed;
 }
 
 static void on_wakeup(uv_async_t *async)
@@ -253,7 +202,8 @@ static void on_wakeup(uv_async_t *async)
 	if (control->quit_is_wanted)
 		machine_shutdown(control->machine, SHUTDOWN_HOST, 0);
 	tell_events(control);
-	if (has_ended(control) || control->quit_is_wanted) {
+	if (control->has_ended || control->incoming_has_failed ||
+	    control->quit_is_wanted) {
 		tell_shutdown(control, clock_real_ns());
 		uv_stop(&control->loop);
 	}
@@ -269,6 +219,8 @@ static void on_signal(uv_signal_t *handle, int signum)
 {
 	struct control *control = handle->data;
 
+	if (control->quit_by_signal)
+		return; /* once more: it is ending already */
 	log_info("terminating on signal %d (%s)", signum, strsignal(signum));
 	control->quit_by_signal = true;
 	control_quit(control);
@@ -296,35 +248,15 @@ static json_t *on_execute(void *opaque, struct qmp_peer *peer,
 int control_incoming(struct control *control, const char *uri,
 		     bool exits_on_error, struct err *err)
 {
-	control->exits_on_error = exits_on_error;
-	return mig_incoming(control->mig, uri, err);
+	int ret = mig_incoming(control->mig, uri, err);
+
+	/* It cannot have been told to have failed yet: this thread does. */
+	if (!ret)
+		control->exits_on_error = exits_on_error;
+	return ret;
 }
 
 /* Life */
-
-int control_new(struct control **ret_control, struct err *err)
-{
-	struct control *control = calloc(1, sizeof(*control));
-	int ret;
-
-	if (!control)
-		return err_set(err, -ENOMEM, "out of memory");
-	ret = uv_loop_init(&control->loop);
-	if (ret) {
-		free(control);
-		return err_set_errno(err, ret, "event loop");
-	}
-	ret = uv_async_init(&control->loop, &control->wakeup, on_wakeup);
-	if (ret) {
-		uv_loop_close(&control->loop);
-		free(control);
-		return err_set_errno(err, ret, "event loop");
-	}
-	control->wakeup.data = control;
-	lock_init(&control->lock, LOCK_EVENT);
-	*ret_control = control;
-	return 0;
-}
 
 static int catch_signals(struct control *control, struct err *err)
 {
@@ -348,32 +280,57 @@ static int catch_signals(struct control *control, struct err *err)
 	return 0;
 }
 
+int control_new(struct control **ret_control, struct err *err)
+{
+	struct control *control = calloc(1, sizeof(*control));
+	int ret;
+
+	if (!control)
+		return err_set(err, -ENOMEM, "out of memory");
+	ret = uv_loop_init(&control->loop);
+	if (ret) {
+		free(control);
+		return err_set_errno(err, ret, "event loop");
+	}
+	event_queue_init(&control->events);
+	control->wakeup.data = control;
+	ret = uv_async_init(&control->loop, &control->wakeup, on_wakeup);
+	if (ret)
+		err_set_errno(err, ret, "event loop");
+	else
+		ret = catch_signals(control, err);
+	if (ret) {
+		control_free(control);
+		return ret;
+	}
+	*ret_control = control;
+	return 0;
+}
+
+bool control_is_ending(struct control *control)
+{
+	/* The handlers have written to the loop what came so far. */
+	uv_run(&control->loop, UV_RUN_NOWAIT);
+	return control->quit_is_wanted;
+}
+
 int control_open(struct control *control, struct machine *machine,
 		 struct mig *mig, const char *qmp, struct err *err)
 {
 	static const char prefix[] = "unix:";
-	int ret;
 
 	control->machine = machine;
 	control->mig = mig;
 	control->is_open = true;
-	ret = catch_signals(control, err);
-	if (ret || !qmp)
-		return ret;
+	/* A wake-up before this was for nothing. */
+	uv_async_send(&control->wakeup);
+	if (!qmp)
+		return 0;
 	if (strncmp(qmp, prefix, strlen(prefix)) != 0)
 		return err_set(err, -EINVAL,
 			       "QMP address '%.100s' is not unix:PATH", qmp);
 	return qmp_server_open(&control->loop, qmp + strlen(prefix), on_execute,
 			       control, &control->server, err);
-}
-
-static void close_handle(uv_handle_t *handle, void *opaque)
-{
-	struct control *control = opaque;
-
-	/* @wakeup stays: other threads may still send to it. */
-	if (handle != (uv_handle_t *)&control->wakeup && !uv_is_closing(handle))
-		uv_close(handle, NULL);
 }
 
 void control_close(struct control *control)
@@ -383,8 +340,16 @@ void control_close(struct control *control)
 	control->is_open = false;
 	qmp_server_close(control->server);
 	control->server = NULL;
-	uv_walk(&control->loop, close_handle, control);
+	/* The wake-up stays, as other threads may still send to it, and so do
+	 * the signals, which must not cut short what follows. */
 	uv_run(&control->loop, UV_RUN_NOWAIT);
+}
+
+static void close_handle(uv_handle_t *handle, void *opaque)
+{
+	(void)opaque;
+	if (!uv_is_closing(handle))
+		uv_close(handle, NULL);
 }
 
 void control_free(struct control *control)
@@ -392,10 +357,10 @@ void control_free(struct control *control)
 	if (!control)
 		return;
 	control_close(control);
-	uv_close((uv_handle_t *)&control->wakeup, NULL);
+	uv_walk(&control->loop, close_handle, NULL);
 	uv_run(&control->loop, UV_RUN_DEFAULT);
 	uv_loop_close(&control->loop);
-	lock_fini(&control->lock);
+	event_queue_fini(&control->events);
 	free(control);
 }
 

@@ -5,15 +5,17 @@
  *
  * Order of calls, all by the main thread:
  *
- *	control_new()                     events may arrive from here on
+ *	control_new()                     events may arrive, and signals are
+ *	                                  caught, from here on
  *	machine_new(.., control_on_machine, control)
  *	mig_new(.., control_on_migration, control)
- *	control_open()                    QMP listens, signals are caught
+ *	control_is_ending()               if so, on to control_close()
+ *	control_open()                    QMP listens
  *	machine_start() or control_incoming()
  *	control_run()                     until the machine ends
  *	control_close()                   QMP is gone
  *	mig_free(), machine_free()
- *	control_free()
+ *	control_free()                    signals act as before
  *
  * The machine and the migration call control_on_*() from any thread; they only
  * queue, and the loop sends the QMP events.  A struct control belongs to the
@@ -43,9 +45,17 @@ enum control_exit {
 
 int control_exit_code(enum shutdown_cause cause, uint32_t guest_code);
 
+/*
+ * From here to control_free() SIGTERM, SIGINT and SIGHUP are only noted, so that
+ * they leave no socket file and no raw terminal behind; they end control_run().
+ * SIGPIPE is ignored.
+ */
 int control_new(struct control **ret_control, struct err *err);
 /* NULL is accepted; no more events may arrive. */
 void control_free(struct control *control);
+
+/* Before control_open(): a signal came while the machine was built. */
+bool control_is_ending(struct control *control);
 
 /* For machine_new() and mig_new(), with the struct control as opaque. */
 machine_event_fn control_on_machine;
@@ -53,8 +63,7 @@ mig_event_fn control_on_migration;
 
 /*
  * @machine and @mig are borrowed until control_close().  @qmp is "unix:PATH",
- * or NULL for no server.  SIGTERM, SIGINT and SIGHUP end control_run() from
- * here on; SIGPIPE is ignored.  -EINVAL for another kind of address, or what
+ * or NULL for no server.  -EINVAL for another kind of address, or what
  * qmp_server_open() says.
  */
 int control_open(struct control *control, struct machine *machine,

@@ -1,0 +1,56 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "control/event_queue.h"
+
+#include <assert.h>
+
+#include "base/trace.h"
+
+void event_queue_init(struct event_queue *queue)
+{
+	lock_init(&queue->lock, LOCK_EVENT);
+	queue->head = queue->count = 0;
+}
+
+void event_queue_fini(struct event_queue *queue)
+{
+	lock_fini(&queue->lock);
+}
+
+static bool is_droppable(const struct event *event)
+{
+	return !event->is_machine && event->mig.is_pass;
+}
+
+void event_queue_put(struct event_queue *queue, const struct event *event)
+{
+	unsigned int room = is_droppable(event)
+				    ? EVENT_QUEUE_MAX - EVENT_QUEUE_RESERVE
+				    : EVENT_QUEUE_MAX;
+	unsigned int at;
+
+	lock_acquire(&queue->lock);
+	assert(is_droppable(event) || queue->count < room);
+	if (queue->count < room) {
+		at = (queue->head + queue->count) % EVENT_QUEUE_MAX;
+		queue->events[at] = *event;
+		queue->count++;
+	} else {
+		trace(control_event_lost, "%u are waiting", queue->count);
+	}
+	lock_release(&queue->lock);
+}
+
+bool event_queue_take(struct event_queue *queue, struct event *ret_event)
+{
+	bool has_event;
+
+	lock_acquire(&queue->lock);
+	has_event = queue->count > 0;
+	if (has_event) {
+		*ret_event = queue->events[queue->head];
+		queue->head = (queue->head + 1) % EVENT_QUEUE_MAX;
+		queue->count--;
+	}
+	lock_release(&queue->lock);
+	return has_event;
+}
