@@ -31,8 +31,16 @@ void thread_want_low_latency(void)
 
 void thread_set_urgent(pthread_t thread, bool is_urgent)
 {
-	const struct sched_param param = { .sched_priority = is_urgent };
+	const struct sched_param urgent = { .sched_priority = 1 };
+	const struct sched_param ordinary = { .sched_priority = 0 };
+	struct sched_param now;
+	int policy;
 
-	pthread_setschedparam(thread, is_urgent ? SCHED_FIFO : SCHED_OTHER,
-			      &param);
+	/* Whoever started godwit with a policy of its own knows better. */
+	if (pthread_getschedparam(thread, &policy, &now))
+		return;
+	if (is_urgent && policy == SCHED_OTHER)
+		pthread_setschedparam(thread, SCHED_FIFO, &urgent);
+	else if (!is_urgent && policy == SCHED_FIFO && now.sched_priority == 1)
+		pthread_setschedparam(thread, SCHED_OTHER, &ordinary);
 }

@@ -8,7 +8,7 @@
 
 struct irq_line {
 	/* Called with the device's lock held (rank LOCK_DEVICE), from any
-	 * thread; may take locks from LOCK_IRQ on. */
+	 * thread; may take locks of a higher rank. */
 	void (*set)(void *opaque, unsigned int gsi, int level);
 	void *opaque; /* borrowed for as long as the device lives */
 	unsigned int gsi;

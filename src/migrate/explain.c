@@ -13,9 +13,14 @@
 
 #include "base/err.h"
 #include "base/list.h"
+#include "mem/ram.h"
 #include "migrate/migrate.h"
+#include "migrate/ram_recv.h"
 #include "migrate/stream.h"
 #include "state/state.h"
+
+/* A machine of 1,024 vCPUs and its devices. */
+#define SCHEMAS_MAX 1100u
 
 /* Fields of more bytes than this are summed up. */
 #define SHOWN_MAX 8u
@@ -33,6 +38,8 @@ struct explainer {
 	struct channel_listener listener;
 	struct record record;
 	struct list schemas;
+	unsigned int schema_count;
+	struct ram_blocks blocks;
 	uint8_t *pages; /* room for one RAM record's */
 	uint64_t count, ram_pages, zero_pages, ram_records;
 	bool has_verify; /* STOPPED announced it */
@@ -54,9 +61,14 @@ static int on_schema(struct explainer *x, struct err *err)
 {
 	static const struct state_visitor visitor = { .entry = note_schema };
 	struct bytes_reader r = bytes_read(x->record.body, x->record.length);
-	struct schema *schema = calloc(1, sizeof(*schema));
+	struct schema *schema = NULL;
 	int ret;
 
+	if (x->schema_count++ < SCHEMAS_MAX)
+		schema = calloc(1, sizeof(*schema));
+	else
+		return err_set(err, -EBADMSG, "more than %u schemas",
+			       SCHEMAS_MAX);
 	if (!schema)
 		return err_set(err, -ENOMEM, "no memory for a schema");
 	list_add_tail(&x->schemas, &schema->link);
@@ -138,6 +150,7 @@ static int on_machine(struct explainer *x, struct err *err)
 		    &x->record,
 		    sizeof(machine) + blocks * sizeof(struct fmt_block), err))
 		return -EBADMSG;
+	x->blocks.count = blocks;
 	fprintf(x->out, ": %u vCPUs\n", le32_get(machine.cpus));
 	for (uint32_t i = 0; i < blocks; i++) {
 		struct fmt_block block;
@@ -145,6 +158,7 @@ static int on_machine(struct explainer *x, struct err *err)
 		memcpy(&block,
 		       x->record.body + sizeof(machine) + i * sizeof(block),
 		       sizeof(block));
+		x->blocks.pages[i] = le64_get(block.size) >> RAM_PAGE_SHIFT;
 		fprintf(x->out,
 			"      RAM block %u: %" PRIu64 " bytes in pages of "
 			"%" PRIu64 "\n",
@@ -156,40 +170,30 @@ static int on_machine(struct explainer *x, struct err *err)
 /* Pages are read and hashed, not kept. */
 static int on_ram(struct explainer *x, struct err *err)
 {
-	size_t size = x->record.length - x->record.fixed;
-	struct fmt_ram head;
-	int ret;
+	struct ram_runs runs;
+	size_t size;
+	int ret = ram_runs_parse(&x->record, &x->blocks, true, &runs, err);
 
-	memcpy(&head, x->record.body, sizeof(head));
-	if (size > (size_t)FMT_RAM_PAGES << 12 || size % 4096)
-		return err_set(err, -EBADMSG, "%zu bytes of pages", size);
-	ret = channel_recv_bytes(&x->channel, x->pages, size, err);
 	if (ret)
 		return ret;
-	if (le32_get(head.flags) & FMT_RAM_CHECKED)
-		XXH3_64bits_update(x->record.hasher, x->pages, size);
-	x->ram_pages += size / 4096;
+	size = runs.pages << RAM_PAGE_SHIFT;
+	ret = channel_recv_bytes(&x->channel, x->pages, size, NULL);
+	if (ret)
+		return err_set(err, -EBADMSG, "record RAM: cut off");
+	XXH3_64bits_update(x->record.hasher, x->pages, size);
+	x->ram_pages += runs.pages;
 	x->ram_records++;
 	return record_end_ram(&x->channel, &x->record, err);
 }
 
 static int on_ram_zero(struct explainer *x, struct err *err)
 {
-	const struct fmt_run *run =
-		(const struct fmt_run *)(x->record.body +
-					 sizeof(struct fmt_ram));
-	struct fmt_ram head;
+	struct ram_runs runs;
+	int ret = ram_runs_parse(&x->record, &x->blocks, true, &runs, err);
 
-	if (x->record.length < sizeof(head))
-		return err_set(err, -EBADMSG, "too short");
-	memcpy(&head, x->record.body, sizeof(head));
-	if (le32_get(head.runs) > FMT_RUNS_MAX ||
-	    record_check_size(&x->record,
-			      sizeof(head) + le32_get(head.runs) * sizeof(*run),
-			      err))
-		return err_set(err, -EBADMSG, "number of runs out of range");
-	for (uint32_t i = 0; i < le32_get(head.runs); i++)
-		x->zero_pages += le64_get(run[i].pages);
+	if (ret)
+		return ret;
+	x->zero_pages += runs.pages;
 	x->ram_records++;
 	return 0;
 }
@@ -273,15 +277,25 @@ static int explain_record(struct explainer *x, struct err *err)
 		return on_end(x, err);
 	case FMT_VERIFY:
 		return on_verify(x, err);
+	case FMT_SETUP_END:
+	case FMT_ROUND:
+	case FMT_SWITCH:
+		fprintf(x->out, "\n");
+		return 0;
 	default:
 		fprintf(x->out, ": %u bytes\n", x->record.length);
-		return 0;
+		return x->record.type & FMT_OPTIONAL
+			       ? 0
+			       : err_set(err, -EBADMSG,
+					 "record 0x%x is none of a saved stream's",
+					 x->record.type);
 	}
 }
 
 static int explain_all(struct explainer *x, struct err *err)
 {
 	struct fmt_header header;
+	uint8_t beyond;
 	int ret = stream_read_header(&x->channel, &header, err);
 
 	if (ret)
@@ -299,7 +313,11 @@ static int explain_all(struct explainer *x, struct err *err)
 			return ret;
 		}
 	}
-	return 0;
+	flush_ram(x);
+	ret = channel_recv_bytes(&x->channel, &beyond, 1, NULL);
+	return ret == -ENODATA
+		       ? 0
+		       : err_set(err, -EBADMSG, "data after the last record");
 }
 
 int mig_explain(const char *path, FILE *out, struct err *err)

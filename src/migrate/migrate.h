@@ -14,6 +14,7 @@
 
 #include <stdbool.h>
 #include <stdint.h>
+#include <stdio.h>
 
 #include "base/err.h"
 
@@ -140,7 +141,6 @@ int mig_del_fd(struct mig *mig, const char *name, struct err *err);
 
 /* `godwit stream`: explain the stream in @path on @out.  0, or the error that
  * makes the stream unusable (with the record that has it). */
-#include <stdio.h>
 int mig_explain(const char *path, FILE *out, struct err *err);
 
 #endif

@@ -7,6 +7,7 @@
 #ifndef GODWIT_MIGRATE_RAM_RECV_H
 #define GODWIT_MIGRATE_RAM_RECV_H
 
+#include <stdbool.h>
 #include <stdint.h>
 #include <sys/uio.h>
 
@@ -17,16 +18,36 @@ struct err;
 struct mem;
 struct record;
 
+/* The RAM blocks that a stream may name, by index. */
+struct ram_blocks {
+	uint32_t count;
+	uint64_t pages[FMT_BLOCKS_MAX];
+};
+
+/* What a RAM or RAM_ZERO record says. */
+struct ram_runs {
+	uint32_t block, flags, count;
+	uint64_t pages;            /* of all runs */
+	const struct fmt_run *run; /* in the record */
+};
+
+/* Check a record (RAM read up to its first page) against @blocks: -EBADMSG for a
+ * block that is not there, runs that are empty, overlap, are out of order or
+ * outside of the block, reserved bits, a length that does not fit, or live RAM in
+ * a file. */
+int ram_runs_parse(const struct record *record, const struct ram_blocks *blocks,
+		   bool is_file, struct ram_runs *ret_runs, struct err *err);
+
 struct ram_recv {
-	struct mem *mem;
+	struct ram_blocks blocks;
+	struct ram_block *block[FMT_BLOCKS_MAX]; /* borrowed */
 	uint64_t pages, zero_pages; /* received, counting repeats */
 	struct iovec iov[FMT_RUNS_MAX];
 };
 
 void ram_recv_start(struct ram_recv *ram, struct mem *mem);
 
-/* @record is RAM (read up to its first page) or RAM_ZERO (complete); -EBADMSG
- * for a block or run that is not there. */
+/* @record is RAM (read up to its first page) or RAM_ZERO (complete). */
 int ram_recv_data(struct ram_recv *ram, struct channel *channel,
 		  struct record *record, struct err *err);
 int ram_recv_zero(struct ram_recv *ram, const struct record *record,

@@ -79,6 +79,7 @@ void ram_send_stop(struct ram_send *ram)
 {
 	if (ram->mem)
 		mem_log_global_stop(ram->mem);
+	bytes_writer_fini(&ram->out);
 	free(ram->bounce);
 	ram->bounce = NULL;
 }
@@ -134,22 +135,17 @@ static void build_runs(struct ram_send *ram, const struct ram_block *block,
 static int send_zero_runs(struct ram_send *ram, const struct ram_block *block,
 			  struct err *err)
 {
-	struct bytes_writer body = { .data = NULL }, w = { .data = NULL };
-	struct fmt_ram head = { .block = le32_of(block->index),
-				.runs = le32_of(ram->zero_run_count) };
-	int ret;
+	const struct fmt_ram head = { .block = le32_of(block->index),
+				      .runs = le32_of(ram->zero_run_count) };
+	size_t begin = record_begin(&ram->out, FMT_RAM_ZERO);
 
-	bytes_put(&body, &head, sizeof(head));
-	bytes_put(&body, ram->zero_runs,
+	bytes_put(&ram->out, &head, sizeof(head));
+	bytes_put(&ram->out, ram->zero_runs,
 		  ram->zero_run_count * sizeof(ram->zero_runs[0]));
-	w.is_failed = body.is_failed;
-	record_put(&w, FMT_RAM_ZERO, body.data, body.size);
-	ret = stream_flush(ram->channel, &w, err);
+	record_end(&ram->out, begin);
 	for (uint32_t i = 0; i < ram->zero_run_count; i++)
 		ram->zero_pages += le64_get(ram->zero_runs[i].pages);
-	bytes_writer_fini(&body);
-	bytes_writer_fini(&w);
-	return ret;
+	return stream_flush(ram->channel, &ram->out, err);
 }
 
 /* One RAM record straight out of guest memory (or out of the bounce buffer,

@@ -38,6 +38,7 @@ struct ram_send {
 	uint64_t known_pages;       /* resident at some time */
 
 	/* one record under construction */
+	struct bytes_writer out; /* of zero runs */
 	uint64_t window[FMT_RAM_PAGES / 64];
 	struct fmt_run runs[FMT_RUNS_MAX], zero_runs[FMT_RUNS_MAX];
 	uint32_t run_count, zero_run_count;
