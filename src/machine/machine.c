@@ -344,14 +344,14 @@ static int check_options(const struct machine_options *options, struct err *err)
 	if (options->memory < MACHINE_MEMORY_MIN ||
 	    options->memory > MACHINE_MEMORY_MAX)
 		return err_set(err, -ERANGE,
-			       "memory of %lu bytes, must be 16M to 16T",
+			       "--memory of %lu bytes, must be 16M to 16T",
 			       options->memory);
 	if (options->memory % (2u << 20))
 		return err_set(err, -EINVAL,
-			       "memory of %lu bytes is not a multiple of 2M",
+			       "--memory of %lu bytes is not a multiple of 2M",
 			       options->memory);
 	if (options->cpus < 1 || options->cpus > MACHINE_CPUS_MAX)
-		return err_set(err, -ERANGE, "%u vCPUs, must be 1 to %u",
+		return err_set(err, -ERANGE, "--cpus %u, must be 1 to %u",
 			       options->cpus, MACHINE_CPUS_MAX);
 	if (!options->is_incoming && !options->kernel && !options->guest)
 		return err_set(err, -EINVAL,

@@ -644,7 +644,7 @@ test_zero_runs_without_their_bytes_or_with_flags_are_refused(void **state)
 	struct bytes_writer w = { .data = NULL };
 	struct pair *pair = *state;
 
-	assert_refused(pair, FMT_RAM_ZERO, &flags, "flags");
+	assert_refused(pair, FMT_RAM_ZERO, &flags, "reserved bits");
 	assert_refused(pair, FMT_RAM_ZERO, &none, "0 runs");
 	assert_refused(pair, FMT_RAM_ZERO, &more, "9 runs");
 	assert_refused(pair, FMT_RAM_ZERO, &most, "1025 runs");
