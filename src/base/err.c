@@ -2,11 +2,14 @@
 #include "base/err.h"
 
 #include <stdarg.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
 
 static void append(struct err *err, const char *fmt, ...)
 	__attribute__((format(printf, 2, 3)));
+static bool record(struct err *err, int code, const char *fmt, va_list ap)
+	__attribute__((format(printf, 3, 0)));
 
 static void append(struct err *err, const char *fmt, ...)
 {
@@ -18,15 +21,22 @@ static void append(struct err *err, const char *fmt, ...)
 	va_end(ap);
 }
 
+/* True when this is the error that is kept. */
+static bool record(struct err *err, int code, const char *fmt, va_list ap)
+{
+	if (!err || err->code)
+		return false;
+	err->code = code;
+	vsnprintf(err->msg, sizeof(err->msg), fmt, ap);
+	return true;
+}
+
 int err_set(struct err *err, int code, const char *fmt, ...)
 {
 	va_list ap;
 
-	if (!err || err->code)
-		return code;
-	err->code = code;
 	va_start(ap, fmt);
-	vsnprintf(err->msg, sizeof(err->msg), fmt, ap);
+	record(err, code, fmt, ap);
 	va_end(ap);
 	return code;
 }
@@ -35,13 +45,10 @@ int err_set_errno(struct err *err, int code, const char *fmt, ...)
 {
 	va_list ap;
 
-	if (!err || err->code)
-		return code;
-	err->code = code;
 	va_start(ap, fmt);
-	vsnprintf(err->msg, sizeof(err->msg), fmt, ap);
+	if (record(err, code, fmt, ap))
+		append(err, ": %s", strerror(code < 0 ? -code : code));
 	va_end(ap);
-	append(err, ": %s", strerror(code < 0 ? -code : code));
 	return code;
 }
 

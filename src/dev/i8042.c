@@ -137,19 +137,25 @@ static uint64_t data_read(void *opaque, uint64_t offset, unsigned int size)
 	return value;
 }
 
-static void data_write(void *opaque, uint64_t offset, uint64_t value,
-		       unsigned int size)
+/* A byte for one of the two ports; @take says whether it pulls the reset line. */
+static void write_port(struct i8042 *dev, bool (*take)(struct i8042 *, uint8_t),
+		       uint64_t value)
 {
-	struct i8042 *dev = opaque;
 	bool is_reset;
 
-	(void)offset;
-	(void)size;
 	lock_acquire(&dev->lock);
-	is_reset = take_data(dev, (uint8_t)value);
+	is_reset = take(dev, (uint8_t)value);
 	lock_release(&dev->lock);
 	if (is_reset)
 		dev->on_reset(dev->opaque);
+}
+
+static void data_write(void *opaque, uint64_t offset, uint64_t value,
+		       unsigned int size)
+{
+	(void)offset;
+	(void)size;
+	write_port(opaque, take_data, value);
 }
 
 static uint64_t command_read(void *opaque, uint64_t offset, unsigned int size)
@@ -168,16 +174,9 @@ static uint64_t command_read(void *opaque, uint64_t offset, unsigned int size)
 static void command_write(void *opaque, uint64_t offset, uint64_t value,
 			  unsigned int size)
 {
-	struct i8042 *dev = opaque;
-	bool is_reset;
-
 	(void)offset;
 	(void)size;
-	lock_acquire(&dev->lock);
-	is_reset = run_command(dev, (uint8_t)value);
-	lock_release(&dev->lock);
-	if (is_reset)
-		dev->on_reset(dev->opaque);
+	write_port(opaque, run_command, value);
 }
 
 const struct mem_io_ops i8042_data_ops = {

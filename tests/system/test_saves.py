@@ -65,7 +65,7 @@ def test_save_cancelled_while_active_leaves_the_guest_and_no_file(fleet: Fleet, 
 
 def test_save_cancelled_while_stopped_leaves_the_guest_and_no_file(fleet: Fleet) -> None:
     # So much is rewritten that the last pass, with the guest stopped, takes a while.
-    options = {"memory": "1G", "guest_options": "hot=512M,rate=max,verify=on,tick=1ms"}
+    options = {"memory": "512M", "guest_options": "hot=256M,rate=max,verify=on,tick=1ms"}
     source = working(fleet, **options)
     source.qmp.command("migrate-set-parameters", downtime_limit=1_000_000)
     start(source, f"file:{fleet.folder}/saved")
