@@ -416,11 +416,10 @@ static int load_and_answer(struct destination *dst, struct err *err)
 	if (ret)
 		return ret;
 	dst->step = STEP_LOADED;
-	ret = mig_set_state(dst->mig, MIG_LOADED, err);
-	if (ret)
-		return ret;
 	put_report(dst, FMT_READY);
 	ret = reply(dst, err);
+	if (!ret) /* while the source reads it */
+		ret = mig_set_state(dst->mig, MIG_LOADED, err);
 	dst->channel->spin_ns = MIG_SPIN_NS;
 	if (!ret && dst->channel->is_file)
 		ret = take_over(dst, err);
