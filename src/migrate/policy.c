@@ -9,6 +9,9 @@
 #define FIXED_GUESS_NS (300 * NS_PER_US)
 /* A pass of fewer bytes says nothing about the bandwidth. */
 #define BANDWIDTH_SAMPLE_MIN (256u << 10)
+/* Rounds shrink to a few percent in ten; a bandwidth that swings (a disk's) must
+ * not hold out for ever for the best it once showed. */
+#define FITTING_ROUNDS_MAX 24
 #define IDLE_ROUNDS_MAX      3
 /* For ever; leaves room for the other costs. */
 #define SEND_MAX_NS (1ull << 62)
@@ -85,6 +88,8 @@ bool policy_decide(struct policy *policy, const struct policy_round *round)
 		return true;
 	if (policy->estimate_ns > policy->limit_ns)
 		return false;
+	if (++policy->fitting_rounds >= FITTING_ROUNDS_MAX)
+		return true;
 	/* Nothing more to win. */
 	if (send_ns <= (policy->fixed_ns + policy->sync_ns) / 8)
 		return true;

@@ -8,7 +8,7 @@
  * the estimate is above the limit, rounds go on.  Below it, they go on as long
  * as the next one promises less: rounds shrink while the link is faster than
  * the guest, and no longer once the rest is small beside the fixed costs or
- * three rounds brought nothing.  When nothing is left at all, the guest is
+ * three rounds brought nothing, and in any case after two dozen.  When nothing is left at all, the guest is
  * stopped even if the limit is below the fixed costs: no round can better that.
  * Pure arithmetic; tested without a machine.
  */
@@ -27,6 +27,7 @@ struct policy {
 	uint64_t estimate_ns; /* of the pause, were it now */
 	uint64_t best_ns;     /* lowest estimate so far */
 	unsigned int idle_rounds; /* since the estimate last fell by a tenth */
+	unsigned int fitting_rounds; /* with an estimate within the limit */
 };
 
 struct policy_round {

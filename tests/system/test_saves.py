@@ -10,7 +10,6 @@ import pytest
 from harness import guest
 from harness.machine import Fleet, Machine
 from harness.move import move, start, wait
-from harness.qmp import QmpTimeout
 
 PROMPT_S = 2.0
 
@@ -70,11 +69,7 @@ def test_save_cancelled_while_stopped_leaves_the_guest_and_no_file(fleet: Fleet)
     source = working(fleet, **options)
     source.qmp.command("migrate-set-parameters", downtime_limit=1_000_000)
     start(source, f"file:{fleet.folder}/saved")
-    try:
-        wait(source, 25, "device")
-    except QmpTimeout:
-        # When to switch is the policy's business, not this test's.
-        pytest.skip("no switch within 25 s although the limit is 1000 s")
+    wait(source, 60, "device")
     cancelled(source)
     assert_nothing_left(fleet.folder)
     assert_moves_after_all(fleet, source, **options)

@@ -166,6 +166,34 @@ static void test_one_lucky_round_does_not_hold_out_for_another(void **state)
 	assert_in_range(stopped_at, 4, 100);
 }
 
+/* Rounds until the stop: the same rest each time, over a disk whose speed swings
+ * between 50 MiB/s and 3.2 GiB/s; the estimate always fits. */
+static int rounds_over_a_disk(uint32_t seed)
+{
+	struct policy policy;
+	int rounds = 0;
+	bool is_stopped = false;
+
+	policy_init(&policy, 1000 * NS_PER_SEC);
+	while (!is_stopped && rounds < 200) {
+		struct policy_round round = { .remaining_bytes = 256 * MIB,
+					      .sent_bytes = 256 * MIB };
+
+		seed = seed * 1664525 + 1013904223;
+		round.busy_ns = 5 * NS_PER_SEC >> (seed >> 16) % 7;
+		is_stopped = policy_decide(&policy, &round);
+		rounds++;
+	}
+	return rounds;
+}
+
+static void test_a_bandwidth_that_swings_does_not_put_the_stop_off(void **state)
+{
+	(void)state;
+	for (uint32_t seed = 0; seed < 1000; seed++)
+		assert_in_range(rounds_over_a_disk(seed), 1, 24);
+}
+
 static void
 test_bandwidth_is_measured_only_while_the_socket_is_busy(void **state)
 {
@@ -259,6 +287,8 @@ int main(void)
 			test_a_fluctuating_guest_is_taken_near_its_best),
 		cmocka_unit_test(
 			test_one_lucky_round_does_not_hold_out_for_another),
+		cmocka_unit_test(
+			test_a_bandwidth_that_swings_does_not_put_the_stop_off),
 		cmocka_unit_test(
 			test_bandwidth_is_measured_only_while_the_socket_is_busy),
 		cmocka_unit_test(test_bandwidth_follows_the_link),
