@@ -12,7 +12,7 @@
 /* Rounds shrink to a few percent in ten; a bandwidth that swings (a disk's) must
  * not hold out for ever for the best it once showed. */
 #define FITTING_ROUNDS_MAX 24
-#define IDLE_ROUNDS_MAX      3
+#define IDLE_ROUNDS_MAX    3
 /* For ever; leaves room for the other costs. */
 #define SEND_MAX_NS (1ull << 62)
 
