@@ -23,13 +23,22 @@ build: deps $(BUILD)/build.ninja
 demo: build ## move a running guest three times and show what happened
 	@tools/demo --godwit $(BUILD)/godwit
 
-check: deps ## format, layers, both compilers, sanitizers, unit and system tests
-	@tools/install-deps test
+check: deps ## format, layers, both compilers, sanitizers, all tests
+	@tools/install-deps test lab
 	@tools/check --build $(BUILD)
+
+lab: deps ## only Linux guests, in nested hosts that QEMU emulates
+	@tools/install-deps lab
+	@tools/check --build $(BUILD) --only lab
 
 sanitize: deps ## only the unit tests, under address+undefined and thread
 	@tools/install-deps test
 	@tools/check --build $(BUILD) --only asan,tsan
+
+# FUZZ_SECONDS: for each target.
+fuzz: deps ## feed hostile bytes to every parser for a while
+	@tools/install-deps test
+	@tools/fuzz --build $(BUILD)-fuzz --seconds $(or $(FUZZ_SECONDS),60)
 
 bench: ## measure everything and write docs/measurements.md
 	@tools/install-deps build bench
@@ -45,6 +54,6 @@ format: ## lay out all C files by .clang-format
 	@tools/format
 
 clean: ## remove what was built
-	rm -rf $(BUILD) $(BUILD)-debug $(BUILD)-clang $(BUILD)-asan $(BUILD)-tsan
+	rm -rf $(BUILD) $(BUILD)-debug $(BUILD)-clang $(BUILD)-asan $(BUILD)-tsan $(BUILD)-fuzz
 
-.PHONY: all help deps build demo check sanitize bench install format clean
+.PHONY: all help deps build demo check lab sanitize fuzz bench install format clean

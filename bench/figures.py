@@ -82,6 +82,22 @@ class Figure:
                 ", ".join(limits), verdict]
 
 
+class Absent(Figure):
+    """A line in the table that says why there is no figure."""
+
+    def __init__(self, name: str, unit: str, why: str) -> None:
+        super().__init__(f"{name} (n/a: {why})", unit, [])
+
+    def is_ok(self) -> None:
+        return None
+
+    def as_json(self) -> dict[str, Any]:
+        return {"name": self.name, "unit": self.unit, "median": None, "ok": None}
+
+    def cells(self) -> list[str]:
+        return [self.name, self.unit, "n/a", "", "", "", ""]
+
+
 def number(value: float) -> str:
     return f"{value:.0f}" if abs(value) >= 100 else f"{value:.2f}"
 

@@ -6,24 +6,39 @@
 #include <string.h>
 
 #include "accel/kvm/kvm.h"
+#include "base/bytes.h"
 #include "base/err.h"
 #include "base/parse.h"
+
+static const struct accel_type types[] = {
+	{ "kvm", kv_new },
+};
+
+static const struct accel_type *find_type(const char *name)
+{
+	for (size_t i = 0; i < array_size(types); i++) {
+		if (strcmp(types[i].name, name) == 0)
+			return &types[i];
+	}
+	return NULL;
+}
 
 int accel_options_parse(const char *text, struct accel_options *ret_options,
 			struct err *err)
 {
-	struct accel_options options = { .name = NULL };
+	struct accel_options options = { .type = NULL };
 	struct parse_kv kv;
 	int ret;
 
 	ret = parse_kv_next(&text, &kv);
 	if (ret < 0)
 		return err_set(err, ret, "accelerator options: '%s'", text);
-	if (ret == 0 || kv.value || strcmp(kv.key, "kvm") != 0)
+	if (ret > 0 && !kv.value)
+		options.type = find_type(kv.key);
+	if (!options.type)
 		return err_set(err, -EINVAL,
 			       "accelerator '%s' is unknown; use kvm",
 			       ret > 0 ? kv.key : text);
-	options.name = "kvm";
 
 	while ((ret = parse_kv_next(&text, &kv)) > 0) {
 		const char *value = kv.value ? kv.value : "on";
@@ -53,5 +68,5 @@ int accel_options_parse(const char *text, struct accel_options *ret_options,
 int accel_new(const struct accel_config *config, struct accel **ret_accel,
 	      struct err *err)
 {
-	return kv_new(config, ret_accel, err);
+	return config->options.type->create(config, ret_accel, err);
 }

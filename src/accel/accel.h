@@ -25,8 +25,23 @@ struct addr_space;
 struct err;
 struct state_registry;
 
+struct accel_config;
+
+/* A kind of accelerator: a row of the table in accel.c, or a test's own. */
+struct accel_type {
+	const char *name; /* "kvm" */
+	int (*create)(const struct accel_config *config,
+		      struct accel **ret_accel, struct err *err);
+};
+
+/* Guest-physical memory that is the accelerator's own (Intel's KVM puts its
+ * real-mode task state and page table there): the machine keeps its map and
+ * its guest away from it. */
+#define ACCEL_OWN_GPA  0xfffbc000u
+#define ACCEL_OWN_SIZE 0x4000u
+
 struct accel_options {
-	const char *name; /* "kvm"; a constant */
+	const struct accel_type *type; /* a constant */
 	/* Use KVM_GET_DIRTY_LOG without manual protect, as on kernels before
 	 * 5.0, so that this path can be tested on any kernel. */
 	bool use_plain_log;
@@ -43,10 +58,15 @@ enum accel_exit {
 	ACCEL_EXIT_FAILED,   /* cannot go on; the message says why */
 };
 
-/* Where a vCPU starts: 32-bit protected mode, flat segments, paging off (the
- * PVH entry state, xen docs/misc/pvh.pandoc). */
+/* Where a vCPU starts, with flat segments: 32-bit protected mode, paging off
+ * (code 0x08, data 0x10); or 64-bit mode with what page tables and GDT the guest
+ * was given (code 0x10, data 0x18). */
 struct accel_boot_regs {
-	uint32_t eip, ebx, edi;
+	bool is_long;
+	uint64_t rip, rbx, rsi, rdi;
+	/* is_long: guest-physical */
+	uint64_t page_table, gdt;
+	uint16_t gdt_limit;
 };
 
 struct accel_ops {

@@ -1,4 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
+/*
+ * Word by word, each masked to the range.  mmap() gives maps zeroed and lazily, so
+ * a bitmap for terabytes costs what is set in it.
+ */
 #include "base/bitmap.h"
 
 #include <sys/mman.h>

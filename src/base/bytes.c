@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+/* Both cursors remember their first failure, so that callers check once. */
 #include "base/bytes.h"
 
 #include <stdlib.h>

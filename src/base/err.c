@@ -1,4 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
+/*
+ * Where the text of an error is put together: in fixed room, cut off at its end,
+ * since nothing here may fail, least of all for want of memory.
+ */
 #include "base/err.h"
 
 #include <stdarg.h>

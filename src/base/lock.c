@@ -1,4 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
+/*
+ * Builds with assertions keep what each thread holds in a thread-local list and
+ * abort on a wrong order; without them a lock is a mutex and a condition.
+ */
 #include "base/lock.h"
 
 #include <assert.h>

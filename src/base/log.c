@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+/* One call a line, so that lines of several threads stay whole. */
 #include "base/log.h"
 
 #include <stdarg.h>

@@ -1,4 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
+/*
+ * What people type, digit by digit: strtoull() takes signs, blanks and whatever
+ * follows the number.
+ */
 #include "base/parse.h"
 
 #include <errno.h>

@@ -1,4 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
+/*
+ * Scheduling of the threads that a switch waits for (ARCHITECTURE, "Why it is the
+ * way it is").  All of it is refused without privilege, which costs time only.
+ */
 #include "base/thread.h"
 
 #include <sched.h>

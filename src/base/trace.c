@@ -1,4 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
+/*
+ * Lines of --trace; the probes are in the macro.  Called only where a pattern is
+ * set, so it may be slow.
+ */
 #include "base/trace.h"
 
 #include <fnmatch.h>

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+/* jansson's getters take NULL and the wrong type; these give that a value. */
 #include "cli/answer.h"
 
 const char *answer_text(const json_t *object, const char *name)

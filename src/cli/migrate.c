@@ -75,7 +75,7 @@ static const char doc[] =
 	"  1    it has not; the message says where the guest runs\n"
 	"  64   wrong command line\n"
 	"  124  cancelled by --timeout\n"
-	"  130  cancelled by Ctrl-C";
+	"  130  cancelled by Ctrl-C (SIGINT) or SIGTERM";
 
 static int set_number(json_t *params, const char *name, const char *text,
 		      bool is_size, struct err *err)
@@ -270,7 +270,7 @@ static int watch(struct move *move, struct err *err)
 	return ret;
 }
 
-/* Where the guest is after a migration that did not complete. */
+/* Where the guest is, unless that is clear. */
 static void tell_guest(struct move *move)
 {
 	const char *status;
@@ -283,7 +283,7 @@ static void tell_guest(struct move *move)
 	if (status && strcmp(status, "handed-over") == 0)
 		log_info(
 			"the guest is stopped here, and may run at the destination: look there, and only if it does not, `cont' with force here");
-	else if (status)
+	else if (status && !status_is(move, "completed"))
 		log_info("the guest is here, %s", status);
 	json_decref(answer);
 }
@@ -302,6 +302,7 @@ static int report(struct move *move)
 	if (status_is(move, "completed")) {
 		if (!json)
 			progress_summary(move->info);
+		tell_guest(move);
 		return CLI_EXIT_OK;
 	}
 	if (status_is(move, "cancelled"))

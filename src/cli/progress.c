@@ -1,4 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
+/*
+ * Prints what query-migrate said, on stderr while it lasts and on stdout at the
+ * end; knows nothing of the connection.
+ */
 #include "cli/progress.h"
 
 #include <stdio.h>

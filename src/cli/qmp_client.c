@@ -1,4 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
+/*
+ * One socket, read into a scanner; each message is either the answer that somebody
+ * waits for or an event, which is kept until it is taken.
+ */
 #include "cli/qmp_client.h"
 
 #include <errno.h>
@@ -6,11 +10,11 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <sys/un.h>
 #include <unistd.h>
 
 #include "base/clock.h"
 #include "base/err.h"
+#include "base/unix_listen.h"
 #include "control/qmp_scan.h"
 
 #define ANSWER_MS  30000
@@ -27,18 +31,18 @@ struct qmp_client {
 static int connect_to(const char *address, struct err *err)
 {
 	static const char prefix[] = "unix:";
-	struct sockaddr_un addr = { .sun_family = AF_UNIX };
+	struct sockaddr_un addr;
 	const char *path = address + strlen(prefix);
 	int fd, ret;
 
 	if (strncmp(address, prefix, strlen(prefix)) != 0)
 		return err_set(err, -EINVAL, "--qmp '%.100s' is not unix:PATH",
 			       address);
-	if (strlen(path) >= sizeof(addr.sun_path))
-		return err_set(err, -ENAMETOOLONG,
-			       "--qmp: path of %zu bytes, at most %zu",
-			       strlen(path), sizeof(addr.sun_path) - 1);
-	strcpy(addr.sun_path, path);
+	ret = unix_address(&addr, path, err);
+	if (ret) {
+		err_prefix(err, "--qmp");
+		return ret;
+	}
 	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
 	if (fd < 0)
 		return err_set_errno(err, -errno, "socket");

@@ -22,6 +22,7 @@ struct run_options {
 	struct machine_options machine;
 	const char *qmp;
 	const char *incoming; /* URI, "defer", or NULL */
+	const char *fail;     /* --x-fail, or NULL */
 	bool verify;
 };
 
@@ -39,6 +40,7 @@ enum key {
 	KEY_ACCEL,
 	KEY_TRACE,
 	KEY_VERIFY,
+	KEY_X_FAIL,
 };
 
 static const struct argp_option option_list[] = {
@@ -50,7 +52,8 @@ static const struct argp_option option_list[] = {
 	{ "accel", KEY_ACCEL, "kvm[,dirty=bitmap]", 0,
 	  "who runs the vCPUs and how writes are tracked", 0 },
 	{ .doc = "Guest:" },
-	{ "kernel", KEY_KERNEL, "FILE", 0, "ELF kernel with a PVH entry", 0 },
+	{ "kernel", KEY_KERNEL, "FILE", 0,
+	  "Linux kernel: vmlinux (or any ELF with a PVH entry) or bzImage", 0 },
 	{ "initrd", KEY_INITRD, "FILE", 0, "initial RAM disk", 0 },
 	{ "append", KEY_APPEND, "TEXT", 0,
 	  "kernel command line, or more options of the guest", 0 },
@@ -65,9 +68,13 @@ static const struct argp_option option_list[] = {
 	{ "qmp", KEY_QMP, "unix:PATH", 0, "control socket (QMP)", 0 },
 	{ .doc = "Diagnosis:" },
 	{ "verify", KEY_VERIFY, NULL, 0,
-	  "hash RAM on both sides when migrating (on both sides)", 0 },
+	  "when this machine moves away, hash RAM there and here, and compare",
+	  0 },
 	{ "trace", KEY_TRACE, "PATTERN[,PATTERN...]", 0,
 	  "print matching trace points on stderr, as in 'mig_*'", 0 },
+	{ "x-fail", KEY_X_FAIL, "ARC[,action=exit|close|stall|garbage]", 0,
+	  "break the first migration that takes this arc of its state machine; help lists the arcs",
+	  0 },
 	{ .name = NULL },
 };
 
@@ -222,6 +229,12 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 	case KEY_VERIFY:
 		options->verify = true;
 		break;
+	case KEY_X_FAIL:
+		option = "--x-fail";
+		options->fail = arg;
+		if (strcmp(arg, "help") != 0)
+			mig_check_fail(arg, &err);
+		break;
 	case KEY_TRACE:
 		trace_enable(arg);
 		break;
@@ -255,6 +268,8 @@ static int start(const struct run_options *options, struct control *control,
 {
 	int ret = options->verify ? enable_verify(mig, err) : 0;
 
+	if (!ret && options->fail)
+		ret = mig_set_fail(mig, options->fail, err);
 	if (!ret)
 		ret = control_open(control, machine, mig, options->qmp, err);
 	if (ret)
@@ -327,5 +342,9 @@ int cli_run(int argc, char **argv)
 	}
 	if (argp_parse(&argp, argc, argv, 0, NULL, &run_options))
 		return CLI_EXIT_USAGE;
+	if (run_options.fail && strcmp(run_options.fail, "help") == 0) {
+		mig_print_arcs(stdout);
+		return 0;
+	}
 	return run(&run_options);
 }

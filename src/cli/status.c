@@ -114,7 +114,7 @@ int cli_status(int argc, char **argv)
 		.options = option_list,
 		.parser = parse,
 		.doc = "Say what a machine is doing."
-		       "\vThe exit status is 0, or 1 when no machine answers.",
+		       "\vThe exit status is 0, 1 when no machine answers, or 64 for a wrong command line.",
 	};
 	struct status_options status = { .qmp = NULL };
 	struct qmp_client *client = NULL;

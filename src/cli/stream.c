@@ -33,7 +33,7 @@ int cli_stream(int argc, char **argv)
 		.parser = parse,
 		.args_doc = "FILE",
 		.doc = "Explain a migration stream that was saved with file:PATH."
-		       "\vThe exit status is 0 for a stream that is whole, otherwise 1.",
+		       "\vThe exit status is 0 for a stream that is whole, 64 for a wrong command line, otherwise 1.",
 	};
 	struct err err = ERR_INIT;
 	const char *path = NULL;

@@ -1,4 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
+/*
+ * The loop's handles (signals, an async wake-up, QMP), and the one place where the
+ * machine and the migration meet what the operator wants.
+ */
 #include "control/control.h"
 
 #include <errno.h>
@@ -143,6 +147,8 @@ static void tell_shutdown(struct control *control, uint64_t real_ns)
 
 static void tell_machine(struct control *control, const struct event *event)
 {
+	const struct err *fault;
+
 	switch (event->machine) {
 	case MACHINE_EVENT_STOP:
 		broadcast(control, "STOP", NULL, event->real_ns);
@@ -150,8 +156,14 @@ static void tell_machine(struct control *control, const struct event *event)
 	case MACHINE_EVENT_RESUME:
 		broadcast(control, "RESUME", NULL, event->real_ns);
 		break;
+	case MACHINE_EVENT_POWERDOWN:
+		broadcast(control, "POWERDOWN", NULL, event->real_ns);
+		break;
 	case MACHINE_EVENT_SHUTDOWN:
 		control->has_ended = true;
+		fault = machine_shutdown_err(control->machine);
+		if (fault->code)
+			log_warn("%s", err_msg(fault));
 		tell_shutdown(control, event->real_ns);
 		break;
 	}
@@ -169,8 +181,7 @@ static void tell_migration(struct control *control, const struct event *event)
 			  event->real_ns);
 	else if (caps.events)
 		broadcast(control, "MIGRATION",
-			  json_pack("{s:s}", "status",
-				    mig_state_name(mig->state)),
+			  json_pack("{s:s}", "status", mig_status(mig->state)),
 			  event->real_ns);
 	if (!mig->is_pass && mig->state == MIG_FAILED &&
 	    control->exits_on_error) {

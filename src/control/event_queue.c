@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+/* A ring of fixed size: whoever puts is in the middle of a switch and cannot fail. */
 #include "control/event_queue.h"
 
 #include <assert.h>

@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
+/* First what is required and of which type, in the schema's order; then what is in
+ * no schema. */
 #include "control/qmp_args.h"
 
 #include <errno.h>

@@ -1,4 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
+/*
+ * The table, in one array of {name, arguments, when it is allowed, handler};
+ * handlers are in qmp_machine.c, qmp_migrate.c, qmp_memory.c.
+ */
 #include "control/qmp_commands.h"
 
 #include <errno.h>
@@ -40,6 +44,7 @@ static const struct qmp_arg incoming_args[] = {
 static const struct qmp_arg parameter_args[] = {
 	{ .name = "max-bandwidth", .type = QMP_UINT, .is_optional = true },
 	{ .name = "downtime-limit", .type = QMP_UINT, .is_optional = true },
+	{ .name = "x-fail", .type = QMP_STRING, .is_optional = true },
 	{ .name = NULL },
 };
 

@@ -1,4 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
+/*
+ * Builds query-migrate's object out of a snapshot (struct mig_info): QEMU's members,
+ * and `pause` with our phases of both sides.
+ */
 #include "control/qmp_info.h"
 
 #include <inttypes.h>
@@ -40,8 +44,7 @@ static json_t *ram_new(const struct mig_info *info)
 
 static bool is_under_way(enum mig_state state)
 {
-	return state == MIG_SETUP || state == MIG_ACTIVE ||
-	       state == MIG_DEVICE || state == MIG_CANCELLING;
+	return state >= MIG_SETUP && state <= MIG_CANCELLING;
 }
 
 static bool is_over(enum mig_state state)
@@ -103,7 +106,7 @@ json_t *qmp_info_new(const struct mig_info *info)
 	char hash[24];
 
 	json_object_set_new(root, "status",
-			    json_string(mig_state_name(info->state)));
+			    json_string(mig_status(info->state)));
 	if (info->state == MIG_NONE)
 		return root;
 	json_object_set_new(root, "incoming", json_boolean(info->is_incoming));

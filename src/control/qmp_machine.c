@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+/* Commands about the machine: version, name, status, vCPUs, stop, cont, quit. */
 #include "control/qmp_machine.h"
 
 #include <errno.h>
@@ -85,8 +86,6 @@ json_t *qmp_run_quit(struct qmp_call *call, const json_t *args, struct err *err)
 json_t *qmp_run_system_powerdown(struct qmp_call *call, const json_t *args,
 				 struct err *err)
 {
-	(void)call;
 	(void)args;
-	err_set(err, -EOPNOTSUPP, "machine has no power button yet");
-	return NULL;
+	return machine_power_down(call->machine, err) ? NULL : json_object();
 }

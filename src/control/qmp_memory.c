@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+/* query-memory-map: what `info mtree` shows, as JSON. */
 #include "control/qmp_memory.h"
 
 #include <inttypes.h>

@@ -1,4 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
+/*
+ * Commands about migrations and the descriptors handed in for them.  They start
+ * and ask; the work is in the migration's own threads.
+ */
 #include "control/qmp_migrate.h"
 
 #include <ctype.h>
@@ -58,27 +62,36 @@ json_t *qmp_run_query_migrate(struct qmp_call *call, const json_t *args,
 json_t *qmp_run_set_parameters(struct qmp_call *call, const json_t *args,
 			       struct err *err)
 {
+	const char *fail = qmp_arg_string(args, "x-fail");
+	int ret = fail ? mig_check_fail(fail, err) : 0;
 	struct mig_params params;
 
+	if (ret)
+		return NULL;
 	mig_params(call->mig, &params);
 	params.max_bandwidth =
 		qmp_arg_uint(args, "max-bandwidth", params.max_bandwidth);
 	params.downtime_limit_ms =
 		qmp_arg_uint(args, "downtime-limit", params.downtime_limit_ms);
-	return nothing_unless(mig_set_params(call->mig, &params, err));
+	ret = mig_set_params(call->mig, &params, err);
+	if (!ret && fail)
+		ret = mig_set_fail(call->mig, fail, err);
+	return nothing_unless(ret);
 }
 
 json_t *qmp_run_query_parameters(struct qmp_call *call, const json_t *args,
 				 struct err *err)
 {
 	struct mig_params params;
+	char fail[MIG_FAIL_MAX];
 
 	(void)args;
 	(void)err;
 	mig_params(call->mig, &params);
-	return json_pack("{s:I, s:I}", "max-bandwidth",
+	mig_fail(call->mig, fail);
+	return json_pack("{s:I, s:I, s:s}", "max-bandwidth",
 			 (json_int_t)params.max_bandwidth, "downtime-limit",
-			 (json_int_t)params.downtime_limit_ms);
+			 (json_int_t)params.downtime_limit_ms, "x-fail", fail);
 }
 
 /* Capabilities */

@@ -1,4 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
+/*
+ * A state machine of four states (outside, in a value, in a string, behind a
+ * backslash), fed byte by byte.
+ */
 #include "control/qmp_scan.h"
 
 #include <stdlib.h>

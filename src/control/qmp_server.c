@@ -1,4 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
+/*
+ * Peers are closed in two steps, as libuv wants it: the handle first, the memory
+ * in its callback.  What a peer cannot take now waits in its queue.
+ */
 #include "control/qmp_server.h"
 
 #include <errno.h>
@@ -14,10 +18,11 @@
 #include "base/list.h"
 #include "base/log.h"
 #include "base/trace.h"
+#include "base/unix_listen.h"
 #include "base/version.h"
-#include "control/qmp_listen.h"
 #include "control/qmp_scan.h"
 
+#define BACKLOG        16
 #define READ_SIZE      (64u << 10)
 #define FDS_MAX        16 /* in one SCM_RIGHTS message; all but the first close */
 #define ACCEPT_REST_MS 1000 /* without descriptors, before the next try */
@@ -25,7 +30,7 @@
 
 /* All owned by the loop's thread. */
 struct qmp_server {
-	struct qmp_listener listener;
+	struct unix_listener listener;
 	uv_loop_t *loop; /* borrowed until closed */
 	uv_poll_t poll;
 	uv_timer_t rest;      /* runs while accept() has no descriptors */
@@ -366,7 +371,7 @@ static void server_handle_closed(uv_handle_t *handle)
 	struct qmp_server *server = handle->data;
 
 	if (--server->handles == 0) {
-		qmp_listener_close(&server->listener);
+		unix_listener_close(&server->listener);
 		free(server);
 	}
 }
@@ -384,7 +389,7 @@ int qmp_server_open(uv_loop_t *loop, const char *path,
 	server->on_execute = on_execute;
 	server->opaque = opaque;
 	list_init(&server->peers);
-	ret = qmp_listener_open(&server->listener, path, err);
+	ret = unix_listener_open(&server->listener, path, BACKLOG, err);
 	if (ret)
 		goto out;
 	ret = uv_poll_init(loop, &server->poll, server->listener.fd);
@@ -399,7 +404,7 @@ int qmp_server_open(uv_loop_t *loop, const char *path,
 	*ret_server = server;
 	return 0;
 out:
-	qmp_listener_close(&server->listener);
+	unix_listener_close(&server->listener);
 	free(server);
 	return ret;
 }

@@ -15,6 +15,8 @@
 #include "base/list.h"
 #include "dev/chardev_priv.h"
 
+#define BACKLOG 8 /* clients that wait while one is served */
+
 static int open_file(struct fd_chardev *cd, const char *path, struct err *err)
 {
 	cd->own_fd = open(path,
@@ -75,73 +77,16 @@ static int open_stdio(struct fd_chardev *cd, struct err *err)
 	return fd_chardev_start_thread(cd, err);
 }
 
-/* 0 when @address is a socket file that nobody listens on, now unlinked. */
-static int remove_stale(const struct sockaddr_un *address, struct err *err)
-{
-	const char *path = address->sun_path;
-	struct stat st;
-	int fd, ret;
-
-	if (lstat(path, &st) == 0 && !S_ISSOCK(st.st_mode))
-		return err_set(err, -EEXIST,
-			       "serial: %s exists and is not a socket", path);
-	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-	if (fd < 0)
-		return err_set_errno(err, -errno, "serial: %s", path);
-	ret = connect(fd, (const struct sockaddr *)address, sizeof(*address));
-	if (ret < 0)
-		ret = -errno;
-	close(fd);
-	if (ret == -ECONNREFUSED && unlink(path) == 0)
-		return 0;
-	return err_set(err, -EADDRINUSE,
-		       "serial: %s is in use by another process", path);
-}
-
 static int open_unix(struct fd_chardev *cd, const char *path, struct err *err)
 {
-	struct sockaddr_un address = { .sun_family = AF_UNIX };
-	struct stat st;
-	int ret = 0;
+	int ret = unix_listener_open(&cd->listener, path, BACKLOG, err);
 
-	if (path[0] == '\0' || strlen(path) >= sizeof(address.sun_path))
-		return err_set(err, -ENAMETOOLONG,
-			       "serial: a socket path of %zu bytes, 1 to %zu "
-			       "are possible",
-			       strlen(path), sizeof(address.sun_path) - 1);
-	memcpy(address.sun_path, path, strlen(path) + 1);
+	if (ret) {
+		err_prefix(err, "serial");
+		return ret;
+	}
 	cd->out_kind = OUT_SOCKET;
-	cd->listen_fd =
-		socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-	if (cd->listen_fd < 0)
-		return err_set_errno(err, -errno, "serial: %s", path);
-	ret = bind(cd->listen_fd, (struct sockaddr *)&address, sizeof(address));
-	if (ret < 0 && errno == EADDRINUSE) {
-		ret = remove_stale(&address, err);
-		if (ret)
-			return ret;
-		ret = bind(cd->listen_fd, (struct sockaddr *)&address,
-			   sizeof(address));
-	}
-	if (ret < 0)
-		return err_set_errno(err, -errno, "serial: %s", path);
-	memcpy(cd->path, path, strlen(path) + 1);
-	if (stat(path, &st) == 0) {
-		cd->path_dev = st.st_dev;
-		cd->path_ino = st.st_ino;
-	}
-	if (listen(cd->listen_fd, 8) < 0)
-		return err_set_errno(err, -errno, "serial: %s", path);
 	return fd_chardev_start_thread(cd, err);
-}
-
-static void unlink_own(const struct fd_chardev *cd)
-{
-	struct stat st;
-
-	if (cd->path[0] && lstat(cd->path, &st) == 0 &&
-	    st.st_dev == cd->path_dev && st.st_ino == cd->path_ino)
-		unlink(cd->path);
 }
 
 void fd_chardev_free(struct chardev *chardev)
@@ -151,12 +96,9 @@ void fd_chardev_free(struct chardev *chardev)
 	fd_chardev_end_thread(cd);
 	if (cd->is_raw && owns_terminal(cd->in_fd))
 		tcsetattr(cd->in_fd, TCSANOW, &cd->termios);
-	unlink_own(cd);
-	if (cd->listen_fd >= 0) {
-		close(cd->listen_fd);
-		if (cd->in_fd >= 0)
-			close(cd->in_fd);
-	}
+	if (cd->listener.fd >= 0 && cd->in_fd >= 0)
+		close(cd->in_fd);
+	unix_listener_close(&cd->listener);
 	if (cd->own_fd >= 0)
 		close(cd->own_fd);
 	if (cd->wake_fd >= 0)
@@ -175,7 +117,7 @@ static struct fd_chardev *fd_new(const struct chardev_options *options)
 		return NULL;
 	cd->base.ops = &fd_chardev_ops;
 	cd->options = *options;
-	cd->wake_fd = cd->listen_fd = cd->own_fd = -1;
+	cd->wake_fd = cd->listener.fd = cd->own_fd = -1;
 	cd->in_fd = cd->out_fd = -1;
 	lock_init(&cd->lock, LOCK_EVENT);
 	lock_cond_init(&cd->idle);

@@ -224,12 +224,12 @@ static void disconnect(struct fd_chardev *cd)
 	lock_release(&cd->lock);
 	close(cd->in_fd);
 	cd->in_fd = -1;
-	trace(chardev_disconnect, "%s", cd->path);
+	trace(chardev_disconnect, "%s", cd->listener.addr.sun_path);
 }
 
 static void accept_client(struct fd_chardev *cd)
 {
-	int fd = accept4(cd->listen_fd, NULL, NULL,
+	int fd = accept4(cd->listener.fd, NULL, NULL,
 			 SOCK_CLOEXEC | SOCK_NONBLOCK);
 
 	if (fd < 0) {
@@ -242,7 +242,7 @@ static void accept_client(struct fd_chardev *cd)
 	cd->in_fd = fd;
 	cd->is_in_done = false;
 	cd->is_hup = false;
-	trace(chardev_connect, "%s", cd->path);
+	trace(chardev_connect, "%s", cd->listener.addr.sun_path);
 	lock_acquire(&cd->lock);
 	cd->out_fd = fd;
 	lock_release(&cd->lock);
@@ -335,7 +335,7 @@ static void input_ready(struct fd_chardev *cd, int revents, bool may_read)
 		return;
 	/* What the client sent before it left is still to be read. */
 	cd->is_hup = true;
-	if (cd->is_in_done && cd->listen_fd >= 0)
+	if (cd->is_in_done && cd->listener.fd >= 0)
 		disconnect(cd);
 }
 
@@ -351,7 +351,7 @@ enum {
 /* Fills @fds; returns the timeout in ms. */
 static int prepare(struct fd_chardev *cd, struct pollfd *fds, bool may_read)
 {
-	bool is_client = cd->listen_fd >= 0;
+	bool is_client = cd->listener.fd >= 0;
 	bool wants_client = is_client && (cd->in_fd < 0 || cd->is_hup);
 	bool is_early = cd->accept_after_ns > clock_mono_ns();
 	bool is_watched = !cd->is_hup || may_read;
@@ -371,7 +371,7 @@ static int prepare(struct fd_chardev *cd, struct pollfd *fds, bool may_read)
 	fds[SLOT_OUT].events = POLLOUT;
 	lock_release(&cd->lock);
 	if (wants_client && !is_early)
-		fds[SLOT_LISTEN].fd = cd->listen_fd;
+		fds[SLOT_LISTEN].fd = cd->listener.fd;
 	fds[SLOT_LISTEN].events = POLLIN;
 	return wants_client && is_early ? 1000 : -1;
 }

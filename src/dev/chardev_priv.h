@@ -16,11 +16,10 @@
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdbool.h>
-#include <sys/types.h>
-#include <sys/un.h>
 #include <termios.h>
 
 #include "base/lock.h"
+#include "base/unix_listen.h"
 #include "dev/chardev.h"
 
 #define CHARDEV_TYPED 1024u /* bytes typed ahead of the guest */
@@ -38,12 +37,9 @@ struct fd_chardev {
 	/* immutable after init */
 	struct chardev_options options;
 	enum out_kind out_kind;
-	int wake_fd;   /* owned eventfd, or -1 */
-	int listen_fd; /* owned, or -1 */
-	int own_fd;    /* owned file, or terminal opened again; or -1 */
-	char path[sizeof(((struct sockaddr_un *)0)->sun_path)]; /* "": none */
-	dev_t path_dev; /* of the socket file we made */
-	ino_t path_ino;
+	int wake_fd;                   /* owned eventfd, or -1 */
+	struct unix_listener listener; /* of unix: */
+	int own_fd; /* owned file, or terminal opened again; or -1 */
 	bool has_thread, is_raw;
 	struct termios termios; /* what to put back */
 	pthread_t thread;

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+/* One register of one to four bytes; what the value means is its owner's business. */
 #include "dev/debug_exit.h"
 
 #include <stdlib.h>

@@ -1,4 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
+/*
+ * One output byte and no queue: nothing ever produces two.  Both ports lock, since
+ * vCPUs may access them at once.
+ */
 #include "dev/i8042.h"
 
 #include <errno.h>

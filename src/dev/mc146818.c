@@ -1,4 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
+/*
+ * The time bytes are made out of the host's clock when they are read, and are memory
+ * only while SET or the divider holds the clock; then it goes on from them.
+ */
 #include "dev/mc146818.h"
 
 #include <errno.h>

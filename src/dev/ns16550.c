@@ -1,4 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
+/*
+ * Register by register.  The interrupt line follows pending() after every change;
+ * a byte that goes out raises its THRE interrupt anew (pulse_irq()).
+ */
 #include "dev/ns16550.h"
 
 #include <errno.h>
@@ -461,16 +465,4 @@ void ns16550_start(struct ns16550 *uart)
 void ns16550_stop(struct ns16550 *uart)
 {
 	chardev_stop(uart->chardev);
-}
-
-void ns16550_reset(struct ns16550 *uart)
-{
-	lock_acquire(&uart->lock);
-	uart->ier = uart->lcr = uart->mcr = 0;
-	uart->is_fifo = uart->trigger = 0;
-	uart->lsr_errors = uart->msr_deltas = uart->thre_pending = 0;
-	uart->rx_count = 0;
-	update_irq(uart);
-	lock_release(&uart->lock);
-	chardev_wake(uart->chardev);
 }

@@ -46,7 +46,4 @@ void ns16550_free(struct ns16550 *uart);
 void ns16550_start(struct ns16550 *uart);
 void ns16550_stop(struct ns16550 *uart);
 
-/* As the reset pin does; what was received and not read is lost. */
-void ns16550_reset(struct ns16550 *uart);
-
 #endif

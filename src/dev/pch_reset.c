@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+/* Only the change of the reset bit from 0 to 1 acts, as on the chip. */
 #include "dev/pch_reset.h"
 
 #include <errno.h>

@@ -5,7 +5,8 @@
  * Memory map: RAM from 0 to at most 3 GiB, the rest from 4 GiB on; one RAM
  * block behind both.  Between them the interrupt controllers and, later, PCI.
  * Ports: COM1 at 0x3f8, CMOS RTC at 0x70, keyboard controller (for its reset
- * line) at 0x60/0x64, reset control at 0xcf9, debug exit at 0xf4.
+ * line) at 0x60/0x64, reset control at 0xcf9, debug exit at 0xf4, ACPI's power
+ * management at 0x600 (GSI 9).
  */
 #include "machine/machine.h"
 
@@ -20,6 +21,7 @@
 #include "base/log.h"
 #include "base/thread.h"
 #include "base/trace.h"
+#include "dev/acpi_pm.h"
 #include "dev/chardev.h"
 #include "dev/debug_exit.h"
 #include "dev/i8042.h"
@@ -27,7 +29,8 @@
 #include "dev/ns16550.h"
 #include "dev/pch_reset.h"
 #include "guest/images.h"
-#include "machine/pvh.h"
+#include "machine/acpi.h"
+#include "machine/boot.h"
 #include "machine/vcpu.h"
 #include "mem/ram.h"
 #include "mem/space.h"
@@ -39,6 +42,9 @@
 
 #define SERIAL_PORT 0x3f8
 #define SERIAL_GSI  4
+#define PM_PORT     0x600
+#define PM_GSI      9
+#define HARD_RESET  0x06 /* to PCH_RESET_PORT */
 
 struct machine {
 	/* immutable after init */
@@ -59,6 +65,7 @@ struct machine {
 	struct i8042 *i8042;
 	struct pch_reset *pch_reset;
 	struct debug_exit *debug_exit;
+	struct acpi_pm *acpi_pm;
 
 	struct lock lock; /* LOCK_RUN_STATE; held while vCPUs are moved */
 	/* protected by lock */
@@ -67,6 +74,8 @@ struct machine {
 	/* atomic: set once by whoever is first, -1 before */
 	int cause;
 	uint32_t cause_code;
+	/* written before the event of it is queued, which orders the two */
+	struct err cause_err;
 };
 
 static const char *const cause_names[] = {
@@ -82,21 +91,38 @@ static const char *const cause_names[] = {
 
 /* Called from vCPU threads too, hence no LOCK_RUN_STATE: whoever holds it may
  * be waiting for that vCPU to park. */
+static void shut_down(struct machine *machine, enum shutdown_cause cause,
+		      uint32_t code, const struct err *err)
+{
+	struct vcpu_set *vcpus;
+	int none = SHUTDOWN_NONE;
+
+	/* The first cause stays; the event's queue orders the rest after it. */
+	if (!__atomic_compare_exchange_n(&machine->cause, &none, (int)cause,
+					 false, __ATOMIC_SEQ_CST,
+					 __ATOMIC_ACQUIRE))
+		return;
+	if (err)
+		machine->cause_err = *err;
+	__atomic_store_n(&machine->cause_code, code, __ATOMIC_RELEASE);
+	trace(machine_shutdown, "%s, code %u", cause_names[cause], code);
+	/* Ctrl-A x may come while the machine is built: either they are seen
+	 * here or, in the one order of all these, the cause is in go(). */
+	vcpus = __atomic_load_n(&machine->vcpus, __ATOMIC_SEQ_CST);
+	if (vcpus)
+		vcpu_set_halt(vcpus);
+	machine->on_event(machine->opaque, MACHINE_EVENT_SHUTDOWN);
+}
+
 void machine_shutdown(struct machine *machine, enum shutdown_cause cause,
 		      uint32_t code)
 {
-	int none = SHUTDOWN_NONE;
+	shut_down(machine, cause, code, NULL);
+}
 
-	/* The first cause stays; the event's queue orders the code after it. */
-	if (!__atomic_compare_exchange_n(&machine->cause, &none, (int)cause,
-					 false, __ATOMIC_ACQ_REL,
-					 __ATOMIC_ACQUIRE))
-		return;
-	__atomic_store_n(&machine->cause_code, code, __ATOMIC_RELEASE);
-	trace(machine_shutdown, "%s, code %u", cause_names[cause], code);
-	if (machine->vcpus)
-		vcpu_set_halt(machine->vcpus);
-	machine->on_event(machine->opaque, MACHINE_EVENT_SHUTDOWN);
+const struct err *machine_shutdown_err(const struct machine *machine)
+{
+	return &machine->cause_err;
 }
 
 enum shutdown_cause machine_shutdown_cause(struct machine *machine,
@@ -113,14 +139,13 @@ enum shutdown_cause machine_shutdown_cause(struct machine *machine,
 static void on_vcpu_exit(void *opaque, unsigned int index, enum accel_exit exit,
 			 const struct err *err)
 {
-	struct machine *machine = opaque;
+	struct err fault = ERR_INIT;
 
 	if (exit == ACCEL_EXIT_SHUTDOWN) {
-		log_warn("vCPU %u: triple fault", index);
-		machine_shutdown(machine, SHUTDOWN_TRIPLE_FAULT, 0);
+		err_set(&fault, -EFAULT, "vCPU %u: triple fault", index);
+		shut_down(opaque, SHUTDOWN_TRIPLE_FAULT, 0, &fault);
 	} else {
-		log_warn("%s", err_msg(err));
-		machine_shutdown(machine, SHUTDOWN_ERROR, 0);
+		shut_down(opaque, SHUTDOWN_ERROR, 0, err);
 	}
 }
 
@@ -132,6 +157,11 @@ static void on_debug_exit(void *opaque, uint32_t value)
 static void on_reset(void *opaque)
 {
 	machine_shutdown(opaque, SHUTDOWN_GUEST_RESET, 0);
+}
+
+static void on_power_off(void *opaque)
+{
+	machine_shutdown(opaque, SHUTDOWN_GUEST_POWEROFF, 0);
 }
 
 static void on_serial_quit(void *opaque)
@@ -199,6 +229,9 @@ static int build_devices(struct machine *machine, struct err *err)
 	const struct irq_line serial_irq = { .set = set_gsi,
 					     .opaque = machine->accel,
 					     .gsi = SERIAL_GSI };
+	const struct irq_line sci = { .set = set_gsi,
+				      .opaque = machine->accel,
+				      .gsi = PM_GSI };
 	const struct chardev_options chardev = { .quit = on_serial_quit,
 						 .opaque = machine,
 						 .in_fd = 0,
@@ -210,10 +243,8 @@ static int build_devices(struct machine *machine, struct err *err)
 	ret = chardev_new(machine->options.serial ? machine->options.serial
 						  : "null",
 			  &chardev, &machine->serial_chardev, err);
-	if (ret) {
-		err_prefix(err, "serial port");
+	if (ret)
 		return ret;
-	}
 	mem_begin(mem);
 	machine->serial = ns16550_new(mem, ports, SERIAL_PORT, serial_irq,
 				      machine->serial_chardev, &machine->state,
@@ -225,9 +256,11 @@ static int build_devices(struct machine *machine, struct err *err)
 					   &machine->state, "pch-reset");
 	machine->debug_exit =
 		debug_exit_new(mem, ports, 0xf4, on_debug_exit, machine);
+	machine->acpi_pm = acpi_pm_new(mem, ports, PM_PORT, sci, on_power_off,
+				       machine, &machine->state, "acpi-pm");
 	mem_commit(mem);
 	if (!machine->serial || !machine->rtc || !machine->i8042 ||
-	    !machine->pch_reset || !machine->debug_exit)
+	    !machine->pch_reset || !machine->debug_exit || !machine->acpi_pm)
 		return err_set(err, -ENOMEM, "no memory for devices");
 	return 0;
 }
@@ -256,7 +289,7 @@ static int guest_cmdline(const struct machine *machine, char *text, size_t room,
 	return 0;
 }
 
-static int select_guest(const struct machine *machine, struct pvh_image *image,
+static int select_guest(const struct machine *machine, struct boot_image *image,
 			struct err *err)
 {
 	const char *guest = machine->options.guest;
@@ -271,18 +304,24 @@ static int select_guest(const struct machine *machine, struct pvh_image *image,
 	return 0;
 }
 
-static int boot_vcpus(struct machine *machine, const struct pvh_entry *entry,
+static int boot_vcpus(struct machine *machine, const struct boot_entry *entry,
 		      struct err *err)
 {
 	for (unsigned int i = 0; i < machine->options.cpus; i++) {
+		/* Each protocol has the boot data in a register of its own. */
 		struct accel_boot_regs regs = {
-			.eip = i ? entry->ap_entry : entry->entry,
-			.ebx = entry->start_info,
-			.edi = i,
+			.is_long = entry->is_64,
+			.rip = i ? entry->ap_entry : entry->entry,
+			.rbx = entry->info,
+			.rsi = entry->info,
+			.rdi = i,
+			.page_table = entry->page_table,
+			.gdt = entry->gdt,
+			.gdt_limit = entry->gdt_limit,
 		};
 		int ret;
 
-		if (regs.eip == 0)
+		if (regs.rip == 0)
 			break; /* the kernel starts them by INIT and SIPI */
 		ret = machine->accel->ops->vcpu_boot(
 			vcpu_set_get(machine->vcpus, i), &regs, err);
@@ -292,22 +331,48 @@ static int boot_vcpus(struct machine *machine, const struct pvh_entry *entry,
 	return 0;
 }
 
+static int write_acpi_tables(struct machine *machine, struct err *err)
+{
+	const struct acpi_board board = {
+		.cpus = machine->options.cpus,
+		.pm_port = PM_PORT,
+		.pm_gsi = PM_GSI,
+		.reset_port = PCH_RESET_PORT,
+		.reset_value = HARD_RESET,
+		.century = MC146818_CENTURY,
+	};
+	struct bytes_writer tables = { .data = NULL };
+	int ret = 0;
+
+	acpi_build(&board, &tables);
+	if (tables.is_failed)
+		ret = err_set(err, -ENOMEM, "no memory for ACPI tables");
+	else
+		memcpy(machine->ram->host + ACPI_GPA, tables.data, tables.size);
+	bytes_writer_fini(&tables);
+	return ret;
+}
+
 static int boot(struct machine *machine, struct err *err)
 {
 	const struct machine_options *options = &machine->options;
 	uint64_t low =
 		options->memory < LOW_RAM_END ? options->memory : LOW_RAM_END;
-	const struct pvh_ram ram[] = {
+	const struct boot_ram ram[] = {
 		{ 0, low, machine->ram->host },
 		{ HIGH_RAM_START, options->memory - low,
 		  machine->ram->host + low },
 	};
-	char cmdline[PVH_CMDLINE_MAX + 1] = "";
-	struct pvh_file kernel = { .data = NULL }, initrd = { .data = NULL };
-	struct pvh_image image = { .ram = ram,
-				   .ram_count = options->memory > low ? 2 : 1,
-				   .is_ram_fresh = true };
-	struct pvh_entry entry;
+	const struct boot_reserved own = { ACCEL_OWN_GPA, ACCEL_OWN_SIZE };
+	char cmdline[BOOT_CMDLINE_MAX + 1] = "";
+	struct boot_file kernel = { .data = NULL }, initrd = { .data = NULL };
+	struct boot_image image = { .ram = ram,
+				    .ram_count = options->memory > low ? 2 : 1,
+				    .reserved = &own,
+				    .reserved_count = 1,
+				    .rsdp_gpa = ACPI_GPA,
+				    .is_ram_fresh = true };
+	struct boot_entry entry;
 	int ret;
 
 	if (options->guest) {
@@ -317,25 +382,27 @@ static int boot(struct machine *machine, struct err *err)
 					    err);
 		image.cmdline = cmdline;
 	} else {
-		ret = pvh_file_open("kernel", options->kernel, &kernel, err);
+		ret = boot_file_open("kernel", options->kernel, &kernel, err);
 		image.kernel = kernel.data;
 		image.kernel_size = kernel.size;
 		image.cmdline = options->append;
 	}
 	if (!ret && options->initrd) {
-		ret = pvh_file_open("initrd", options->initrd, &initrd, err);
+		ret = boot_file_open("initrd", options->initrd, &initrd, err);
 		image.initrd = initrd.data;
 		image.initrd_size = initrd.size;
 	}
 	if (!ret) {
-		ret = pvh_load(&image, &entry, err);
+		ret = boot_load(&image, &entry, err);
 		if (ret && options->kernel)
 			err_prefix(err, "%s", options->kernel);
 	}
 	if (!ret)
+		ret = write_acpi_tables(machine, err);
+	if (!ret)
 		ret = boot_vcpus(machine, &entry, err);
-	pvh_file_close(&kernel);
-	pvh_file_close(&initrd);
+	boot_file_close(&kernel);
+	boot_file_close(&initrd);
 	return ret;
 }
 
@@ -368,6 +435,7 @@ int machine_new(const struct machine_options *options,
 		struct machine **ret_machine, struct err *err)
 {
 	struct machine *machine = calloc(1, sizeof(*machine));
+	struct vcpu_set *vcpus = NULL;
 	struct accel_config accel;
 	int ret;
 
@@ -400,7 +468,8 @@ int machine_new(const struct machine_options *options,
 		ret = build_devices(machine, err);
 	if (!ret)
 		ret = vcpu_set_new(machine->accel, options->cpus, on_vcpu_exit,
-				   machine, &machine->vcpus, err);
+				   machine, &vcpus, err);
+	__atomic_store_n(&machine->vcpus, vcpus, __ATOMIC_SEQ_CST);
 	if (!ret && !options->is_incoming)
 		ret = boot(machine, err);
 	if (ret) {
@@ -425,6 +494,7 @@ void machine_free(struct machine *machine)
 	if (machine->serial)
 		ns16550_stop(machine->serial);
 	vcpu_set_free(machine->vcpus);
+	acpi_pm_free(machine->acpi_pm);
 	debug_exit_free(machine->debug_exit);
 	pch_reset_free(machine->pch_reset);
 	i8042_free(machine->i8042);
@@ -512,6 +582,8 @@ enum run_state machine_run_state(struct machine *machine)
 static void go(struct machine *machine)
 {
 	set_run_state(machine, RUN_STATE_RUNNING);
+	if (__atomic_load_n(&machine->cause, __ATOMIC_SEQ_CST) != SHUTDOWN_NONE)
+		vcpu_set_halt(machine->vcpus);
 	vcpu_set_resume(machine->vcpus);
 	ns16550_start(machine->serial);
 	machine->on_event(machine->opaque, MACHINE_EVENT_RESUME);
@@ -570,8 +642,8 @@ int machine_cont(struct machine *machine, bool force, struct err *err)
 			go(machine);
 		else
 			ret = err_set(err, -EPERM,
-				      "the destination was told to run this "
-				      "guest and did not answer: make sure "
+				      "this guest was handed over, and no "
+				      "answer says that it runs: make sure "
 				      "that it does not run there, then cont "
 				      "with force");
 		break;
@@ -582,6 +654,21 @@ int machine_cont(struct machine *machine, bool force, struct err *err)
 	default:
 		ret = refuse(machine, "continue", err);
 		break;
+	}
+	lock_release(&machine->lock);
+	return ret;
+}
+
+int machine_power_down(struct machine *machine, struct err *err)
+{
+	int ret = 0;
+
+	lock_acquire(&machine->lock);
+	if (machine->run_state == RUN_STATE_RUNNING) {
+		machine->on_event(machine->opaque, MACHINE_EVENT_POWERDOWN);
+		acpi_pm_press_power_button(machine->acpi_pm);
+	} else {
+		ret = refuse(machine, "power down", err);
 	}
 	lock_release(&machine->lock);
 	return ret;
@@ -649,20 +736,23 @@ int machine_load_setup(struct machine *machine, struct err *err)
 	return machine->accel->ops->setup_load(machine->accel, err);
 }
 
+int machine_load_accel(struct machine *machine, struct err *err)
+{
+	/* The clock first: the vCPUs' TSC offsets follow from it. */
+	int ret = machine->accel->ops->vm_load(machine->accel, err);
+
+	return ret ? ret
+		   : vcpu_set_work(machine->vcpus,
+				   machine->accel->ops->vcpu_load, err);
+}
+
 int machine_activate(struct machine *machine, struct err *err)
 {
 	struct state_entry *entry;
-	int ret;
 
-	/* The clock first: the vCPUs' TSC offsets follow from it. */
-	ret = machine->accel->ops->vm_load(machine->accel, err);
-	if (!ret)
-		ret = vcpu_set_work(machine->vcpus,
-				    machine->accel->ops->vcpu_load, err);
-	if (ret)
-		return ret;
 	list_for_each (entry, &machine->state.entries, link) {
-		ret = state_activate(entry, err);
+		int ret = state_activate(entry, err);
+
 		if (ret) {
 			err_prefix(err, "activating %s", entry->name);
 			return ret;

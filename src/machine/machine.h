@@ -31,7 +31,7 @@ struct machine_options {
 	uint64_t hugepage_size; /* 0 or 2 MiB */
 	bool use_thp;
 	unsigned int cpus;
-	const char *kernel; /* path of a PVH ELF, or NULL */
+	const char *kernel; /* path of a PVH ELF or a bzImage, or NULL */
 	const char *initrd; /* path, or NULL */
 	const char *append; /* command line, or NULL */
 	const char *guest;  /* "stress[,key=value...]" instead of a kernel */
@@ -45,7 +45,8 @@ struct machine_options {
 enum machine_event {
 	MACHINE_EVENT_STOP,
 	MACHINE_EVENT_RESUME,
-	MACHINE_EVENT_SHUTDOWN, /* see machine_shutdown_cause() */
+	MACHINE_EVENT_POWERDOWN, /* the power button was pressed */
+	MACHINE_EVENT_SHUTDOWN,  /* see machine_shutdown_cause() */
 };
 
 typedef void machine_event_fn(void *opaque, enum machine_event event);
@@ -83,6 +84,9 @@ int machine_start(struct machine *machine, struct err *err);
  * run (handed-over) unless @force. */
 int machine_stop(struct machine *machine, struct err *err);
 int machine_cont(struct machine *machine, bool force, struct err *err);
+/* Press the power button: whether the guest ends is up to the guest.  -EINVAL
+ * unless it runs. */
+int machine_power_down(struct machine *machine, struct err *err);
 
 /*
  * The steps of a migration's switch (migrate/source.c, destination.c).  The
@@ -107,8 +111,10 @@ void machine_switch_end(struct machine *machine, enum run_state to);
 
 /* The destination: the pre-state is in the registered structures. */
 int machine_load_setup(struct machine *machine, struct err *err);
-/* All fields are loaded and the topology is committed: kernel state goes in,
- * devices activate. */
+/* All fields are loaded: kernel state of the VM and of all vCPUs goes in, which
+ * needs no guest memory. */
+int machine_load_accel(struct machine *machine, struct err *err);
+/* After that, with the topology committed and RAM complete: devices activate. */
 int machine_activate(struct machine *machine, struct err *err);
 /* From inmigrate to running or paused; -EINVAL when the machine was ended
  * meanwhile. */
@@ -120,5 +126,8 @@ void machine_shutdown(struct machine *machine, enum shutdown_cause cause,
 		      uint32_t code);
 enum shutdown_cause machine_shutdown_cause(struct machine *machine,
 					   uint32_t *ret_code);
+/* What a vCPU said that could not go on, if that was the cause.  For who was
+ * told MACHINE_EVENT_SHUTDOWN. */
+const struct err *machine_shutdown_err(const struct machine *machine);
 
 #endif

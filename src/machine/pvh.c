@@ -1,25 +1,24 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * The loader reads the file through views that are checked once: struct ehdr
- * and struct segment hold ELF32 and ELF64 headers in one form, and every
- * segment in `struct plan` has its file part inside the file and its memory
- * part inside usable RAM.  Only then is anything written.
+ * Boot by PVH: an ELF kernel that names a 32-bit entry point in a note.
+ *
+ * The loader reads the file through views that are checked once: struct segment
+ * holds ELF32 and ELF64 headers in one form, and every segment in `struct plan`
+ * has its file part inside the file and its memory part inside usable RAM.
+ * Only then is anything written: the segments, and in the page at BOOT_INFO_GPA
+ * struct hvm_start_info, the module list and the memory map.
+ *
+ * Sources: xen/include/public/arch-x86/hvm/start_info.h,
+ * xen/include/public/elfnote.h, System V ABI chapters 4 and 5.
  */
-#include "machine/pvh.h"
-
 #include <elf.h>
 #include <errno.h>
-#include <fcntl.h>
 #include <inttypes.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #include "base/bytes.h"
 #include "base/err.h"
-
-#define PAGE 4096ull
+#include "boot_priv.h"
 
 /* Linux has 5 program headers, some kernels a dozen.  The bounds keep the
  * checks of segments against each other, and of notes, short. */
@@ -28,36 +27,19 @@
 
 #define XEN_ELFNOTE_PHYS32_ENTRY 18u
 #define GODWIT_ELFNOTE_AP_ENTRY  1u
-#define BZIMAGE_MAGIC_AT         0x202u
 #define HVM_START_MAGIC          0x336ec578u
 #define HVM_START_INFO_SIZE      56u
 #define HVM_MODLIST_ENTRY_SIZE   32u
 #define HVM_MEMMAP_ENTRY_SIZE    24u
-#define HVM_MEMMAP_TYPE_RAM      1u
-#define HVM_MEMMAP_TYPE_RESERVED 2u
 
-/* Layout of the page at PVH_START_INFO_GPA. */
-#define MODLIST_GPA (PVH_START_INFO_GPA + 64)
-#define MEMMAP_GPA  (PVH_START_INFO_GPA + 128)
-/* RAM, its part above the hole, the hole itself, and what is reserved. */
-#define MEMMAP_MAX (2 * PVH_RANGES_MAX + 2)
+/* Layout of the page at BOOT_INFO_GPA. */
+#define MODLIST_GPA (BOOT_INFO_GPA + 64)
+#define MEMMAP_GPA  (BOOT_INFO_GPA + 128)
 
 _Static_assert(HVM_START_INFO_SIZE <= 64, "the start info meets the modules");
 _Static_assert(HVM_MODLIST_ENTRY_SIZE <= 64, "the modules meet the map");
-_Static_assert(128 + MEMMAP_MAX * HVM_MEMMAP_ENTRY_SIZE <= PAGE,
+_Static_assert(128 + BOOT_MAP_MAX * HVM_MEMMAP_ENTRY_SIZE <= BOOT_PAGE,
 	       "the memory map leaves its page");
-
-struct range {
-	uint64_t start, end; /* half open */
-};
-
-struct memmap {
-	unsigned int count;
-	struct {
-		struct range range;
-		uint32_t type;
-	} entries[MEMMAP_MAX];
-};
 
 struct segment {
 	uint32_t type;
@@ -68,153 +50,34 @@ struct segment {
 
 /* What pvh_load() found out before it writes. */
 struct plan {
-	const struct pvh_image *image;
-	struct memmap map;
+	const struct boot_image *image;
 	bool is_64;
 	uint64_t phoff; /* with phnum headers, inside the file */
 	unsigned int phnum;
 	unsigned int segment_count; /* PT_LOAD with memsz above 0 */
 	struct segment segments[SEGMENTS_MAX];
 	uint64_t entry, ap_entry; /* 0: not found */
-	uint64_t initrd_gpa;
 };
-
-static bool ranges_overlap(struct range a, struct range b)
-{
-	return a.start < b.end && b.start < a.end;
-}
 
 static struct range segment_range(const struct segment *segment)
 {
 	return (struct range){ segment->gpa, segment->gpa + segment->memsz };
 }
 
-/* The host address of [gpa, gpa + size) when all of it lies in one piece of
- * RAM, else NULL. */
-static uint8_t *ram_at(const struct pvh_image *image, uint64_t gpa,
-		       uint64_t size)
+bool pvh_is_elf(const void *kernel, size_t size)
 {
-	for (unsigned int i = 0; i < image->ram_count; i++) {
-		const struct pvh_ram *ram = &image->ram[i];
-
-		if (gpa >= ram->gpa && gpa - ram->gpa < ram->size &&
-		    size <= ram->size - (gpa - ram->gpa))
-			return ram->host + (gpa - ram->gpa);
-	}
-	return NULL;
-}
-
-/* As ram_at(), of what the guest may use. */
-static bool is_usable(const struct plan *plan, uint64_t gpa, uint64_t size)
-{
-	const struct range hole = { PVH_HOLE_START, PVH_HOLE_END };
-
-	return ram_at(plan->image, gpa, size) &&
-	       !ranges_overlap(hole, (struct range){ gpa, gpa + size });
-}
-
-static void map_add(struct memmap *map, uint64_t start, uint64_t end,
-		    uint32_t type)
-{
-	if (start >= end)
-		return;
-	map->entries[map->count].range = (struct range){ start, end };
-	map->entries[map->count].type = type;
-	map->count++;
-}
-
-static int map_add_ram(struct memmap *map, const struct pvh_image *image,
-		       struct err *err)
-{
-	uint64_t at = 0;
-
-	if (image->ram_count < 1 || image->ram_count > PVH_RANGES_MAX)
-		return err_set(err, -EINVAL, "RAM: %u pieces, at most %u",
-			       image->ram_count, PVH_RANGES_MAX);
-	for (unsigned int i = 0; i < image->ram_count; i++) {
-		const struct pvh_ram *ram = &image->ram[i];
-		uint64_t end;
-
-		if (ram->size == 0 || ram->gpa < at ||
-		    (ram->gpa | ram->size) % PAGE ||
-		    __builtin_add_overflow(ram->gpa, ram->size, &end) ||
-		    (ram->gpa < 4ull << 30 && end > 4ull << 30))
-			return err_set(err, -EINVAL,
-				       "RAM: 0x%" PRIx64 " bytes at 0x%" PRIx64
-				       " are misplaced",
-				       ram->size, ram->gpa);
-		at = end;
-		if (i > 0) {
-			map_add(map, ram->gpa, end, HVM_MEMMAP_TYPE_RAM);
-			continue;
-		}
-		if (ram->gpa != 0 || end <= PVH_HOLE_END)
-			return err_set(err, -EINVAL,
-				       "RAM: [0x%" PRIx64 ", 0x%" PRIx64
-				       ") does not hold the first MiB",
-				       ram->gpa, end);
-		map_add(map, 0, PVH_HOLE_START, HVM_MEMMAP_TYPE_RAM);
-		map_add(map, PVH_HOLE_START, PVH_HOLE_END,
-			HVM_MEMMAP_TYPE_RESERVED);
-		map_add(map, PVH_HOLE_END, end, HVM_MEMMAP_TYPE_RAM);
-	}
-	return 0;
-}
-
-static int map_add_reserved(struct memmap *map, const struct pvh_image *image,
-			    struct err *err)
-{
-	if (image->reserved_count > PVH_RANGES_MAX)
-		return err_set(err, -EINVAL,
-			       "reserved memory: %u pieces, at most %u",
-			       image->reserved_count, PVH_RANGES_MAX);
-	for (unsigned int i = 0; i < image->reserved_count; i++) {
-		const struct pvh_reserved *part = &image->reserved[i];
-		struct range range = { part->gpa, 0 };
-
-		if (__builtin_add_overflow(part->gpa, part->size, &range.end))
-			return err_set(err, -EINVAL,
-				       "reserved memory: 0x%" PRIx64
-				       " bytes at 0x%" PRIx64 " wrap past 2^64",
-				       part->size, part->gpa);
-		for (unsigned int j = 0; j < map->count; j++) {
-			if (ranges_overlap(range, map->entries[j].range))
-				return err_set(err, -EINVAL,
-					       "reserved memory: 0x%" PRIx64
-					       " is taken already",
-					       part->gpa);
-		}
-		map_add(map, range.start, range.end, HVM_MEMMAP_TYPE_RESERVED);
-	}
-	return 0;
-}
-
-/* Why a file without the ELF magic does not start. */
-static int refuse_file(const struct pvh_image *image, struct err *err)
-{
-	const uint8_t *bytes = image->kernel;
-
-	if (image->kernel_size >= BZIMAGE_MAGIC_AT + 4 &&
-	    memcmp(bytes + BZIMAGE_MAGIC_AT, "HdrS", 4) == 0)
-		return err_set(err, -ENOEXEC,
-			       "kernel: bzImage kernels are not supported yet: "
-			       "unpack vmlinux (Linux's "
-			       "scripts/extract-vmlinux does it)");
-	return err_set(err, -ENOEXEC,
-		       "kernel: not an ELF file: give an uncompressed vmlinux");
+	return size >= SELFMAG && memcmp(kernel, ELFMAG, SELFMAG) == 0;
 }
 
 static int take_ehdr(struct plan *plan, struct err *err)
 {
-	const struct pvh_image *image = plan->image;
+	const struct boot_image *image = plan->image;
 	const uint8_t *bytes = image->kernel;
 	uint16_t type, machine, phnum, phentsize;
 	uint64_t phoff;
 	Elf64_Ehdr e64;
 	Elf32_Ehdr e32;
 
-	if (image->kernel_size < SELFMAG || memcmp(bytes, ELFMAG, SELFMAG) != 0)
-		return refuse_file(image, err);
 	if (image->kernel_size < EI_NIDENT)
 		return err_set(err, -EBADMSG,
 			       "kernel: %zu bytes are less than an ELF header",
@@ -295,8 +158,8 @@ static void take_phdr(const struct plan *plan, unsigned int index,
 static int add_segment(struct plan *plan, unsigned int index,
 		       const struct segment *segment, struct err *err)
 {
-	const struct range boot_data = { PVH_START_INFO_GPA,
-					 PVH_CMDLINE_GPA + PAGE };
+	const struct range boot_data = { BOOT_INFO_GPA,
+					 BOOT_CMDLINE_GPA + BOOT_PAGE };
 
 	if (segment->filesz > segment->memsz)
 		return err_set(err, -EBADMSG,
@@ -305,7 +168,7 @@ static int add_segment(struct plan *plan, unsigned int index,
 			       index, segment->filesz, segment->memsz);
 	if (segment->memsz == 0)
 		return 0;
-	if (!is_usable(plan, segment->gpa, segment->memsz))
+	if (!boot_is_usable(plan->image, segment->gpa, segment->memsz))
 		return err_set(err, -E2BIG,
 			       "kernel: segment %u: 0x%" PRIx64
 			       " bytes at 0x%" PRIx64
@@ -313,12 +176,11 @@ static int add_segment(struct plan *plan, unsigned int index,
 			       "memory",
 			       index, segment->memsz, segment->gpa);
 	if (ranges_overlap(segment_range(segment), boot_data))
-		return err_set(err, -E2BIG,
-			       "kernel: segment %u: 0x%" PRIx64
-			       " bytes at 0x%" PRIx64
-			       " overlap the boot data at 0x%x",
-			       index, segment->memsz, segment->gpa,
-			       PVH_START_INFO_GPA);
+		return err_set(
+			err, -E2BIG,
+			"kernel: segment %u: 0x%" PRIx64 " bytes at 0x%" PRIx64
+			" overlap the boot data at 0x%x",
+			index, segment->memsz, segment->gpa, BOOT_INFO_GPA);
 	for (unsigned int i = 0; i < plan->segment_count; i++) {
 		if (ranges_overlap(segment_range(segment),
 				   segment_range(&plan->segments[i])))
@@ -479,45 +341,6 @@ static int plan_kernel(struct plan *plan, struct err *err)
 	return ret;
 }
 
-/* The highest place below 4 GiB that the kernel leaves. */
-static int plan_initrd(struct plan *plan, struct err *err)
-{
-	const struct pvh_image *image = plan->image;
-	uint64_t low_end = 0;
-	struct range range;
-
-	if (!image->initrd || image->initrd_size == 0)
-		return 0;
-	for (unsigned int i = 0; i < image->ram_count; i++) {
-		if (image->ram[i].gpa < 4ull << 30)
-			low_end = image->ram[i].gpa + image->ram[i].size;
-	}
-	if (image->initrd_size > low_end)
-		goto too_large;
-	range.start = align_down(low_end - image->initrd_size, PAGE);
-	range.end = range.start + image->initrd_size;
-	if (range.start < PVH_HOLE_END ||
-	    !is_usable(plan, range.start, image->initrd_size))
-		goto too_large;
-	for (unsigned int i = 0; i < plan->segment_count; i++) {
-		if (ranges_overlap(range, segment_range(&plan->segments[i])))
-			return err_set(err, -E2BIG,
-				       "initrd: 0x%zx bytes at 0x%" PRIx64
-				       " overlap the kernel at 0x%" PRIx64
-				       ": give the guest more memory",
-				       image->initrd_size, range.start,
-				       plan->segments[i].gpa);
-	}
-	plan->initrd_gpa = range.start;
-	return 0;
-
-too_large:
-	return err_set(err, -E2BIG,
-		       "initrd: 0x%zx bytes do not fit into the guest's RAM "
-		       "below 4 GiB (0x%" PRIx64 " bytes)",
-		       image->initrd_size, low_end);
-}
-
 static void put_le32(uint8_t **at, uint32_t value)
 {
 	struct le32 le = le32_of(value);
@@ -534,24 +357,23 @@ static void put_le64(uint8_t **at, uint64_t value)
 	*at += sizeof(le);
 }
 
-/* Both pages are inside the first piece of RAM. */
-static void write_boot_data(const struct plan *plan)
+/* The page is inside the first piece of RAM. */
+static void write_start_info(const struct boot_plan *plan)
 {
-	const struct pvh_image *image = plan->image;
+	const struct boot_image *image = plan->image;
 	uint8_t *ram = image->ram[0].host;
-	uint8_t *at = ram + PVH_START_INFO_GPA;
-	const char *cmdline = image->cmdline ? image->cmdline : "";
+	uint8_t *at = ram + BOOT_INFO_GPA;
 
-	memset(at, 0, PAGE);
+	memset(at, 0, BOOT_PAGE);
 	put_le32(&at, HVM_START_MAGIC);
 	put_le32(&at, 1); /* version */
 	put_le32(&at, 0); /* flags */
 	put_le32(&at, plan->initrd_gpa ? 1 : 0);
 	put_le64(&at, plan->initrd_gpa ? MODLIST_GPA : 0);
-	put_le64(&at, PVH_CMDLINE_GPA);
+	put_le64(&at, BOOT_CMDLINE_GPA);
 	put_le64(&at, image->rsdp_gpa);
 	put_le64(&at, MEMMAP_GPA);
-	put_le32(&at, plan->map.count);
+	put_le32(&at, plan->map_count);
 
 	if (plan->initrd_gpa) {
 		at = ram + MODLIST_GPA;
@@ -559,24 +381,23 @@ static void write_boot_data(const struct plan *plan)
 		put_le64(&at, image->initrd_size);
 	}
 	at = ram + MEMMAP_GPA;
-	for (unsigned int i = 0; i < plan->map.count; i++) {
-		struct range range = plan->map.entries[i].range;
+	for (unsigned int i = 0; i < plan->map_count; i++) {
+		struct range range = plan->map[i].range;
 
 		put_le64(&at, range.start);
 		put_le64(&at, range.end - range.start);
-		put_le32(&at, plan->map.entries[i].type);
+		put_le32(&at, plan->map[i].type);
 		put_le32(&at, 0);
 	}
-	memcpy(ram + PVH_CMDLINE_GPA, cmdline, strlen(cmdline) + 1);
 }
 
 static void write_segments(const struct plan *plan)
 {
-	const struct pvh_image *image = plan->image;
+	const struct boot_image *image = plan->image;
 
 	for (unsigned int i = 0; i < plan->segment_count; i++) {
 		const struct segment *segment = &plan->segments[i];
-		uint8_t *to = ram_at(image, segment->gpa, segment->memsz);
+		uint8_t *to = boot_ram_at(image, segment->gpa, segment->memsz);
 
 		memcpy(to, (const uint8_t *)image->kernel + segment->offset,
 		       segment->filesz);
@@ -586,74 +407,29 @@ static void write_segments(const struct plan *plan)
 	}
 }
 
-int pvh_load(const struct pvh_image *image, struct pvh_entry *ret_entry,
+int pvh_load(struct boot_plan *boot, struct boot_entry *ret_entry,
 	     struct err *err)
 {
-	struct plan plan = { .image = image };
-	size_t cmdline_size = image->cmdline ? strlen(image->cmdline) : 0;
-	int ret;
+	struct plan plan = { .image = boot->image };
+	struct range ranges[SEGMENTS_MAX];
+	int ret = plan_kernel(&plan, err);
 
-	if (cmdline_size > PVH_CMDLINE_MAX)
-		return err_set(err, -E2BIG,
-			       "command line: %zu bytes, at most %u",
-			       cmdline_size, PVH_CMDLINE_MAX);
-	ret = map_add_ram(&plan.map, image, err);
-	if (ret == 0)
-		ret = map_add_reserved(&plan.map, image, err);
-	if (ret == 0)
-		ret = plan_kernel(&plan, err);
-	if (ret == 0)
-		ret = plan_initrd(&plan, err);
+	if (ret)
+		return ret;
+	for (unsigned int i = 0; i < plan.segment_count; i++)
+		ranges[i] = segment_range(&plan.segments[i]);
+	ret = boot_plan_initrd(boot, UINT32_MAX, ranges, plan.segment_count,
+			       err);
 	if (ret)
 		return ret;
 
 	write_segments(&plan);
-	if (plan.initrd_gpa)
-		memcpy(ram_at(image, plan.initrd_gpa, image->initrd_size),
-		       image->initrd, image->initrd_size);
-	write_boot_data(&plan);
-	*ret_entry = (struct pvh_entry){
-		.entry = (uint32_t)plan.entry,
+	boot_write_common(boot);
+	write_start_info(boot);
+	*ret_entry = (struct boot_entry){
+		.entry = plan.entry,
 		.ap_entry = (uint32_t)plan.ap_entry,
-		.start_info = PVH_START_INFO_GPA,
+		.info = BOOT_INFO_GPA,
 	};
 	return 0;
-}
-
-int pvh_file_open(const char *what, const char *path, struct pvh_file *ret_file,
-		  struct err *err)
-{
-	int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-	struct stat st;
-	void *data;
-	int ret = 0;
-
-	if (fd < 0)
-		return err_set_errno(err, -errno, "%s: %s", what, path);
-	if (fstat(fd, &st) < 0) {
-		ret = err_set_errno(err, -errno, "%s: %s", what, path);
-		goto out;
-	}
-	if (!S_ISREG(st.st_mode) || st.st_size == 0) {
-		ret = err_set(err, -EINVAL, "%s: %s: %s", what, path,
-			      S_ISREG(st.st_mode) ? "the file is empty"
-						  : "not a regular file");
-		goto out;
-	}
-	data = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
-	if (data == MAP_FAILED) {
-		ret = err_set_errno(err, -errno, "%s: %s", what, path);
-		goto out;
-	}
-	*ret_file = (struct pvh_file){ data, (size_t)st.st_size };
-out:
-	close(fd);
-	return ret;
-}
-
-void pvh_file_close(struct pvh_file *file)
-{
-	if (file->data)
-		munmap(file->data, file->size);
-	*file = (struct pvh_file){ NULL, 0 };
 }

@@ -12,7 +12,7 @@ enum run_state {
 	RUN_STATE_PAUSED,         /* by `stop`, or arrived paused */
 	RUN_STATE_FINISH_MIGRATE, /* source, stopped for the switch */
 	RUN_STATE_POSTMIGRATE,    /* source, the destination runs */
-	RUN_STATE_HANDED_OVER,    /* source, GO sent and no answer */
+	RUN_STATE_HANDED_OVER,    /* source, given away and no answer */
 	RUN_STATE_SHUTDOWN,       /* the guest ended */
 	RUN_STATE_INTERNAL_ERROR, /* a vCPU cannot go on */
 	RUN_STATE_COUNT

@@ -1,4 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
+/*
+ * A pause kicks all vCPUs first and then waits for all; the wait begins with a
+ * short spin, since a sleep and a wake-up take longer than most vCPUs to park.
+ */
 #include "machine/vcpu.h"
 
 #include <assert.h>
@@ -51,8 +55,9 @@ struct vcpu_set {
 	/* protected by lock */
 	pthread_cond_t done; /* parked == count, or work_left == 0 */
 	bool want_run, is_ending;
-	bool is_urgent; /* vcpu_set_urgent() */
-	bool is_halted; /* for good: want_run stays false */
+	bool is_urgent;  /* vcpu_set_urgent() */
+	bool is_awaited; /* vcpu_set_pause() sleeps until all are parked */
+	bool is_halted;  /* for good: want_run stays false */
 	unsigned int parked;
 	vcpu_work_fn *work;
 	unsigned int work_seq, work_left;
@@ -105,8 +110,11 @@ static void run_guest(struct vcpu *vcpu)
 	lock_acquire(&set->lock);
 	vcpu->is_dead = exit != ACCEL_EXIT_KICKED;
 	vcpu->is_parked = true;
-	/* Atomic for the spin in vcpu_set_pause(). */
-	if (__atomic_add_fetch(&set->parked, 1, __ATOMIC_RELEASE) == set->count)
+	/* Atomic for the spin in vcpu_set_pause(), which the lock held for a
+	 * signal that nobody waits for would put to sleep. */
+	if (__atomic_add_fetch(&set->parked, 1, __ATOMIC_RELEASE) ==
+		    set->count &&
+	    set->is_awaited)
 		pthread_cond_signal(&set->done);
 }
 
@@ -114,8 +122,14 @@ static void *vcpu_thread(void *opaque)
 {
 	struct vcpu *vcpu = opaque;
 	struct vcpu_set *set = vcpu->set;
+	struct err err = ERR_INIT;
 
 	thread_want_low_latency();
+	/* Kicked, it does not enter the guest; but what an accelerator makes at
+	 * a first run (KVM: a kernel thread a VM, 30 us) is there before the
+	 * switch.  A failure shows again at the run that counts. */
+	vcpu->accel_vcpu->ops->vcpu_kick(vcpu->accel_vcpu);
+	vcpu->accel_vcpu->ops->vcpu_run(vcpu->accel_vcpu, &err);
 	lock_acquire(&set->lock);
 	vcpu->thread_id = (int)syscall(SYS_gettid);
 	while (!set->is_ending) {
@@ -292,8 +306,10 @@ void vcpu_set_pause(struct vcpu_set *set)
 	       clock_mono_ns() < deadline_ns)
 		__builtin_ia32_pause();
 	lock_acquire(&set->lock);
+	set->is_awaited = true;
 	while (set->parked < set->count)
 		lock_wait(&set->lock, &set->done);
+	set->is_awaited = false;
 	lock_release(&set->lock);
 	trace(vcpus_paused, "%u vCPUs", set->count);
 }

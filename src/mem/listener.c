@@ -180,19 +180,32 @@ static void diff_events(const struct view_change *change,
 	cancel_events(gone, come);
 }
 
+/* The next range that only the old (or only the new) list has, or NULL. */
+static const struct mem_range *next_single(const struct view_change *change,
+					   size_t *before, size_t *after,
+					   bool is_old)
+{
+	struct range_pair pair;
+
+	while (next_pair(change, before, after, &pair)) {
+		if (pair.before && pair.after)
+			continue;
+		if (is_old ? pair.before : pair.after)
+			return is_old ? pair.before : pair.after;
+	}
+	return NULL;
+}
+
 static void announce_deleted(struct addr_space *as,
 			     const struct view_change *change)
 {
+	const struct mem_range *range;
 	struct mem_listener *l;
-	struct range_pair pair;
 	size_t b = 0, a = 0;
 
-	while (next_pair(change, &b, &a, &pair)) {
-		struct mem_section section = { .as = as };
+	while ((range = next_single(change, &b, &a, true))) {
+		struct mem_section section = { as, *range };
 
-		if (!pair.before || pair.after)
-			continue;
-		section.range = *pair.before;
 		tell_reverse(as, l, region_del, &section);
 	}
 }
@@ -200,18 +213,15 @@ static void announce_deleted(struct addr_space *as,
 static void announce_added(struct addr_space *as,
 			   const struct view_change *change)
 {
+	const struct mem_range *range;
 	struct mem_listener *l;
-	struct range_pair pair;
 	size_t b = 0, a = 0;
 
-	while (next_pair(change, &b, &a, &pair)) {
-		struct mem_section section = { .as = as };
+	while ((range = next_single(change, &b, &a, false))) {
+		struct mem_section section = { as, *range };
 
-		if (!pair.after || pair.before)
-			continue;
-		section.range = *pair.after;
 		tell(as, l, region_add, &section);
-		if (section.range.region->is_logged)
+		if (range->region->is_logged)
 			tell(as, l, log_start, &section);
 	}
 }
@@ -459,16 +469,6 @@ void mem_log_global_stop(struct mem *mem)
 		log_stop_before(mem, NULL);
 	}
 	mem_unlock(mem);
-}
-
-bool mem_log_is_on(struct mem *mem)
-{
-	bool is_on;
-
-	mem_lock(mem);
-	is_on = mem->is_logging;
-	mem_unlock(mem);
-	return is_on;
 }
 
 static void sync_ranges(struct mem_listener *listener, bool is_last)

@@ -117,7 +117,6 @@ void mem_region_set_log(struct mem_region *region, bool is_logged);
 int mem_log_global_start(struct mem *mem, struct err *err);
 /* Nothing when it is off. */
 void mem_log_global_stop(struct mem *mem);
-bool mem_log_is_on(struct mem *mem);
 void mem_log_sync(struct mem *mem, bool is_last);
 void mem_log_clear(struct mem *mem, struct ram_block *block, uint64_t first,
 		   uint64_t count, const uint64_t *bits);

@@ -299,19 +299,3 @@ bool ram_block_next_data(const struct ram_block *block, uint64_t start,
 	*ret_end = hole > (off_t)end ? end : (uint64_t)hole;
 	return true;
 }
-
-int ram_block_discard(struct ram_block *block, uint64_t offset, uint64_t size)
-{
-	uint64_t page =
-		block->hugepage_size ? block->hugepage_size : RAM_PAGE_SIZE;
-
-	if (offset % page || size % page || offset > block->size ||
-	    size > block->size - offset)
-		return -EINVAL;
-	if (size == 0)
-		return 0;
-	if (fallocate(block->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
-		      (off_t)offset, (off_t)size) < 0)
-		return -errno;
-	return 0;
-}

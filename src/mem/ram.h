@@ -8,7 +8,7 @@
  * not have yet, one bit a page: dirty sources set bits at any time (atomically),
  * the one migration thread takes them (D4: and gives them back when a round
  * fails).  `known` holds the pages that have been seen resident and are watched
- * by the accelerator since (DESIGN 3, bitmap mode); it is the migration
+ * by the accelerator since (accel/kvm/slots.c); it is the migration
  * thread's alone.
  */
 #ifndef GODWIT_MEM_RAM_H
@@ -77,9 +77,5 @@ bool ram_block_find_data(const struct ram_block *block, uint64_t start,
  */
 bool ram_block_next_data(const struct ram_block *block, uint64_t start,
 			 uint64_t end, uint64_t *ret_start, uint64_t *ret_end);
-
-/* Give [offset, offset + size) back to the host: reads as zero, and is a hole
- * afterwards.  Page-aligned. */
-int ram_block_discard(struct ram_block *block, uint64_t offset, uint64_t size);
 
 #endif

@@ -433,11 +433,6 @@ bool mem_region_is_ram(const struct mem_region *region)
 	return region->block != NULL;
 }
 
-bool mem_region_is_readonly(const struct mem_region *region)
-{
-	return region->is_readonly;
-}
-
 struct ram_block *mem_region_block(const struct mem_region *region)
 {
 	return region->block;

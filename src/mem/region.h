@@ -104,12 +104,11 @@ int mem_region_add_eventfd(struct mem_region *region,
 void mem_region_del_eventfd(struct mem_region *region,
 			    const struct mem_eventfd *event);
 
-/* Name, kind and block never change and may be asked by any thread; size and
- * readonly flag inside a transaction (a view's ranges carry their own). */
+/* Name, kind and block never change and may be asked by any thread; size
+ * inside a transaction. */
 const char *mem_region_name(const struct mem_region *region);
 u128 mem_region_size(const struct mem_region *region);
 bool mem_region_is_ram(const struct mem_region *region); /* RAM or ROM */
-bool mem_region_is_readonly(const struct mem_region *region);
 struct ram_block *mem_region_block(const struct mem_region *region);
 
 #endif

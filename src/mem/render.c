@@ -7,7 +7,7 @@
  * by address, and between two boundaries the topmost of those that lie there
  * is asked first; each hole it leaves goes to the next one below, then to the
  * container itself if it is RAM, ROM or I/O, then to whatever lies below the
- * container.  Priorities hence count among siblings only (DESIGN 2).
+ * container.  Priorities hence count among siblings only.
  */
 #include <assert.h>
 #include <stdlib.h>

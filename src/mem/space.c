@@ -204,11 +204,6 @@ const char *addr_space_name(const struct addr_space *as)
 	return as->name;
 }
 
-struct mem *addr_space_mem(const struct addr_space *as)
-{
-	return as->mem;
-}
-
 const struct flat_view *addr_space_view(struct addr_space *as)
 {
 	struct mem *mem = as->mem;

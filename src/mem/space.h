@@ -23,7 +23,7 @@
  * has no failure to report; without memory for the new view the process
  * aborts with a message.
  *
- * Stale reads (DESIGN 2): translating through an address space that the
+ * Stale reads: translating through an address space that the
  * calling thread's own open transaction has changed is a bug, and so is any
  * translation between mem_load_begin() and mem_load_end(), by any thread.
  * Debug builds abort with both stacks, release builds count
@@ -68,6 +68,5 @@ struct addr_space *addr_space_new(struct mem *mem, const char *name,
 /* Without listeners, and after its last reader. */
 void addr_space_free(struct addr_space *as);
 const char *addr_space_name(const struct addr_space *as);
-struct mem *addr_space_mem(const struct addr_space *as);
 
 #endif

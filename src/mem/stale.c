@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
  * Stale reads: translating while the tree is ahead of the published view, or
- * while machine state is being loaded (DESIGN 2).  Debug builds abort with the
+ * while machine state is being loaded (mem/space.h).  Debug builds abort with the
  * stack that made the view stale and the stack that read it; release builds
  * count and trace.
  */

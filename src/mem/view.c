@@ -332,8 +332,9 @@ static void build_run(struct build *b, const struct run *run)
 	old_count = b->change->before.count - old_start;
 	new_count = after->count - new_start;
 	if (old_count == new_count &&
-	    ranges_are_same(b->change->before.ranges + old_start,
-			    after->ranges + new_start, old_count)) {
+	    (!old_count || /* then there may be no arrays yet */
+	     ranges_are_same(b->change->before.ranges + old_start,
+			     after->ranges + new_start, old_count))) {
 		build_share(b, run->end);
 		return;
 	}

@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
+/*
+ * Every wait for a peer goes through wait_for(), which also watches the stop eventfd
+ * and the deadline; the rest is one scheme of URI after the other.
+ */
 #include "migrate/channel.h"
 
 #include <ctype.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <libgen.h>
-#include <limits.h>
 #include <netdb.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
@@ -15,18 +17,24 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/un.h>
 #include <unistd.h>
 
 #include "base/bytes.h"
 #include "base/clock.h"
 #include "base/err.h"
 #include "base/parse.h"
+#include "migrate/resolve.h"
 
 /* Room for one RAM record and more, so that the sender prepares the next one
  * while the receiver copies. */
 #define SOCKET_BUFFER      (4 << 20)
+#define AHEAD_SIZE         (16u << 10) /* the state of a small guest */
 #define CONNECT_TIMEOUT_NS (10 * NS_PER_SEC)
+/* As long as the C library asks by default, and then some. */
+#define RESOLVE_TIMEOUT_NS (40 * NS_PER_SEC)
+/* To listen on: an address of this host, which should know it by itself.  The
+ * caller waits, QMP and all. */
+#define OWN_NAME_TIMEOUT_NS (2 * NS_PER_SEC)
 /* A peer host that vanished is noticed after this. */
 #define TCP_DEAD_MS 20000
 #define TCP_ALIVE_S 5 /* between probes of a silent one */
@@ -42,6 +50,7 @@ struct uri {
 	enum uri_kind kind;
 	const char *rest;         /* after the scheme */
 	char host[256], port[16]; /* tcp */
+	struct sockaddr_un addr;  /* unix */
 };
 
 /* A number or the name of a service.  getaddrinfo() would take any number, and
@@ -89,7 +98,6 @@ static int uri_parse(struct uri *uri, const char *text, struct err *err)
 		{ "fd:", URI_FD },
 		{ "file:", URI_FILE },
 	};
-	struct sockaddr_un un;
 
 	for (size_t i = 0; i < array_size(schemes); i++) {
 		size_t size = strlen(schemes[i].scheme);
@@ -102,14 +110,9 @@ static int uri_parse(struct uri *uri, const char *text, struct err *err)
 			break;
 		if (uri->kind == URI_TCP)
 			return uri_parse_tcp(uri, text, err);
-		if (uri->kind == URI_UNIX &&
-		    strlen(uri->rest) >= sizeof(un.sun_path))
-			return err_set(err, -EINVAL,
-				       "'%s': socket path of %zu bytes, at "
-				       "most %zu",
-				       text, strlen(uri->rest),
-				       sizeof(un.sun_path) - 1);
-		return 0;
+		return uri->kind == URI_UNIX
+			       ? unix_address(&uri->addr, uri->rest, err)
+			       : 0;
 	}
 	return err_set(err, -EINVAL,
 		       "'%s': use tcp:HOST:PORT, unix:PATH, fd:NAME or "
@@ -190,39 +193,40 @@ static void tune_socket(int fd, int family)
 		   sizeof(dead_ms));
 }
 
-/* Take @fd over as the channel's descriptor. */
-static int adopt(struct channel *channel, int fd, int stop_fd, struct err *err)
+/* Take @fd over as the channel's descriptor, with @save if it is one. */
+static int adopt(struct channel *channel, int fd, const struct save *save,
+		 int stop_fd, struct err *err)
 {
 	struct sockaddr_storage addr;
 	socklen_t addr_size = sizeof(addr);
 	int flags = fcntl(fd, F_GETFL);
 	struct stat st;
 
+	*channel = (struct channel){
+		.fd = fd,
+		.ahead = malloc(AHEAD_SIZE),
+		.stop_fd = stop_fd,
+		.save = *save,
+	};
+	if (!channel->ahead) {
+		channel_close(channel);
+		return err_set(err, -ENOMEM, "no memory for the channel");
+	}
 	if (flags < 0 || fstat(fd, &st) < 0 ||
 	    fcntl(fd, F_SETFL, flags | O_NONBLOCK) < 0) {
 		int code = -errno;
 
-		close(fd);
+		channel_close(channel);
 		return err_set_errno(err, code, "migration channel");
 	}
-	*channel = (struct channel){
-		.fd = fd,
-		.stop_fd = stop_fd,
-		.is_socket = S_ISSOCK(st.st_mode),
-		.is_file = S_ISREG(st.st_mode) || S_ISBLK(st.st_mode) ||
-			   (flags & O_ACCMODE) != O_RDWR,
-	};
+	channel->is_socket = S_ISSOCK(st.st_mode);
+	channel->is_kept = S_ISREG(st.st_mode);
+	channel->is_file = channel->is_kept || S_ISBLK(st.st_mode) ||
+			   (flags & O_ACCMODE) != O_RDWR;
 	if (channel->is_socket &&
 	    getsockname(fd, (struct sockaddr *)&addr, &addr_size) == 0)
 		tune_socket(fd, addr.ss_family);
 	return 0;
-}
-
-static int unix_address(const struct uri *uri, struct sockaddr_un *ret_addr)
-{
-	*ret_addr = (struct sockaddr_un){ .sun_family = AF_UNIX };
-	memcpy(ret_addr->sun_path, uri->rest, strlen(uri->rest) + 1);
-	return socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 }
 
 /* A connect() that is under way becomes done, refused, or timed out. */
@@ -249,41 +253,59 @@ static int connect_one(int fd, const struct sockaddr *addr, socklen_t size,
 	return ret == -EINPROGRESS ? finish_connect(fd, stop_fd) : ret;
 }
 
-/* -EAGAIN: somebody listens, with all the peers waiting that it lets wait. */
-static int connect_unix(const struct uri *uri, int stop_fd, int *ret_fd)
+static int connect_unix(const struct uri *uri, int stop_fd, int *ret_fd,
+			struct err *err)
 {
-	struct sockaddr_un addr;
-	int fd = unix_address(uri, &addr);
+	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	int ret;
 
 	if (fd < 0)
 		return -errno;
-	ret = connect_one(fd, (struct sockaddr *)&addr, sizeof(addr), stop_fd);
+	ret = connect_one(fd, (const struct sockaddr *)&uri->addr,
+			  sizeof(uri->addr), stop_fd);
 	if (ret)
 		close(fd);
 	else
 		*ret_fd = fd;
+	/* All the peers wait that it lets wait. */
+	if (ret == -EAGAIN)
+		err_set(err, ret,
+			"unix:%s is busy with another source; try again once "
+			"that has ended",
+			uri->rest);
 	return ret;
 }
 
-static int resolve(const struct uri *uri, int flags, struct addrinfo **ret_info,
-		   struct err *err)
+/* -ECANCELED by @stop_fd, -ETIMEDOUT; -EHOSTUNREACH says why. */
+static int find_host(const struct uri *uri, int flags, int stop_fd,
+		     uint64_t timeout_ns, struct addrinfo **ret_info,
+		     struct err *err)
 {
-	struct addrinfo hints = { .ai_socktype = SOCK_STREAM,
-				  .ai_flags = flags };
-	int ret = getaddrinfo(*uri->host ? uri->host : NULL, uri->port, &hints,
-			      ret_info);
+	struct channel waiter = { .stop_fd = stop_fd,
+				  .deadline_ns = clock_mono_ns() + timeout_ns };
+	struct resolve *resolve;
+	int ret;
 
-	return ret ? err_set(err, -EHOSTUNREACH, "%s:%s: %s", uri->host,
-			     uri->port, gai_strerror(ret))
-		   : 0;
+	ret = resolve_start(uri->host, uri->port, flags, &resolve, err);
+	if (ret)
+		return ret;
+	waiter.fd = resolve_fd(resolve);
+	ret = wait_for(&waiter, POLLIN);
+	if (ret == -ETIMEDOUT)
+		err_set(err, ret,
+			"%s: no name server answers; give an address instead of the name",
+			uri->host);
+	if (!ret)
+		ret = resolve_take(resolve, ret_info, err);
+	resolve_put(resolve);
+	return ret;
 }
 
 static int connect_tcp(const struct uri *uri, int stop_fd, int *ret_fd,
 		       struct err *err)
 {
 	struct addrinfo *info, *at;
-	int ret = resolve(uri, 0, &info, err);
+	int ret = find_host(uri, 0, stop_fd, RESOLVE_TIMEOUT_NS, &info, err);
 
 	if (ret)
 		return ret;
@@ -340,30 +362,18 @@ static int take_fd(const struct uri *uri, channel_fd_fn *get_fd, void *opaque,
 	return 0;
 }
 
-/* 0, or -ENAMETOOLONG. */
-static int part_name(const char *path, char part[PATH_MAX])
-{
-	return snprintf(part, PATH_MAX, "%s.part", path) < PATH_MAX
-		       ? 0
-		       : -ENAMETOOLONG;
-}
-
-/* A save: under another name until it is whole.  Opening a FIFO would wait. */
-static int create_file(const struct uri *uri, bool *ret_is_part, int *ret_fd,
+/* A save, or a device to save to.  Opening a FIFO would wait. */
+static int create_file(const struct uri *uri, struct save *save, int *ret_fd,
 		       struct err *err)
 {
-	char part[PATH_MAX];
 	struct stat st;
-	bool is_new = stat(uri->rest, &st) < 0;
 
-	if (!is_new && S_ISFIFO(st.st_mode))
+	if (stat(uri->rest, &st) < 0 || S_ISREG(st.st_mode))
+		return save_open(save, uri->rest, ret_fd, err);
+	if (S_ISFIFO(st.st_mode))
 		return err_set(err, -EINVAL,
 			       "%s is a FIFO; use fd:", uri->rest);
-	*ret_is_part = is_new || S_ISREG(st.st_mode);
-	if (part_name(uri->rest, part))
-		return -ENAMETOOLONG;
-	*ret_fd = open(*ret_is_part ? part : uri->rest,
-		       O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+	*ret_fd = open(uri->rest, O_WRONLY | O_CLOEXEC);
 	return *ret_fd < 0 ? -errno : 0;
 }
 
@@ -384,7 +394,7 @@ int channel_connect(struct channel *channel, const char *text, int stop_fd,
 		    channel_fd_fn *get_fd, void *opaque, struct err *err)
 {
 	struct uri uri;
-	bool is_part = false;
+	struct save save = { .name = NULL };
 	int fd = -1, ret;
 
 	ret = uri_parse(&uri, text, err);
@@ -395,94 +405,70 @@ int channel_connect(struct channel *channel, const char *text, int stop_fd,
 		ret = connect_tcp(&uri, stop_fd, &fd, err);
 		break;
 	case URI_UNIX:
-		ret = connect_unix(&uri, stop_fd, &fd);
+		ret = connect_unix(&uri, stop_fd, &fd, err);
 		break;
 	case URI_FD:
 		ret = take_fd(&uri, get_fd, opaque, &fd, err);
 		break;
 	case URI_FILE:
-		ret = create_file(&uri, &is_part, &fd, err);
+		ret = create_file(&uri, &save, &fd, err);
 		break;
 	}
 	if (ret)
 		return err_set_errno(err, ret, "cannot connect to %s", text);
-	ret = adopt(channel, fd, stop_fd, err);
-	if (!ret && is_part)
-		channel->final_path = uri.rest;
+	return adopt(channel, fd, &save, stop_fd, err);
+}
+
+static int bind_unix(const struct uri *uri, struct channel_listener *listener,
+		     struct err *err)
+{
+	int ret = unix_listener_open(&listener->bound, uri->rest, 1, err);
+
+	listener->fd = listener->bound.fd;
 	return ret;
 }
 
-/* A socket file that nobody listens on is left over. */
-static bool is_stale(const struct uri *uri)
+static int bind_one(const struct addrinfo *at, int *ret_fd)
 {
-	struct stat st;
-	int probe, ret;
-
-	if (lstat(uri->rest, &st) < 0 || !S_ISSOCK(st.st_mode))
-		return false;
-	ret = connect_unix(uri, -1, &probe);
-	if (!ret)
-		close(probe);
-	return ret == -ECONNREFUSED;
-}
-
-static int bind_unix(const struct uri *uri, struct channel_listener *listener)
-{
-	struct sockaddr_un addr;
-	int fd = unix_address(uri, &addr);
-	struct stat st;
-	int ret = 0;
+	int fd = socket(at->ai_family,
+			at->ai_socktype | SOCK_CLOEXEC | SOCK_NONBLOCK,
+			at->ai_protocol);
+	int on = 1, ret = 0;
 
 	if (fd < 0)
 		return -errno;
-	fchmod(fd, 0600); /* before bind(): the mode of the file */
-	if (bind(fd, (struct sockaddr *)&addr, sizeof(addr)) < 0)
+	if (setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on)) < 0 ||
+	    bind(fd, at->ai_addr, at->ai_addrlen) < 0 || listen(fd, 1) < 0)
 		ret = -errno;
-	if (ret == -EADDRINUSE && is_stale(uri)) {
-		unlink(addr.sun_path);
-		ret = bind(fd, (struct sockaddr *)&addr, sizeof(addr)) < 0
-			      ? -errno
-			      : 0;
-	}
-	if (ret) {
+	if (ret)
 		close(fd);
-		return ret;
-	}
-	listener->fd = fd;
-	if (lstat(addr.sun_path, &st) == 0) {
-		memcpy(listener->unlink_path, addr.sun_path,
-		       sizeof(listener->unlink_path));
-		listener->dev = st.st_dev;
-		listener->ino = st.st_ino;
-	}
-	if (listen(fd, 1) < 0) {
-		ret = -errno;
-		channel_listener_close(listener);
-	}
+	else
+		*ret_fd = fd;
 	return ret;
 }
 
 static int bind_tcp(const struct uri *uri, struct channel_listener *listener,
 		    struct err *err)
 {
-	struct addrinfo *info;
-	int ret = resolve(uri, AI_PASSIVE, &info, err);
-	int fd, on = 1;
+	struct addrinfo *info, *at;
+	int ret =
+		find_host(uri, AI_PASSIVE, -1, OWN_NAME_TIMEOUT_NS, &info, err);
 
 	if (ret)
 		return ret;
-	fd = socket(info->ai_family,
-		    info->ai_socktype | SOCK_CLOEXEC | SOCK_NONBLOCK,
-		    info->ai_protocol);
-	if (fd < 0 ||
-	    setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on)) < 0 ||
-	    bind(fd, info->ai_addr, info->ai_addrlen) < 0 || listen(fd, 1) < 0)
-		ret = -errno;
+	/* A name may have an address that this host has not, such as ::1 where
+	 * IPv6 is off.  One that is in use is not passed over: a source would
+	 * find whoever uses it. */
+	ret = -EADDRNOTAVAIL;
+	for (at = info; at && (ret == -EADDRNOTAVAIL || ret == -EAFNOSUPPORT);
+	     at = at->ai_next)
+		ret = bind_one(at, &listener->fd);
 	freeaddrinfo(info);
-	if (ret && fd >= 0)
-		close(fd);
-	else
-		listener->fd = fd;
+	if (ret == -EADDRNOTAVAIL)
+		err_set(err, ret,
+			"cannot listen on tcp:%s:%s: this host has no such "
+			"address; tcp::%s is all that it has",
+			uri->host, uri->port, uri->port);
 	return ret;
 }
 
@@ -492,7 +478,7 @@ int channel_listen(struct channel_listener *listener, const char *text,
 	struct uri uri;
 	int ret = uri_parse(&uri, text, err);
 
-	*listener = (struct channel_listener){ .fd = -1 };
+	*listener = (struct channel_listener)CHANNEL_LISTENER_INIT;
 	if (ret)
 		return ret;
 	switch (uri.kind) {
@@ -500,7 +486,7 @@ int channel_listen(struct channel_listener *listener, const char *text,
 		ret = bind_tcp(&uri, listener, err);
 		break;
 	case URI_UNIX:
-		ret = bind_unix(&uri, listener);
+		ret = bind_unix(&uri, listener, err);
 		break;
 	case URI_FD:
 		ret = take_fd(&uri, get_fd, opaque, &listener->fd, err);
@@ -511,6 +497,8 @@ int channel_listen(struct channel_listener *listener, const char *text,
 		listener->is_ready = true;
 		break;
 	}
+	if (ret && uri.kind == URI_FILE)
+		return err_set_errno(err, ret, "cannot open %s", uri.rest);
 	return ret ? err_set_errno(err, ret, "cannot listen on %s", text) : 0;
 }
 
@@ -518,12 +506,13 @@ int channel_accept(struct channel *channel, struct channel_listener *listener,
 		   int stop_fd, struct err *err)
 {
 	struct channel waiter = { .fd = listener->fd, .stop_fd = stop_fd };
+	const struct save no_save = { .name = NULL };
 	int fd = listener->fd;
 	int ret;
 
 	if (listener->is_ready) {
 		listener->fd = -1;
-		return adopt(channel, fd, stop_fd, err);
+		return adopt(channel, fd, &no_save, stop_fd, err);
 	}
 	do {
 		ret = wait_for(&waiter, POLLIN);
@@ -534,20 +523,16 @@ int channel_accept(struct channel *channel, struct channel_listener *listener,
 		 (errno == EAGAIN || errno == ECONNABORTED || errno == EINTR));
 	if (fd < 0)
 		return err_set_errno(err, -errno, "accepting a source");
-	return adopt(channel, fd, stop_fd, err);
+	return adopt(channel, fd, &no_save, stop_fd, err);
 }
 
 void channel_listener_close(struct channel_listener *listener)
 {
-	struct stat st;
-
-	if (listener->fd >= 0)
+	if (listener->bound.fd >= 0)
+		unix_listener_close(&listener->bound);
+	else if (listener->fd >= 0)
 		close(listener->fd);
-	if (listener->unlink_path[0] &&
-	    lstat(listener->unlink_path, &st) == 0 &&
-	    st.st_dev == listener->dev && st.st_ino == listener->ino)
-		unlink(listener->unlink_path);
-	*listener = (struct channel_listener){ .fd = -1 };
+	*listener = (struct channel_listener)CHANNEL_LISTENER_INIT;
 }
 
 /* Step past @done bytes; false when all of it is done. */
@@ -576,6 +561,12 @@ static ssize_t send_some(const struct channel *channel, struct iovec *iov,
 				  : writev(channel->fd, iov, (int)count);
 }
 
+static int failed(struct err *err, int code, const char *what)
+{
+	return code == -ECANCELED ? err_set(err, code, "stopped")
+				  : err_set_errno(err, code, "%s", what);
+}
+
 int channel_send(struct channel *channel, struct iovec *iov, unsigned int count,
 		 struct err *err)
 {
@@ -598,7 +589,44 @@ int channel_send(struct channel *channel, struct iovec *iov, unsigned int count,
 			break;
 	}
 	channel->busy_ns += clock_mono_ns() - start;
-	return ret ? err_set_errno(err, ret, "sending to the peer") : 0;
+	return ret ? failed(err, ret, "sending to the peer") : 0;
+}
+
+/* Hand out what was read ahead; false when all of @iov is filled. */
+static bool take_ahead(struct channel *channel, struct iovec **iov,
+		       unsigned int *count)
+{
+	bool is_more = iov_advance(iov, count, 0);
+
+	while (is_more && channel->ahead_size) {
+		size_t size = (*iov)->iov_len < channel->ahead_size
+				      ? (*iov)->iov_len
+				      : channel->ahead_size;
+
+		memcpy((*iov)->iov_base, channel->ahead + channel->ahead_at,
+		       size);
+		channel->ahead_at += size;
+		channel->ahead_size -= size;
+		is_more = iov_advance(iov, count, size);
+	}
+	return is_more;
+}
+
+static ssize_t recv_some(struct channel *channel, const struct iovec *iov,
+			 unsigned int count)
+{
+	struct iovec both[2] = { iov[0], { channel->ahead, AHEAD_SIZE } };
+	ssize_t done;
+
+	if (!channel->ahead || count > 1 || iov->iov_len > AHEAD_SIZE)
+		return readv(channel->fd, iov,
+			     (int)(count > 1024 ? 1024 : count));
+	done = readv(channel->fd, both, 2);
+	if (done <= (ssize_t)iov->iov_len)
+		return done;
+	channel->ahead_at = 0;
+	channel->ahead_size = (size_t)done - iov->iov_len;
+	return (ssize_t)iov->iov_len;
 }
 
 int channel_recv(struct channel *channel, struct iovec *iov, unsigned int count,
@@ -606,13 +634,12 @@ int channel_recv(struct channel *channel, struct iovec *iov, unsigned int count,
 {
 	uint64_t spin_until =
 		channel->spin_ns ? clock_mono_ns() + channel->spin_ns : 0;
-	bool is_more = iov_advance(&iov, &count, 0);
-	bool is_first = true;
+	bool is_first = !channel->ahead_size;
+	bool is_more = take_ahead(channel, &iov, &count);
 	int ret;
 
 	while (is_more) {
-		ssize_t done = readv(channel->fd, iov,
-				     (int)(count > 1024 ? 1024 : count));
+		ssize_t done = recv_some(channel, iov, count);
 
 		if (done > 0) {
 			is_first = false;
@@ -631,7 +658,7 @@ int channel_recv(struct channel *channel, struct iovec *iov, unsigned int count,
 			continue;
 		ret = errno == EAGAIN ? wait_for(channel, POLLIN) : -errno;
 		if (ret)
-			return err_set_errno(err, ret, "reading from the peer");
+			return failed(err, ret, "reading from the peer");
 	}
 	return 0;
 }
@@ -648,7 +675,8 @@ bool channel_is_readable(const struct channel *channel)
 {
 	struct pollfd pfd = { .fd = channel->fd, .events = POLLIN };
 
-	return !channel->is_file && poll(&pfd, 1, 0) > 0;
+	return !channel->is_file &&
+	       (channel->ahead_size || poll(&pfd, 1, 0) > 0);
 }
 
 int channel_sync(struct channel *channel, struct err *err)
@@ -660,45 +688,17 @@ int channel_sync(struct channel *channel, struct err *err)
 	return 0;
 }
 
-/* The name is as durable as the bytes. */
-static int sync_folder(const char *path)
-{
-	char folder[PATH_MAX];
-	int fd, ret;
-
-	snprintf(folder, sizeof(folder), "%s", path);
-	fd = open(dirname(folder), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	if (fd < 0)
-		return -errno;
-	ret = fsync(fd) < 0 && errno != EINVAL ? -errno : 0;
-	close(fd);
-	return ret;
-}
-
 int channel_commit(struct channel *channel, struct err *err)
 {
-	const char *path = channel->final_path;
-	char part[PATH_MAX];
-	int ret;
-
-	if (!path)
-		return 0;
-	ret = part_name(path, part);
-	if (!ret)
-		ret = rename(part, path) < 0 ? -errno : sync_folder(path);
-	if (ret)
-		return err_set_errno(err, ret, "naming %s", path);
-	channel->final_path = NULL;
-	return 0;
+	return channel->save.name ? save_commit(&channel->save, err) : 0;
 }
 
 void channel_close(struct channel *channel)
 {
-	char part[PATH_MAX];
-
-	if (channel->final_path && !part_name(channel->final_path, part))
-		unlink(part);
-	channel->final_path = NULL;
+	save_drop(&channel->save);
+	free(channel->ahead);
+	channel->ahead = NULL;
+	channel->ahead_size = 0;
 	if (channel->fd >= 0)
 		close(channel->fd);
 	channel->fd = -1;

@@ -13,8 +13,10 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
-#include <sys/types.h>
 #include <sys/uio.h>
+
+#include "base/unix_listen.h"
+#include "migrate/save.h"
 
 struct err;
 
@@ -26,12 +28,17 @@ struct channel {
 	int stop_fd;          /* borrowed eventfd: readable = give up */
 	bool is_socket;       /* MSG_NOSIGNAL, MSG_DONTWAIT */
 	bool is_file;         /* no return path; fsync at the end */
+	bool is_kept;         /* a regular file: it has what it got for good */
 	uint64_t deadline_ns; /* clock_mono_ns() time, 0: none */
 	/* channel_recv() polls this long before it sleeps: for what a stopped
 	 * guest waits for, it saves a wake-up of 25 us. */
 	uint64_t spin_ns;
-	const char *final_path; /* a file being saved: its name once it is
-				   whole, borrowed from the URI; or NULL */
+	struct save save; /* owned; borrows its name from the URI */
+
+	/* What a read brought beyond what was asked for: short records take one
+	 * system call together. */
+	uint8_t *ahead; /* owned; NULL: never more than was asked for */
+	size_t ahead_at, ahead_size;
 
 	/* accounting, by channel_send() */
 	uint64_t sent;    /* bytes */
@@ -43,7 +50,7 @@ struct channel {
 		.fd = -1, .stop_fd = -1 \
 	}
 
-/* -EINVAL unless @uri has one of the forms above. */
+/* -EINVAL unless @uri has one of the forms above, -ENAMETOOLONG. */
 int channel_check_uri(const char *uri, struct err *err);
 
 /* As a source.  @get_fd may be NULL.  @uri is borrowed until channel_close(). */
@@ -53,12 +60,15 @@ int channel_connect(struct channel *channel, const char *uri, int stop_fd,
 /* As a destination: listen, or open.  channel_accept() then waits for the
  * peer; it is at once done for fd: and file:. */
 struct channel_listener {
-	int fd;                /* owned */
-	bool is_ready;         /* the descriptor is the channel itself */
-	char unlink_path[108]; /* "" unless a socket file was made */
-	dev_t dev;             /* which one, so that no other is removed */
-	ino_t ino;
+	int fd;        /* owned, unless it is that of @bound */
+	bool is_ready; /* the descriptor is the channel itself */
+	struct unix_listener bound;
 };
+
+#define CHANNEL_LISTENER_INIT                         \
+	{                                             \
+		.fd = -1, .bound = UNIX_LISTENER_INIT \
+	}
 
 int channel_listen(struct channel_listener *listener, const char *uri,
 		   channel_fd_fn *get_fd, void *opaque, struct err *err);
@@ -82,8 +92,8 @@ bool channel_is_readable(const struct channel *channel);
 int channel_sleep(const struct channel *channel, uint64_t until_ns);
 /* A file's bytes are on disk. */
 int channel_sync(struct channel *channel, struct err *err);
-/* Give a saved file its name; until then it is called PATH.part, and
- * channel_close() removes that. */
+/* Give a saved file its name (save.h); without one, channel_close() removes
+ * it. */
 int channel_commit(struct channel *channel, struct err *err);
 void channel_close(struct channel *channel);
 

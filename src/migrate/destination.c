@@ -2,10 +2,10 @@
 /*
  * The incoming migration, on a thread of its own.
  *
- * The stream is hostile input: which record may come when is one table, each
- * handler checks before it uses, and whatever is wrong ends this machine with
- * the reason sent back.  The guest is not ours before GO arrived (or, from a
- * file, before its last record): until then no vCPU runs.
+ * The stream is hostile input: records.c checks its order and each record by
+ * itself, the handlers here what concerns this machine, and whatever is wrong
+ * ends this machine with the reason sent back.  The guest is not ours before GO
+ * arrived (or, from a file, before its last record): until then no vCPU runs.
  */
 #include <errno.h>
 #include <string.h>
@@ -18,28 +18,28 @@
 #include "mem/space.h"
 #include "mig_priv.h"
 #include "migrate/ram_recv.h"
+#include "migrate/records.h"
 #include "migrate/stream.h"
 #include "migrate/verify.h"
 #include "state/state.h"
 
-#define HUGE_PAGE_SIZE (2ull << 20)
-
 /* A source says who it is within this. */
 #define HEADER_WAIT_NS (10 * NS_PER_SEC)
+
+/* A switch is near this often at most, and over within this: a source that says
+ * so all the time has no more of this host's CPUs than others. */
+#define HURRIES_MAX  64
+#define HURRY_MAX_NS (1 * NS_PER_SEC)
 
 /* State records held until END: enough for a thousand vCPUs. */
 #define STATES_MAX (64u << 20)
 
-/* What may arrive next; a bit each, for the table of handlers. */
-enum step {
-	STEP_MACHINE = 1,      /* nothing but MACHINE */
-	STEP_SETUP = 1 << 1,   /* until SETUP_END */
-	STEP_RAM = 1 << 2,     /* until SWITCH */
-	STEP_SWITCH = 1 << 3,  /* nothing but STOPPED */
-	STEP_STOPPED = 1 << 4, /* until END */
-	STEP_VERIFY = 1 << 5,  /* nothing but VERIFY */
-	STEP_LOADED = 1 << 6,  /* GO */
-	STEP_DONE = 1 << 7,
+/* In front of each STATE's data, until the one load of all. */
+struct held_state {
+	struct state_entry *entry; /* borrowed from the machine */
+	uint64_t number;           /* of its record */
+	uint32_t size;
+	uint16_t version;
 };
 
 struct destination {
@@ -48,105 +48,59 @@ struct destination {
 	struct mem *mem;
 	struct channel *channel;
 	struct record record;
+	struct records records; /* how far they came */
+	union said said;        /* by the last one */
 	struct bytes_writer out;
 	struct ram_recv ram;
-	enum step step;
 	bool is_running_wanted;
+	bool is_stopped; /* the guest, over there */
 
-	/* STATE bodies, each behind its size (u32), until the one load of all */
-	struct bytes_writer states;
-	bool is_verified; /* STOPPED announced VERIFY */
+	unsigned int hurries;
+	uint64_t hurry_end_ns; /* 0: not in a hurry */
+
+	struct bytes_writer states; /* held_state and data, in turn */
+	unsigned int states_left;   /* entries whose body is still to come */
+	bool is_loaded;
 
 	struct phase_clock phases;
 	uint64_t start_ns, commits;
 	uint64_t hash, hash_pages;
 };
 
-static int bad(const struct destination *dst, struct err *err, const char *what)
-{
-	return err_set(err, -EBADMSG, "record %s: %s",
-		       record_name(dst->record.type), what);
-}
-
-/* A NUL-padded name of printable characters. */
-static int take_name(const struct destination *dst, const char *field,
-		     size_t field_size, char *to, struct err *err)
-{
-	size_t size = strnlen(field, field_size);
-
-	for (size_t i = 0; i < field_size; i++) {
-		bool is_good = i < size ? field[i] > ' ' && field[i] < 127
-					: field[i] == '\0';
-
-		if (!is_good)
-			return bad(dst, err, "malformed name");
-	}
-	memcpy(to, field, size);
-	to[size] = '\0';
-	return 0;
-}
-
 /* ---- setup ---- */
 
-static int check_block(struct destination *dst, struct ram_block *block,
-		       const struct fmt_block *theirs, struct err *err)
+static int check_block(const struct ram_block *block,
+		       const struct said_block *theirs, struct err *err)
 {
-	char name[sizeof(theirs->name) + 1];
-	int ret = take_name(dst, theirs->name, sizeof(theirs->name), name, err);
-
-	if (ret)
-		return ret;
-	if (!block || strcmp(block->name, name) != 0)
+	if (!block || strcmp(block->name, theirs->name) != 0)
 		return err_set(err, -EINVAL,
 			       "machine differs: the source has RAM '%s' where "
 			       "this one has '%s'",
-			       name, block ? block->name : "none");
-	if (le64_get(theirs->page_size) != RAM_PAGE_SIZE &&
-	    le64_get(theirs->page_size) != HUGE_PAGE_SIZE)
-		return bad(dst, err, "backing page size is neither 4K nor 2M");
-	if (block->size != le64_get(theirs->size))
+			       theirs->name, block ? block->name : "none");
+	if (block->size != theirs->size)
 		return err_set(err, -EINVAL,
 			       "machine differs: %lu bytes of RAM '%s' at the "
 			       "source, %lu here (--memory)",
-			       le64_get(theirs->size), name, block->size);
+			       theirs->size, block->name, block->size);
 	return 0;
 }
 
 static int on_machine(struct destination *dst, struct err *err)
 {
 	const struct machine_options *options = machine_options(dst->machine);
-	const struct fmt_block *theirs;
-	struct fmt_machine machine;
-	char name[sizeof(machine.name) + 1];
+	const struct said_machine *theirs = &dst->said.machine;
 	struct ram_block *block = NULL;
-	uint32_t blocks;
-	int ret;
 
-	if (dst->record.length < sizeof(machine))
-		return bad(dst, err, "too short");
-	memcpy(&machine, dst->record.body, sizeof(machine));
-	blocks = le32_get(machine.blocks);
-	if (blocks == 0 || blocks > FMT_BLOCKS_MAX)
-		return bad(dst, err, "number of RAM blocks out of range");
-	if (le64_get(machine.reserved))
-		return bad(dst, err, "reserved bits are set");
-	ret = take_name(dst, machine.name, sizeof(machine.name), name, err);
-	if (ret)
-		return ret;
-	ret = record_check_size(
-		&dst->record,
-		sizeof(machine) + blocks * sizeof(struct fmt_block), err);
-	if (ret)
-		return ret;
-	if (le32_get(machine.cpus) != options->cpus)
+	if (theirs->cpus != options->cpus)
 		return err_set(err, -EINVAL,
 			       "machine differs: %u vCPUs at the source, %u "
 			       "here (--cpus)",
-			       le32_get(machine.cpus), options->cpus);
-	theirs = (const struct fmt_block *)(dst->record.body + sizeof(machine));
-	for (uint32_t i = 0; i < blocks; i++) {
+			       theirs->cpus, options->cpus);
+	for (uint32_t i = 0; i < theirs->block_count; i++) {
+		int ret;
+
 		block = ram_block_next(dst->mem, block);
-		ret = check_block(dst, block, &theirs[i], err);
+		ret = check_block(block, &theirs->blocks[i], err);
 		if (ret)
 			return ret;
 	}
@@ -156,66 +110,47 @@ static int on_machine(struct destination *dst, struct err *err)
 	lock_acquire(&dst->mig->lock);
 	dst->mig->info.ram_total = options->memory;
 	lock_release(&dst->mig->lock);
-	dst->step = STEP_SETUP;
 	return 0;
 }
 
-/* For readers of files; this one has its own tables. */
+/* A layout that changed without its version would load as something else.  Of
+ * an entry that is not known here, its state decides. */
 static int on_schema(struct destination *dst, struct err *err)
 {
-	(void)dst;
-	(void)err;
-	return 0;
+	struct bytes_reader r =
+		bytes_read(dst->record.body, dst->record.length);
+	const struct said_schema *theirs = &dst->said.schema;
+	struct state_entry *entry =
+		state_find(machine_state(dst->machine), theirs->name);
+
+	if (!entry)
+		entry = state_find(machine_setup_state(dst->machine),
+				   theirs->name);
+	if (!entry || entry->desc->version != theirs->version)
+		return 0;
+	return state_describe_check(entry, &r, err);
 }
 
-/* Check a STATE or SETUP_STATE body and load it into its entry's fields. */
-static int load_state(struct destination *dst, struct state_registry *registry,
-		      const uint8_t *body, size_t size, struct err *err)
+/* The entry that a STATE or SETUP_STATE is of. */
+static int find_entry(struct state_registry *registry,
+		      const struct said_state *state,
+		      struct state_entry **ret_entry, struct err *err)
 {
-	char name[sizeof(((struct fmt_state *)0)->name) + 1];
-	struct state_entry *entry;
-	struct fmt_state head;
-	int ret;
+	struct state_entry *entry = state_find(registry, state->name);
 
-	if (size < sizeof(head))
-		return bad(dst, err, "too short");
-	memcpy(&head, body, sizeof(head));
-	ret = take_name(dst, head.name, sizeof(head.name), name, err);
-	if (ret)
-		return ret;
-	if (le16_get(head.reserved) ||
-	    le32_get(head.size) != size - sizeof(head))
-		return bad(dst, err, "its size does not fit the record");
-	entry = state_find(registry, name);
 	if (!entry)
 		return err_set(err, -EINVAL, "machine differs: no '%s' here",
-			       name);
+			       state->name);
 	if (entry->is_loaded)
 		return err_set(err, -EBADMSG, "the state of '%s' came twice",
-			       name);
+			       state->name);
 	entry->is_loaded = true;
-	return state_load(entry, le16_get(head.version), body + sizeof(head),
-			  size - sizeof(head), err);
-}
-
-static int on_setup_state(struct destination *dst, struct err *err)
-{
-	return load_state(dst, machine_setup_state(dst->machine),
-			  dst->record.body, dst->record.length, err);
-}
-
-/* Send what is in dst->out, if there is a way back. */
-static int reply(struct destination *dst, struct err *err)
-{
-	if (dst->channel->is_file) {
-		dst->out.size = 0;
-		return 0;
-	}
-	return stream_flush(dst->channel, &dst->out, err);
+	*ret_entry = entry;
+	return 0;
 }
 
 /* Every entry came: what is not sent would keep what this host made up. */
-static int check_all_loaded(struct state_registry *registry, struct err *err)
+static int check_all_came(struct state_registry *registry, struct err *err)
 {
 	struct state_entry *entry;
 
@@ -228,13 +163,34 @@ static int check_all_loaded(struct state_registry *registry, struct err *err)
 	return 0;
 }
 
+static int on_setup_state(struct destination *dst, struct err *err)
+{
+	const struct said_state *state = &dst->said.state;
+	struct state_entry *entry = NULL;
+	int ret = find_entry(machine_setup_state(dst->machine), state, &entry,
+			     err);
+
+	return ret ? ret
+		   : state_load(entry, state->version, state->data, state->size,
+				err);
+}
+
+/* Send what is in dst->out, if there is a way back. */
+static int reply(struct destination *dst, struct err *err)
+{
+	if (dst->channel->is_file) {
+		dst->out.size = 0;
+		return 0;
+	}
+	return stream_flush(dst->channel, &dst->out, err);
+}
+
 static int on_setup_end(struct destination *dst, struct err *err)
 {
+	struct state_entry *entry;
 	struct fmt_built built;
-	int ret = record_check_size(&dst->record, 0, err);
+	int ret = check_all_came(machine_setup_state(dst->machine), err);
 
-	if (!ret)
-		ret = check_all_loaded(machine_setup_state(dst->machine), err);
 	if (!ret)
 		ret = machine_load_setup(dst->machine, err);
 	if (ret)
@@ -242,13 +198,12 @@ static int on_setup_end(struct destination *dst, struct err *err)
 	ram_recv_start(&dst->ram, dst->mem);
 	bytes_reserve(&dst->states,
 		      STATE_ROOM(machine_options(dst->machine)->cpus));
+	list_for_each (entry, &machine_state(dst->machine)->entries, link)
+		dst->states_left++;
 	built.build_ns = le64_of(clock_mono_ns() - dst->start_ns);
 	record_put(&dst->out, FMT_BUILT, &built, sizeof(built));
 	ret = reply(dst, err);
-	if (ret)
-		return ret;
-	dst->step = STEP_RAM;
-	return mig_set_state(dst->mig, MIG_RECEIVING, err);
+	return ret ? ret : mig_set_state(dst->mig, MIG_RECEIVING, err);
 }
 
 /* ---- RAM ---- */
@@ -256,14 +211,15 @@ static int on_setup_end(struct destination *dst, struct err *err)
 static void count_received(struct destination *dst)
 {
 	lock_acquire(&dst->mig->lock);
-	dst->mig->info.pages_normal = dst->ram.pages;
-	dst->mig->info.pages_zero = dst->ram.zero_pages;
+	dst->mig->info.pages_normal = dst->records.pages;
+	dst->mig->info.pages_zero = dst->records.zero_pages;
 	lock_release(&dst->mig->lock);
 }
 
 static int on_ram(struct destination *dst, struct err *err)
 {
-	int ret = ram_recv_data(&dst->ram, dst->channel, &dst->record, err);
+	int ret = ram_recv_data(&dst->ram, &dst->said.runs, dst->channel,
+				&dst->record, err);
 
 	count_received(dst);
 	return ret;
@@ -271,108 +227,125 @@ static int on_ram(struct destination *dst, struct err *err)
 
 static int on_ram_zero(struct destination *dst, struct err *err)
 {
-	int ret = ram_recv_zero(&dst->ram, &dst->record, err);
-
+	(void)err;
+	ram_recv_zero(&dst->ram, &dst->said.runs);
 	count_received(dst);
-	return ret;
+	return 0;
+}
+
+/* When the pause comes next, be on a CPU as its first bytes arrive. */
+static void hurry(struct destination *dst, bool is_near)
+{
+	bool is_urgent = is_near && dst->hurries < HURRIES_MAX;
+
+	if (is_urgent)
+		dst->hurries++;
+	if (is_urgent || dst->hurry_end_ns)
+		machine_hurry(dst->machine, is_urgent);
+	dst->hurry_end_ns = is_urgent ? clock_mono_ns() + HURRY_MAX_NS : 0;
+}
+
+/* RAM came in place of the pause, or that takes too long. */
+static void end_hurry(struct destination *dst)
+{
+	bool is_ram =
+		dst->record.type == FMT_RAM || dst->record.type == FMT_RAM_ZERO;
+
+	if (dst->hurry_end_ns && ((is_ram && !dst->is_stopped) ||
+				  clock_mono_ns() > dst->hurry_end_ns))
+		hurry(dst, false);
 }
 
 static int on_round(struct destination *dst, struct err *err)
 {
-	struct fmt_round round;
-	int ret = record_check_size(&dst->record, sizeof(round), err);
+	const struct said_round *round = &dst->said.round;
+	const struct fmt_round done = { .number = le32_of(round->number) };
 
-	if (ret)
-		return ret;
-	memcpy(&round, dst->record.body, sizeof(round));
-	if (le32_get(round.flags) & ~FMT_ROUND_NEAR)
-		return bad(dst, err, "reserved bits are set");
-	/* When the pause comes next, be on a CPU as its first bytes arrive. */
-	machine_hurry(dst->machine, le32_get(round.flags) & FMT_ROUND_NEAR);
-	round.flags = le32_of(0);
+	hurry(dst, round->is_near);
 	lock_acquire(&dst->mig->lock);
-	dst->mig->info.rounds = le32_get(round.number);
+	dst->mig->info.rounds = round->number;
 	lock_release(&dst->mig->lock);
-	record_put(&dst->out, FMT_ROUND_DONE, &round, sizeof(round));
+	record_put(&dst->out, FMT_ROUND_DONE, &done, sizeof(done));
 	return reply(dst, err);
 }
 
 /* ---- the switch ---- */
 
-static int on_switch(struct destination *dst, struct err *err)
-{
-	dst->step = STEP_SWITCH;
-	return record_check_size(&dst->record, 0, err);
-}
-
 static int on_stopped(struct destination *dst, struct err *err)
 {
-	struct fmt_stopped stopped;
-	uint32_t want;
-	int ret = record_check_size(&dst->record, sizeof(stopped), err);
-
-	if (ret)
-		return ret;
-	memcpy(&stopped, dst->record.body, sizeof(stopped));
-	want = le32_get(stopped.want);
-	if ((want != FMT_WANT_RUN && want != FMT_WANT_PAUSE) ||
-	    le32_get(stopped.flags) & ~FMT_STOPPED_VERIFY)
-		return bad(dst, err, "unknown run state or flag");
-	dst->is_verified = le32_get(stopped.flags) & FMT_STOPPED_VERIFY;
-	dst->is_running_wanted = want == FMT_WANT_RUN;
-	dst->step = STEP_STOPPED;
+	dst->is_running_wanted = dst->said.stopped.is_running_wanted;
+	dst->is_stopped = true;
+	dst->channel->spin_ns = MIG_SPIN_NS;
 	phase_start(&dst->phases);
-	return 0;
+	return mig_set_state(dst->mig, MIG_STOPPED, err);
 }
 
-static int on_state(struct destination *dst, struct err *err)
-{
-	struct le32 size = le32_of(dst->record.length);
-
-	if (dst->states.size + dst->record.length > STATES_MAX)
-		return bad(dst, err, "more than 64 MiB of state");
-	bytes_put(&dst->states, &size, sizeof(size));
-	bytes_put(&dst->states, dst->record.body, dst->record.length);
-	return dst->states.is_failed
-		       ? err_set(err, -ENOMEM, "no memory for device state")
-		       : 0;
-}
-
-/* Fields only (DESIGN 2): nothing here may translate. */
+/* Fields only: nothing here may translate (state/state.h). */
 static int load_fields(struct destination *dst, struct err *err)
 {
-	struct state_registry *registry = machine_state(dst->machine);
 	struct bytes_reader r = bytes_read(dst->states.data, dst->states.size);
-	int ret;
+	const uint64_t last_number = dst->record.number;
+	const uint32_t last_type = dst->record.type;
 
-	dst->record.type = FMT_STATE; /* for messages */
+	dst->record.type = FMT_STATE; /* it is to blame */
 	while (bytes_left(&r)) {
-		uint32_t size = bytes_take_u32(&r);
+		struct held_state held;
+		int ret;
 
-		ret = load_state(dst, registry, bytes_take(&r, size), size,
-				 err);
+		bytes_take_copy(&r, &held, sizeof(held));
+		dst->record.number = held.number;
+		ret = state_load(held.entry, held.version,
+				 bytes_take(&r, held.size), held.size, err);
 		if (ret)
 			return ret;
 	}
-	return check_all_loaded(registry, err);
+	dst->record.number = last_number;
+	dst->record.type = last_type;
+	return 0;
 }
 
+/* Once: what needs no RAM of all that arrived. */
 static int load_all(struct destination *dst, struct err *err)
 {
 	uint64_t commits = mem_commit_count(dst->mem);
 	int ret;
 
+	dst->is_loaded = true;
 	mem_load_begin(dst->mem);
 	mem_begin(dst->mem);
 	ret = load_fields(dst, err);
 	mem_commit(dst->mem);
 	mem_load_end(dst->mem);
-	phase_end(&dst->phases, MIG_PHASE_DST_LOAD);
-	if (!ret)
-		ret = machine_activate(dst->machine, err);
-	phase_end(&dst->phases, MIG_PHASE_DST_ACTIVATE);
 	dst->commits = mem_commit_count(dst->mem) - commits;
+	if (!ret)
+		ret = machine_load_accel(dst->machine, err);
+	phase_end(&dst->phases, MIG_PHASE_DST_LOAD);
 	return ret;
+}
+
+static int on_state(struct destination *dst, struct err *err)
+{
+	const struct said_state *state = &dst->said.state;
+	struct held_state held = { .number = dst->record.number,
+				   .size = state->size,
+				   .version = state->version };
+	int ret = find_entry(machine_state(dst->machine), state, &held.entry,
+			     err);
+
+	if (ret)
+		return ret;
+	if (dst->states.size + state->size > STATES_MAX)
+		return err_set(err, -EBADMSG, "more than 64 MiB of state");
+	bytes_put(&dst->states, &held, sizeof(held));
+	bytes_put(&dst->states, state->data, state->size);
+	if (dst->states.is_failed)
+		return err_set(err, -ENOMEM, "no memory for device state");
+	/* The last one: it is loaded while RAM still arrives.  Not when RAM is
+	 * to be hashed: KVM writes some into it (the wall clock of kvmclock). */
+	if (--dst->states_left || dst->records.has_verify)
+		return 0;
+	phase_end(&dst->phases, MIG_PHASE_DST_RECEIVE);
+	return load_all(dst, err);
 }
 
 static void put_report(struct destination *dst, uint32_t type)
@@ -394,33 +367,24 @@ static void put_report(struct destination *dst, uint32_t type)
 
 static int take_over(struct destination *dst, struct err *err);
 
-/* A file has nothing behind its last record. */
-static int check_file_end(struct destination *dst, struct err *err)
-{
-	uint8_t byte;
-
-	if (!dst->channel->is_file ||
-	    channel_recv_bytes(dst->channel, &byte, 1, NULL) == -ENODATA)
-		return 0;
-	return err_set(err, -EBADMSG, "data after the last record, %s",
-		       record_name(dst->record.type));
-}
-
 /* All bytes are here, and are the right ones. */
 static int load_and_answer(struct destination *dst, struct err *err)
 {
-	int ret = check_file_end(dst, err);
+	int ret = mig_set_state(dst->mig, MIG_LOADING, err);
 
-	if (!ret)
+	if (!ret && dst->channel->is_file)
+		ret = stream_check_end(dst->channel, err);
+	if (!ret && !dst->is_loaded)
 		ret = load_all(dst, err);
+	if (!ret)
+		ret = machine_activate(dst->machine, err);
+	phase_end(&dst->phases, MIG_PHASE_DST_ACTIVATE);
 	if (ret)
 		return ret;
-	dst->step = STEP_LOADED;
 	put_report(dst, FMT_READY);
 	ret = reply(dst, err);
 	if (!ret) /* while the source reads it */
 		ret = mig_set_state(dst->mig, MIG_LOADED, err);
-	dst->channel->spin_ns = MIG_SPIN_NS;
 	if (!ret && dst->channel->is_file)
 		ret = take_over(dst, err);
 	return ret;
@@ -428,43 +392,28 @@ static int load_and_answer(struct destination *dst, struct err *err)
 
 static int on_end(struct destination *dst, struct err *err)
 {
-	struct fmt_end end;
-	int ret = record_check_size(&dst->record, sizeof(end), err);
+	int ret = check_all_came(machine_state(dst->machine), err);
 
+	phase_end(&dst->phases, MIG_PHASE_DST_RECEIVE);
 	if (ret)
 		return ret;
-	phase_end(&dst->phases, MIG_PHASE_DST_RECEIVE);
-	memcpy(&end, dst->record.body, sizeof(end));
-	if (le64_get(end.pages) != dst->ram.pages ||
-	    le64_get(end.zero_pages) != dst->ram.zero_pages)
-		return err_set(err, -EBADMSG,
-			       "record END: %lu pages and %lu zero pages were "
-			       "sent, %lu and %lu arrived",
-			       le64_get(end.pages), le64_get(end.zero_pages),
-			       dst->ram.pages, dst->ram.zero_pages);
-	if (!dst->is_verified)
+	if (!dst->records.has_verify)
 		return load_and_answer(dst, err);
 	/* While the source does the same. */
-	dst->step = STEP_VERIFY;
-	ret = verify_ram(dst->mem, &dst->hash, &dst->hash_pages);
-	return ret ? err_set(err, ret, "no memory to hash RAM") : 0;
+	return verify_ram(dst->mem, dst->channel->stop_fd, &dst->hash,
+			  &dst->hash_pages, err);
 }
 
 static int on_verify(struct destination *dst, struct err *err)
 {
-	struct fmt_verify verify;
-	int ret = record_check_size(&dst->record, sizeof(verify), err);
+	const struct said_verify *verify = &dst->said.verify;
 
-	if (ret)
-		return ret;
-	memcpy(&verify, dst->record.body, sizeof(verify));
-	if (dst->hash != le64_get(verify.hash) ||
-	    dst->hash_pages != le64_get(verify.pages))
+	if (dst->hash != verify->hash || dst->hash_pages != verify->pages)
 		return err_set(err, -EIO,
 			       "RAM differs: hash 0x%lx of %lu pages at the "
 			       "source, 0x%lx of %lu here",
-			       le64_get(verify.hash), le64_get(verify.pages),
-			       dst->hash, dst->hash_pages);
+			       verify->hash, verify->pages, dst->hash,
+			       dst->hash_pages);
 	lock_acquire(&dst->mig->lock);
 	dst->mig->info.is_verified = true;
 	dst->mig->info.verified_pages = dst->hash_pages;
@@ -477,78 +426,59 @@ static int on_verify(struct destination *dst, struct err *err)
 /* The guest is ours. */
 static int take_over(struct destination *dst, struct err *err)
 {
-	int ret;
+	int ret = mig_set_state(dst->mig, MIG_TAKING_OVER, err);
 
-	lock_acquire(&dst->mig->lock);
-	dst->mig->is_past_go = true;
-	lock_release(&dst->mig->lock);
+	if (ret)
+		return ret;
 	phase_start(&dst->phases);
 	ret = machine_take_over(dst->machine, dst->is_running_wanted, err);
 	if (ret)
 		return ret;
 	phase_end(&dst->phases, MIG_PHASE_DST_START);
-	dst->step = STEP_DONE;
+	mig_set_state(dst->mig, MIG_STARTED, NULL);
 	/* Whether the source hears of it does not matter to the guest. */
 	put_report(dst, FMT_RUNNING);
 	reply(dst, NULL);
 	return 0;
 }
 
-static int on_go(struct destination *dst, struct err *err)
-{
-	int ret = record_check_size(&dst->record, 0, err);
-
-	return ret ? ret : take_over(dst, err);
-}
-
 static int on_cancel(struct destination *dst, struct err *err)
 {
-	char reason[FMT_REASON_MAX + 1];
-
-	record_reason(&dst->record, reason, sizeof(reason));
 	return err_set(err, -ECANCELED, "the source keeps the guest: %s",
-		       reason);
+		       dst->said.cancel);
 }
 
 /* ---- the loop ---- */
 
 static const struct {
 	uint32_t type;
-	unsigned int steps; /* in which it may come */
 	int (*handle)(struct destination *dst, struct err *err);
 } handlers[] = {
-	{ FMT_MACHINE, STEP_MACHINE, on_machine },
-	{ FMT_SCHEMA, STEP_SETUP, on_schema },
-	{ FMT_SETUP_STATE, STEP_SETUP, on_setup_state },
-	{ FMT_SETUP_END, STEP_SETUP, on_setup_end },
-	{ FMT_RAM, STEP_RAM | STEP_STOPPED, on_ram },
-	{ FMT_RAM_ZERO, STEP_RAM | STEP_STOPPED, on_ram_zero },
-	{ FMT_ROUND, STEP_RAM, on_round },
-	{ FMT_SWITCH, STEP_RAM, on_switch },
-	{ FMT_STOPPED, STEP_SWITCH, on_stopped },
-	{ FMT_STATE, STEP_STOPPED, on_state },
-	{ FMT_END, STEP_STOPPED, on_end },
-	{ FMT_VERIFY, STEP_VERIFY, on_verify },
-	{ FMT_GO, STEP_LOADED, on_go },
-	{ FMT_CANCEL,
-	  STEP_MACHINE | STEP_SETUP | STEP_RAM | STEP_SWITCH | STEP_STOPPED |
-		  STEP_VERIFY | STEP_LOADED,
-	  on_cancel },
+	{ FMT_MACHINE, on_machine },
+	{ FMT_SCHEMA, on_schema },
+	{ FMT_SETUP_STATE, on_setup_state },
+	{ FMT_SETUP_END, on_setup_end },
+	{ FMT_RAM, on_ram },
+	{ FMT_RAM_ZERO, on_ram_zero },
+	{ FMT_ROUND, on_round },
+	{ FMT_STOPPED, on_stopped },
+	{ FMT_STATE, on_state },
+	{ FMT_END, on_end },
+	{ FMT_VERIFY, on_verify },
+	{ FMT_GO, take_over },
+	{ FMT_CANCEL, on_cancel },
 };
 
+/* SWITCH only wakes, and records that are not known are optional. */
 static int handle_record(struct destination *dst, struct err *err)
 {
-	for (size_t i = 0; i < array_size(handlers); i++) {
-		if (handlers[i].type != dst->record.type)
-			continue;
-		if (!(handlers[i].steps & (unsigned int)dst->step))
-			return bad(dst, err, "out of turn");
-		return handlers[i].handle(dst, err);
+	int ret = records_take(&dst->records, &dst->record, &dst->said, err);
+
+	for (size_t i = 0; !ret && i < array_size(handlers); i++) {
+		if (handlers[i].type == dst->record.type)
+			return handlers[i].handle(dst, err);
 	}
-	if (dst->record.type & FMT_OPTIONAL)
-		return 0;
-	return err_set(err, -EBADMSG, "record of unknown type 0x%x",
-		       dst->record.type);
+	return ret;
 }
 
 /* A peer that leaves without a word, or says none, was a probe or gave up: the
@@ -579,6 +509,32 @@ static int accept_source(struct destination *dst, struct err *err)
 	return ret;
 }
 
+/* An answer could not be sent: what the source said before it left may tell
+ * why. */
+static void explain_failure(struct destination *dst, int code, struct err *err)
+{
+	struct err reason = ERR_INIT;
+	uint64_t deadline_ns = clock_mono_ns() + NS_PER_SEC;
+
+	if (code != -EPIPE && code != -ECONNRESET)
+		return;
+	dst->channel->deadline_ns = deadline_ns;
+	while (!reason.code && clock_mono_ns() < deadline_ns &&
+	       !record_recv(dst->channel, &dst->record, NULL) &&
+	       !records_take(&dst->records, &dst->record, &dst->said, NULL)) {
+		if (dst->record.type == FMT_RAM &&
+		    ram_recv_data(&dst->ram, &dst->said.runs, dst->channel,
+				  &dst->record, NULL))
+			break;
+		if (dst->record.type == FMT_CANCEL)
+			on_cancel(dst, &reason);
+	}
+	if (!reason.code)
+		return;
+	*err = reason;
+	record_blame(&dst->record, err);
+}
+
 static int receive(struct destination *dst, struct err *err)
 {
 	int ret = accept_source(dst, err);
@@ -586,21 +542,30 @@ static int receive(struct destination *dst, struct err *err)
 	if (!ret)
 		ret = mig_set_state(dst->mig, MIG_BUILDING, err);
 	dst->start_ns = clock_mono_ns();
-	dst->step = STEP_MACHINE;
-	while (!ret && dst->step != STEP_DONE) {
+	records_start(&dst->records, dst->channel->is_file);
+	while (!ret && !records_is_over(&dst->records)) {
 		/* A file never makes the channel wait, where a stop is noticed. */
 		if (channel_sleep(dst->channel, 1))
 			return err_set(err, -ECANCELED, "stopped");
 		ret = record_recv(dst->channel, &dst->record, err);
+		if (ret)
+			break;
+		end_hurry(dst);
+		ret = handle_record(dst, err);
 		if (!ret)
-			ret = handle_record(dst, err);
+			continue;
+		record_blame(&dst->record, err);
+		explain_failure(dst, ret, err);
 	}
 	return ret;
 }
 
+/* Then wait for the source to close: a link that is closed with bytes unread
+ * may lose what was said last. */
 static void send_reason(struct destination *dst, const struct err *err)
 {
 	const char *reason = err_msg(err);
+	uint8_t rest[4096];
 
 	if (dst->channel->fd < 0 || dst->channel->is_file)
 		return;
@@ -609,7 +574,11 @@ static void send_reason(struct destination *dst, const struct err *err)
 	dst->out.size = 0;
 	record_put(&dst->out, FMT_FAILED, reason,
 		   strnlen(reason, FMT_REASON_MAX));
-	stream_flush(dst->channel, &dst->out, NULL);
+	if (stream_flush(dst->channel, &dst->out, NULL))
+		return;
+	while (clock_mono_ns() < dst->channel->deadline_ns &&
+	       !channel_recv_bytes(dst->channel, rest, sizeof(rest), NULL))
+		;
 }
 
 void destination_run(struct mig *mig, struct err *err)
@@ -629,6 +598,8 @@ void destination_run(struct mig *mig, struct err *err)
 	if (ret)
 		send_reason(&dst, err);
 	channel_close(dst.channel);
+	channel_listener_close(
+		&mig->listener); /* it may not have come to that */
 	lock_acquire(&mig->lock);
 	for (int i = MIG_PHASE_DST_RECEIVE; i < MIG_PHASE_COUNT; i++)
 		mig->info.phase_ns[i] = dst.phases.ns[i];

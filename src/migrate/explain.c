@@ -2,9 +2,10 @@
 /*
  * `godwit stream FILE`: a saved stream in words.
  *
- * Reads like a destination does, with the same bounds and checksums, but knows
- * no machine: device state is explained by the SCHEMA records of the stream
- * itself.  RAM is counted and hashed, not kept.
+ * Reads like a destination does, with the same order, bounds and checksums, but
+ * knows no machine: device state is explained by the SCHEMA records of the stream
+ * itself.  RAM is counted and hashed for its record, not kept, so that VERIFY's
+ * hash is told and not checked.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -15,7 +16,7 @@
 #include "base/list.h"
 #include "mem/ram.h"
 #include "migrate/migrate.h"
-#include "migrate/ram_recv.h"
+#include "migrate/records.h"
 #include "migrate/stream.h"
 #include "state/state.h"
 
@@ -29,7 +30,8 @@ struct schema {
 	struct list link;
 	size_t size;
 	uint8_t *body; /* owned */
-	char name[STATE_NAME_MAX + 1];
+	char name[STATE_NAME_MAX];
+	bool has_state; /* it came */
 };
 
 struct explainer {
@@ -37,50 +39,46 @@ struct explainer {
 	struct channel channel;
 	struct channel_listener listener;
 	struct record record;
+	struct records records;
+	union said said; /* by the record */
 	struct list schemas;
 	unsigned int schema_count;
-	struct ram_blocks blocks;
-	uint8_t *pages; /* room for one RAM record's */
-	uint64_t count, ram_pages, zero_pages, ram_records;
-	bool has_verify; /* STOPPED announced it */
-	bool is_ended;
+	uint8_t *pages;       /* room for one RAM record's */
+	uint64_t ram_records; /* not shown yet */
 };
 
-static int note_schema(void *opaque, const char *name, uint16_t version,
-		       uint32_t field_count)
+static struct schema *find_schema(struct explainer *x, const char *name)
 {
-	struct schema *schema = opaque;
+	struct schema *schema;
 
-	(void)version;
-	(void)field_count;
-	snprintf(schema->name, sizeof(schema->name), "%s", name);
-	return 0;
+	list_for_each (schema, &x->schemas, link) {
+		if (strcmp(schema->name, name) == 0)
+			return schema;
+	}
+	return NULL;
 }
 
 static int on_schema(struct explainer *x, struct err *err)
 {
-	static const struct state_visitor visitor = { .entry = note_schema };
-	struct bytes_reader r = bytes_read(x->record.body, x->record.length);
-	struct schema *schema = NULL;
-	int ret;
+	const char *name = x->said.schema.name;
+	struct schema *schema;
 
-	if (x->schema_count++ < SCHEMAS_MAX)
-		schema = calloc(1, sizeof(*schema));
-	else
+	fprintf(x->out, ": %s\n", name);
+	if (find_schema(x, name))
+		return err_set(err, -EBADMSG, "'%s' is described twice", name);
+	if (x->schema_count++ >= SCHEMAS_MAX)
 		return err_set(err, -EBADMSG, "more than %u schemas",
 			       SCHEMAS_MAX);
+	schema = calloc(1, sizeof(*schema));
 	if (!schema)
 		return err_set(err, -ENOMEM, "no memory for a schema");
 	list_add_tail(&x->schemas, &schema->link);
-	schema->body = malloc(x->record.length + 1);
+	snprintf(schema->name, sizeof(schema->name), "%s", name);
+	schema->size = x->record.length;
+	schema->body = malloc(schema->size);
 	if (!schema->body)
 		return err_set(err, -ENOMEM, "no memory for a schema");
-	memcpy(schema->body, x->record.body, x->record.length);
-	schema->size = x->record.length;
-	ret = state_describe_read(&r, &visitor, schema, err);
-	if (ret)
-		return ret;
-	fprintf(x->out, ": %s\n", schema->name);
+	memcpy(schema->body, x->record.body, schema->size);
 	return 0;
 }
 
@@ -110,135 +108,60 @@ static int print_field(void *opaque, const struct state_field_text *field,
 static int on_state(struct explainer *x, struct err *err)
 {
 	static const struct state_visitor visitor = { .field = print_field };
-	char name[sizeof(((struct fmt_state *)0)->name) + 1] = "";
-	struct fmt_state head;
-	struct schema *schema;
+	const struct said_state *state = &x->said.state;
+	struct schema *schema = find_schema(x, state->name);
+	struct bytes_reader r;
 
-	if (x->record.length < sizeof(head))
-		return err_set(err, -EBADMSG, "too short");
-	memcpy(&head, x->record.body, sizeof(head));
-	memcpy(name, head.name, sizeof(head.name));
-	if (le32_get(head.size) != x->record.length - sizeof(head))
-		return err_set(err, -EBADMSG, "its size does not fit");
-	list_for_each (schema, &x->schemas, link) {
-		struct bytes_reader r = bytes_read(schema->body, schema->size);
-
-		if (strcmp(schema->name, name) != 0)
-			continue;
-		fprintf(x->out, ": %s, version %u, %u bytes\n", schema->name,
-			le16_get(head.version), le32_get(head.size));
-		return state_explain(&r, le16_get(head.version),
-				     x->record.body + sizeof(head),
-				     le32_get(head.size), &visitor, x, err);
-	}
-	return err_set(err, -EBADMSG, "state that no SCHEMA describes");
+	fprintf(x->out, ": %s, version %u, %u bytes\n", state->name,
+		state->version, state->size);
+	if (!schema)
+		return err_set(err, -EBADMSG, "no SCHEMA describes '%s'",
+			       state->name);
+	if (schema->has_state)
+		return err_set(err, -EBADMSG, "the state of '%s' came twice",
+			       state->name);
+	schema->has_state = true;
+	r = bytes_read(schema->body, schema->size);
+	return state_explain(&r, state->version, state->data, state->size,
+			     &visitor, x, err);
 }
 
-static int on_machine(struct explainer *x, struct err *err)
+static void print_machine(struct explainer *x)
 {
-	struct fmt_machine machine;
-	uint32_t blocks;
+	const struct said_machine *machine = &x->said.machine;
 
-	if (x->record.length < sizeof(machine))
-		return err_set(err, -EBADMSG, "too short");
-	memcpy(&machine, x->record.body, sizeof(machine));
-	blocks = le32_get(machine.blocks);
-	if (blocks > FMT_BLOCKS_MAX)
-		return err_set(err, -EBADMSG, "%u RAM blocks, at most %u",
-			       blocks, FMT_BLOCKS_MAX);
-	if (record_check_size(
-		    &x->record,
-		    sizeof(machine) + blocks * sizeof(struct fmt_block), err))
-		return -EBADMSG;
-	x->blocks.count = blocks;
-	fprintf(x->out, ": %u vCPUs\n", le32_get(machine.cpus));
-	for (uint32_t i = 0; i < blocks; i++) {
-		struct fmt_block block;
-
-		memcpy(&block,
-		       x->record.body + sizeof(machine) + i * sizeof(block),
-		       sizeof(block));
-		x->blocks.pages[i] = le64_get(block.size) >> RAM_PAGE_SHIFT;
+	fprintf(x->out, ": %u vCPUs\n", machine->cpus);
+	for (uint32_t i = 0; i < machine->block_count; i++)
 		fprintf(x->out,
 			"      RAM block %u: %" PRIu64 " bytes in pages of "
 			"%" PRIu64 "\n",
-			i, le64_get(block.size), le64_get(block.page_size));
-	}
-	return 0;
+			i, machine->blocks[i].size,
+			machine->blocks[i].page_size);
 }
 
 /* Pages are read and hashed, not kept. */
 static int on_ram(struct explainer *x, struct err *err)
 {
-	struct ram_runs runs;
-	size_t size;
-	int ret = ram_runs_parse(&x->record, &x->blocks, true, &runs, err);
+	size_t size = x->said.runs.pages << RAM_PAGE_SHIFT;
 
-	if (ret)
-		return ret;
-	size = runs.pages << RAM_PAGE_SHIFT;
-	ret = channel_recv_bytes(&x->channel, x->pages, size, NULL);
-	if (ret)
-		return err_set(err, -EBADMSG, "record RAM: cut off");
+	if (channel_recv_bytes(&x->channel, x->pages, size, NULL))
+		return err_set(err, -EBADMSG, "cut off");
 	XXH3_64bits_update(x->record.hasher, x->pages, size);
-	x->ram_pages += runs.pages;
-	x->ram_records++;
 	return record_end_ram(&x->channel, &x->record, err);
-}
-
-static int on_ram_zero(struct explainer *x, struct err *err)
-{
-	struct ram_runs runs;
-	int ret = ram_runs_parse(&x->record, &x->blocks, true, &runs, err);
-
-	if (ret)
-		return ret;
-	x->zero_pages += runs.pages;
-	x->ram_records++;
-	return 0;
 }
 
 static int on_end(struct explainer *x, struct err *err)
 {
-	struct fmt_end end;
+	struct schema *schema;
 
-	if (record_check_size(&x->record, sizeof(end), err))
-		return -EBADMSG;
-	memcpy(&end, x->record.body, sizeof(end));
 	fprintf(x->out, ": %" PRIu64 " pages, %" PRIu64 " zero pages\n",
-		le64_get(end.pages), le64_get(end.zero_pages));
-	if (le64_get(end.pages) != x->ram_pages ||
-	    le64_get(end.zero_pages) != x->zero_pages)
-		return err_set(err, -EBADMSG,
-			       "%" PRIu64 " and %" PRIu64 " are in the stream",
-			       x->ram_pages, x->zero_pages);
-	x->is_ended = !x->has_verify;
-	return 0;
-}
-
-static int on_stopped(struct explainer *x, struct err *err)
-{
-	struct fmt_stopped stopped;
-
-	if (record_check_size(&x->record, sizeof(stopped), err))
-		return -EBADMSG;
-	memcpy(&stopped, x->record.body, sizeof(stopped));
-	x->has_verify = le32_get(stopped.flags) & FMT_STOPPED_VERIFY;
-	fprintf(x->out, ": the guest is to be %s\n",
-		le32_get(stopped.want) == FMT_WANT_RUN ? "running" : "paused");
-	return 0;
-}
-
-static int on_verify(struct explainer *x, struct err *err)
-{
-	struct fmt_verify verify;
-
-	if (record_check_size(&x->record, sizeof(verify), err))
-		return -EBADMSG;
-	memcpy(&verify, x->record.body, sizeof(verify));
-	fprintf(x->out, ": %" PRIu64 " pages, hash %016" PRIx64 "\n",
-		le64_get(verify.pages), le64_get(verify.hash));
-	x->is_ended = true;
+		x->said.end.pages, x->said.end.zero_pages);
+	list_for_each (schema, &x->schemas, link) {
+		if (!schema->has_state)
+			return err_set(err, -EBADMSG,
+				       "the state of '%s' is missing",
+				       schema->name);
+	}
 	return 0;
 }
 
@@ -249,53 +172,71 @@ static void flush_ram(struct explainer *x)
 		fprintf(x->out,
 			"%6s RAM: %" PRIu64 " records; %" PRIu64
 			" pages and %" PRIu64 " zero pages so far\n",
-			"...", x->ram_records, x->ram_pages, x->zero_pages);
+			"...", x->ram_records, x->records.pages,
+			x->records.zero_pages);
 	x->ram_records = 0;
 }
 
 static int explain_record(struct explainer *x, struct err *err)
 {
-	x->count++;
-	if (x->record.type == FMT_RAM)
-		return on_ram(x, err);
-	if (x->record.type == FMT_RAM_ZERO)
-		return on_ram_zero(x, err);
+	const union said *said = &x->said;
+
+	if (x->record.type == FMT_RAM || x->record.type == FMT_RAM_ZERO) {
+		x->ram_records++;
+		return x->record.type == FMT_RAM ? on_ram(x, err) : 0;
+	}
 	flush_ram(x);
-	fprintf(x->out, "%6" PRIu64 " %s", x->count,
+	fprintf(x->out, "%6" PRIu64 " %s", x->record.number,
 		record_name(x->record.type));
 	switch (x->record.type) {
 	case FMT_MACHINE:
-		return on_machine(x, err);
+		print_machine(x);
+		return 0;
 	case FMT_SCHEMA:
 		return on_schema(x, err);
 	case FMT_SETUP_STATE:
 	case FMT_STATE:
 		return on_state(x, err);
 	case FMT_STOPPED:
-		return on_stopped(x, err);
+		fprintf(x->out, ": the guest is to be %s\n",
+			said->stopped.is_running_wanted ? "running" : "paused");
+		return 0;
 	case FMT_END:
 		return on_end(x, err);
 	case FMT_VERIFY:
-		return on_verify(x, err);
+		fprintf(x->out, ": %" PRIu64 " pages, hash %016" PRIx64 "\n",
+			said->verify.pages, said->verify.hash);
+		return 0;
 	case FMT_SETUP_END:
 	case FMT_ROUND:
 	case FMT_SWITCH:
 		fprintf(x->out, "\n");
 		return 0;
-	default:
+	default: /* optional */
 		fprintf(x->out, ": %u bytes\n", x->record.length);
-		return x->record.type & FMT_OPTIONAL
-			       ? 0
-			       : err_set(err, -EBADMSG,
-					 "record 0x%x is none of a saved stream's",
-					 x->record.type);
+		return 0;
 	}
+}
+
+static int explain_next(struct explainer *x, struct err *err)
+{
+	int ret = record_recv(&x->channel, &x->record, err);
+
+	if (ret)
+		return ret;
+	ret = records_take(&x->records, &x->record, &x->said, err);
+	if (!ret)
+		ret = explain_record(x, err);
+	if (!ret && records_is_over(&x->records))
+		ret = stream_check_end(&x->channel, err);
+	if (ret)
+		record_blame(&x->record, err);
+	return ret;
 }
 
 static int explain_all(struct explainer *x, struct err *err)
 {
 	struct fmt_header header;
-	uint8_t beyond;
 	int ret = stream_read_header(&x->channel, &header, err);
 
 	if (ret)
@@ -303,21 +244,11 @@ static int explain_all(struct explainer *x, struct err *err)
 	fprintf(x->out, "header: version %u.%u, flags 0x%x\n",
 		le16_get(header.major), le16_get(header.minor),
 		le32_get(header.flags));
-	while (!x->is_ended) {
-		ret = record_recv(&x->channel, &x->record, err);
-		if (!ret)
-			ret = explain_record(x, err);
-		if (ret) {
-			fprintf(x->out, "\n");
-			err_prefix(err, "record %" PRIu64, x->count);
-			return ret;
-		}
-	}
+	records_start(&x->records, true);
+	while (!ret && !records_is_over(&x->records))
+		ret = explain_next(x, err);
 	flush_ram(x);
-	ret = channel_recv_bytes(&x->channel, &beyond, 1, NULL);
-	return ret == -ENODATA
-		       ? 0
-		       : err_set(err, -EBADMSG, "data after the last record");
+	return ret;
 }
 
 int mig_explain(const char *path, FILE *out, struct err *err)
@@ -328,10 +259,10 @@ int mig_explain(const char *path, FILE *out, struct err *err)
 	int ret;
 
 	list_init(&x.schemas);
-	x.listener.fd = -1;
+	x.listener = (struct channel_listener)CHANNEL_LISTENER_INIT;
 	snprintf(uri, sizeof(uri), "file:%s", path);
 	ret = record_init(&x.record, err);
-	x.pages = malloc((size_t)FMT_RAM_PAGES << 12);
+	x.pages = malloc((size_t)FMT_RAM_PAGES << RAM_PAGE_SHIFT);
 	if (!ret && !x.pages)
 		ret = err_set(err, -ENOMEM, "no memory for RAM records");
 	if (!ret)

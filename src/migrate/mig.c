@@ -1,28 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * The part of a migration that other threads see.
- *
- *	source                                   destination
- *
- *	none                                     none
- *	 | migrate                                | --incoming, migrate-incoming
- *	 v                                        v
- *	setup ------------+                      listening ----+
- *	 | SETUP_END sent |                       | accepted   |
- *	 v                |                       v            |
- *	active -----------+                      building -----+
- *	 | vCPUs stop     |                       | BUILT sent |
- *	 v                |                       v            |
- *	device -----------+                      receiving ----+
- *	 | RUNNING        +--> failed             | READY sent +--> failed
- *	 v                +--> cancelling         v            |
- *	completed               |                loaded -------+
- *	                        v                 | GO
- *	                       cancelled          v
- *	                                         running
- *
- * A source may start again from failed, cancelled, or completed (a save to a
- * file).
+ * The part of a migration that other threads see.  Its state machines are drawn
+ * in states.c.
  */
 #include <assert.h>
 #include <errno.h>
@@ -41,40 +20,6 @@
 
 #define DEFAULT_DOWNTIME_LIMIT_MS 300
 
-static const char *const state_names[MIG_STATE_COUNT] = {
-	[MIG_NONE] = "none",
-	[MIG_SETUP] = "setup",
-	[MIG_ACTIVE] = "active",
-	[MIG_DEVICE] = "device",
-	[MIG_COMPLETED] = "completed",
-	[MIG_FAILED] = "failed",
-	[MIG_CANCELLING] = "cancelling",
-	[MIG_CANCELLED] = "cancelled",
-	[MIG_LISTENING] = "listening",
-	[MIG_BUILDING] = "building",
-	[MIG_RECEIVING] = "receiving",
-	[MIG_LOADED] = "loaded",
-	[MIG_RUNNING] = "running",
-};
-
-#define TO(state) (1u << MIG_##state)
-
-static const uint32_t arcs[MIG_STATE_COUNT] = {
-	[MIG_NONE] = TO(SETUP) | TO(LISTENING),
-	[MIG_SETUP] = TO(ACTIVE) | TO(FAILED) | TO(CANCELLING),
-	[MIG_ACTIVE] = TO(DEVICE) | TO(FAILED) | TO(CANCELLING),
-	[MIG_DEVICE] = TO(COMPLETED) | TO(FAILED) | TO(CANCELLING),
-	[MIG_CANCELLING] = TO(CANCELLED),
-	[MIG_COMPLETED] = TO(SETUP), /* after a save, which leaves it here */
-	[MIG_FAILED] = TO(SETUP),
-	[MIG_CANCELLED] = TO(SETUP),
-	[MIG_LISTENING] = TO(BUILDING) | TO(FAILED),
-	[MIG_BUILDING] = TO(RECEIVING) | TO(FAILED),
-	[MIG_RECEIVING] = TO(LOADED) | TO(FAILED),
-	[MIG_LOADED] = TO(RUNNING) | TO(FAILED),
-	[MIG_RUNNING] = TO(SETUP), /* it may move on */
-};
-
 static const char *const phase_names[MIG_PHASE_COUNT] = {
 	[MIG_PHASE_STOP_VCPUS] = "stop-vcpus",
 	[MIG_PHASE_STOP_BACKENDS] = "stop-backends",
@@ -91,11 +36,6 @@ static const char *const phase_names[MIG_PHASE_COUNT] = {
 	[MIG_PHASE_DST_ACTIVATE] = "dst-activate",
 	[MIG_PHASE_DST_START] = "dst-start",
 };
-
-const char *mig_state_name(enum mig_state state)
-{
-	return state_names[state];
-}
 
 const char *mig_phase_name(enum mig_phase phase)
 {
@@ -118,22 +58,52 @@ void phase_end(struct phase_clock *clock, enum mig_phase phase)
 /* With the lock. */
 static void set_state(struct mig *mig, enum mig_state to)
 {
+	enum mig_state from = mig->info.state;
+	const struct arc *arc = arc_find(from, to);
 	const struct mig_event event = { .state = to };
 
 	lock_assert_held(&mig->lock);
-	if (!(arcs[mig->info.state] >> to & 1)) {
+	if (!arc) {
 		log_warn("no arc from migration state %s to %s",
-			 state_names[mig->info.state], state_names[to]);
+			 state_name(from), state_name(to));
 		abort(); /* our own bug: go no further with this guest */
 	}
-	trace(mig_state, "%s to %s", state_names[mig->info.state],
-	      state_names[to]);
+	trace(mig_state, "%s to %s", state_name(from), state_name(to));
 	mig->info.state = to;
-	mig->on_event(mig->opaque, &event);
+	if (mig->fail.arc == arc) {
+		mig->broken = mig->fail;
+		mig->fail.arc = NULL;
+	}
+	/* In the pause, no event that tells a client nothing new. */
+	if (strcmp(mig_status(from), mig_status(to)) != 0)
+		mig->on_event(mig->opaque, &event);
+}
+
+int mig_break(struct mig *mig, struct err *err)
+{
+	struct fail broken;
+	uint64_t drained;
+	int ret;
+
+	lock_acquire(&mig->lock);
+	broken = mig->broken;
+	mig->broken.arc = NULL;
+	/* The cancel that took this arc does not end a stall at it. */
+	if (broken.arc && !mig->is_ending &&
+	    (broken.arc->to == MIG_CANCELLING ||
+	     broken.arc->to == MIG_CANCELLED) &&
+	    read(mig->stop_fd, &drained, sizeof(drained)) < 0)
+		assert(errno == EAGAIN);
+	lock_release(&mig->lock);
+	if (!broken.arc)
+		return 0;
+	ret = fail_act(&broken, &mig->channel, mig->stop_fd);
+	return ret ? err_set(err, ret, "stopped") : 0;
 }
 
 int mig_set_state(struct mig *mig, enum mig_state to, struct err *err)
 {
+	bool is_broken;
 	int ret = 0;
 
 	lock_acquire(&mig->lock);
@@ -141,8 +111,9 @@ int mig_set_state(struct mig *mig, enum mig_state to, struct err *err)
 		ret = err_set(err, -ECANCELED, "cancelled");
 	else
 		set_state(mig, to);
+	is_broken = mig->broken.arc != NULL;
 	lock_release(&mig->lock);
-	return ret;
+	return !ret && is_broken ? mig_break(mig, err) : ret;
 }
 
 struct mig *mig_new(struct machine *machine, mig_event_fn *on_event,
@@ -163,25 +134,23 @@ struct mig *mig_new(struct machine *machine, mig_event_fn *on_event,
 	mig->params.downtime_limit_ms = DEFAULT_DOWNTIME_LIMIT_MS;
 	mig->caps.events = true;
 	mig->channel = (struct channel)CHANNEL_INIT;
-	mig->listener.fd = -1;
+	mig->listener = (struct channel_listener)CHANNEL_LISTENER_INIT;
 	lock_init(&mig->lock, LOCK_MIGRATE);
 	list_init(&mig->fds);
 	return mig;
 }
 
-/* Make the thread give up, unless the guest is the destination's already. */
+/* With the lock: make the thread give up. */
 static void stop_thread(struct mig *mig)
 {
 	const uint64_t one = 1;
 
-	lock_acquire(&mig->lock);
-	if (mig->is_active && !mig->is_past_go) {
-		if (!mig->info.is_incoming && mig->info.state != MIG_CANCELLING)
-			set_state(mig, MIG_CANCELLING);
-		if (write(mig->stop_fd, &one, sizeof(one)) < 0)
-			assert(errno == EAGAIN); /* it is readable already */
-	}
-	lock_release(&mig->lock);
+	if (!mig->is_active)
+		return;
+	if (arc_find(mig->info.state, MIG_CANCELLING))
+		set_state(mig, MIG_CANCELLING);
+	if (write(mig->stop_fd, &one, sizeof(one)) < 0)
+		assert(errno == EAGAIN); /* it is readable already */
 }
 
 static void join_thread(struct mig *mig)
@@ -197,7 +166,11 @@ void mig_free(struct mig *mig)
 
 	if (!mig)
 		return;
+	/* Whose guest it is now, the end of this process does not change. */
+	lock_acquire(&mig->lock);
+	mig->is_ending = true;
 	stop_thread(mig);
+	lock_release(&mig->lock);
 	join_thread(mig);
 	list_for_each_safe (named, next, &mig->fds, link) {
 		close(named->fd);
@@ -216,6 +189,7 @@ static void *thread_main(void *opaque)
 	bool is_incoming = mig->info.is_incoming;
 
 	thread_want_low_latency();
+	mig_break(mig, NULL); /* its first arc; a stop is noticed soon */
 	if (is_incoming)
 		destination_run(mig, &err);
 	else
@@ -232,6 +206,11 @@ void mig_finish(struct mig *mig, enum mig_state to, const struct err *err)
 	if (mig->info.state == MIG_CANCELLING)
 		to = MIG_CANCELLED;
 	set_state(mig, to);
+	if (mig->broken.arc) {
+		lock_release(&mig->lock);
+		mig_break(mig, NULL);
+		lock_acquire(&mig->lock);
+	}
 	mig->is_active = false;
 	lock_release(&mig->lock);
 }
@@ -250,7 +229,7 @@ static int start_thread(struct mig *mig, const char *uri, bool is_incoming,
 				       .is_incoming = is_incoming };
 	snprintf(mig->info.uri, sizeof(mig->info.uri), "%s", uri);
 	snprintf(mig->uri, sizeof(mig->uri), "%s", uri);
-	mig->is_past_go = false;
+	mig->broken.arc = NULL; /* of a thread that could not be made */
 	mig->is_active = true;
 	mig->start_ns = clock_mono_ns();
 	set_state(mig, first);
@@ -320,7 +299,10 @@ int mig_incoming(struct mig *mig, const char *uri, struct err *err)
 
 void mig_cancel(struct mig *mig)
 {
-	stop_thread(mig);
+	lock_acquire(&mig->lock);
+	if (!state_is_past_go(mig->info.state))
+		stop_thread(mig);
+	lock_release(&mig->lock);
 }
 
 void mig_query(struct mig *mig, struct mig_info *ret_info)
@@ -350,6 +332,26 @@ int mig_set_params(struct mig *mig, const struct mig_params *params,
 	mig->params = *params;
 	lock_release(&mig->lock);
 	return 0;
+}
+
+int mig_set_fail(struct mig *mig, const char *text, struct err *err)
+{
+	struct fail fail;
+	int ret = fail_parse(text, &fail, err);
+
+	if (ret)
+		return ret;
+	lock_acquire(&mig->lock);
+	mig->fail = fail;
+	lock_release(&mig->lock);
+	return 0;
+}
+
+void mig_fail(struct mig *mig, char ret_text[MIG_FAIL_MAX])
+{
+	lock_acquire(&mig->lock);
+	fail_text(&mig->fail, ret_text);
+	lock_release(&mig->lock);
 }
 
 void mig_caps(struct mig *mig, struct mig_caps *ret_caps)

@@ -3,6 +3,8 @@
  * struct mig, shared by its files:
  *
  *	mig.c          parameters, queries, threads, the state setter
+ *	states.c       the two state machines
+ *	fail.c         breaks a migration at an arc, for tests
  *	source.c       the outgoing migration
  *	destination.c  the incoming one
  *
@@ -18,6 +20,7 @@
 #include "base/list.h"
 #include "base/lock.h"
 #include "migrate/channel.h"
+#include "migrate/fail.h"
 #include "migrate/format.h"
 #include "migrate/migrate.h"
 
@@ -46,9 +49,11 @@ struct mig {
 	struct mig_caps caps;
 	struct mig_info info;
 	struct list fds;
-	bool is_active;  /* a thread is at work */
-	bool has_thread; /* and not joined yet */
-	bool is_past_go; /* too late to cancel */
+	bool is_active;     /* a thread is at work */
+	bool has_thread;    /* and not joined yet */
+	bool is_ending;     /* mig_free() waits for the thread */
+	struct fail fail;   /* what to break, once */
+	struct fail broken; /* its arc was taken: the thread breaks it now */
 	pthread_t thread;
 	uint64_t start_ns;
 
@@ -58,9 +63,14 @@ struct mig {
 	char uri[sizeof(((struct mig_info *)0)->uri)];
 };
 
-/* An arc of the state machine, checked against the table in mig.c; -ECANCELED
- * once the migration is being cancelled. */
+/* An arc of the state machine, checked against the table in states.c; breaks
+ * what is to be broken at it.  -ECANCELED once the migration is being
+ * cancelled. */
 int mig_set_state(struct mig *mig, enum mig_state to, struct err *err);
+
+/* The thread, without the lock: the same for an arc that another thread may
+ * have taken. */
+int mig_break(struct mig *mig, struct err *err);
 
 /* The thread's last state, with the reason when it failed; from here on another
  * migration may start.  A failure of a cancelled one counts as cancelled. */

@@ -21,27 +21,36 @@
 struct machine;
 struct mig;
 
-/* Source and destination states (DESIGN 5); names by mig_state_name(). */
+/* Source and destination states, drawn in states.c. */
 enum mig_state {
 	MIG_NONE,
-	/* source */
+	/* source, under way */
 	MIG_SETUP,
 	MIG_ACTIVE,
-	MIG_DEVICE, /* guest stopped, the rest travels */
+	MIG_DEVICE,      /* guest stopped, the rest travels */
+	MIG_SENT,        /* all of it; READY comes next */
+	MIG_READY,       /* GO (or what stands for it): too late to cancel */
+	MIG_HANDED_OVER, /* GO was sent */
+	MIG_CANCELLING,
+	/* over */
 	MIG_COMPLETED,
 	MIG_FAILED,
-	MIG_CANCELLING,
 	MIG_CANCELLED,
 	/* destination */
 	MIG_LISTENING,
 	MIG_BUILDING,
 	MIG_RECEIVING,
+	MIG_STOPPED, /* the guest, at the source */
+	MIG_LOADING, /* all bytes are here */
 	MIG_LOADED,
+	MIG_TAKING_OVER, /* GO is here */
+	MIG_STARTED,     /* the guest runs; RUNNING comes next */
 	MIG_RUNNING,
 	MIG_STATE_COUNT
 };
 
-const char *mig_state_name(enum mig_state state);
+/* As clients see it: QEMU's names, "device" from MIG_DEVICE to completed. */
+const char *mig_status(enum mig_state state);
 
 /* migrate-set-parameters; names and units are QEMU's. */
 struct mig_params {
@@ -118,7 +127,7 @@ void mig_free(struct mig *mig);
 
 /* -EBUSY while one is under way, -EINVAL for a bad URI or run state. */
 int mig_start(struct mig *mig, const char *uri, struct err *err);
-/* Returns at once; the guest runs on if GO was not sent.  No-op without a
+/* Returns at once; the guest runs on if it was not given away.  No-op without a
  * migration. */
 void mig_cancel(struct mig *mig);
 /* Listen (or open the file) and return; the migration arrives on a thread of
@@ -130,6 +139,16 @@ void mig_params(struct mig *mig, struct mig_params *ret_params);
 /* -ERANGE with a reason; takes effect at once, also on a running migration. */
 int mig_set_params(struct mig *mig, const struct mig_params *params,
 		   struct err *err);
+
+/* Break a migration on purpose (fail.h), once: "ARC[,action=ACTION]", or "" for
+ * nothing.  -EINVAL.  And what is still to be broken, in the same form. */
+#define MIG_FAIL_MAX 64
+int mig_set_fail(struct mig *mig, const char *text, struct err *err);
+void mig_fail(struct mig *mig, char ret_text[MIG_FAIL_MAX]);
+int mig_check_fail(const char *text, struct err *err);
+/* The arcs, one a line: name, side, who owns the guest there. */
+void mig_print_arcs(FILE *out);
+
 void mig_caps(struct mig *mig, struct mig_caps *ret_caps);
 /* -EBUSY while a migration is under way. */
 int mig_set_caps(struct mig *mig, const struct mig_caps *caps, struct err *err);

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+/* The arithmetic of the decision; source.c measures. */
 #include "migrate/policy.h"
 
 #include "base/clock.h"
@@ -12,6 +13,7 @@
 /* Rounds shrink to a few percent in ten; a bandwidth that swings (a disk's) must
  * not hold out for ever for the best it once showed. */
 #define FITTING_ROUNDS_MAX 24
+#define FITTING_IDLE_NS    (5 * NS_PER_SEC)
 #define IDLE_ROUNDS_MAX    3
 /* For ever; leaves room for the other costs. */
 #define SEND_MAX_NS (1ull << 62)
@@ -65,6 +67,7 @@ static void measure_fixed(struct policy *policy,
 bool policy_decide(struct policy *policy, const struct policy_round *round)
 {
 	uint64_t send_ns;
+	bool is_idle;
 
 	measure_bandwidth(policy, round);
 	measure_fixed(policy, round);
@@ -72,10 +75,8 @@ bool policy_decide(struct policy *policy, const struct policy_round *round)
 	send_ns = send_time(policy, round->remaining_bytes);
 	policy->estimate_ns = policy->fixed_ns + policy->sync_ns + send_ns;
 
-	if (policy->estimate_ns < policy->best_ns - policy->best_ns / 10)
-		policy->idle_rounds = 0;
-	else
-		policy->idle_rounds++;
+	is_idle = policy->estimate_ns >= policy->best_ns - policy->best_ns / 10;
+	policy->idle_rounds = is_idle ? policy->idle_rounds + 1 : 0;
 	/* The best seen ages, so that one lucky round does not hold out for
 	 * another for ever. */
 	if (policy->idle_rounds > IDLE_ROUNDS_MAX)
@@ -88,7 +89,10 @@ bool policy_decide(struct policy *policy, const struct policy_round *round)
 		return true;
 	if (policy->estimate_ns > policy->limit_ns)
 		return false;
-	if (++policy->fitting_rounds >= FITTING_ROUNDS_MAX)
+	if (is_idle)
+		policy->fitting_idle_ns += round->busy_ns;
+	if (++policy->fitting_rounds >= FITTING_ROUNDS_MAX ||
+	    policy->fitting_idle_ns >= FITTING_IDLE_NS)
 		return true;
 	/* Nothing more to win. */
 	if (send_ns <= (policy->fixed_ns + policy->sync_ns) / 8)

@@ -7,9 +7,10 @@
  * it estimates the pause as fixed costs plus the time to send the rest.  While
  * the estimate is above the limit, rounds go on.  Below it, they go on as long
  * as the next one promises less: rounds shrink while the link is faster than
- * the guest, and no longer once the rest is small beside the fixed costs or
- * three rounds brought nothing, and in any case after two dozen.  When nothing is left at all, the guest is
- * stopped even if the limit is below the fixed costs: no round can better that.
+ * the guest, and no longer once the rest is small beside the fixed costs, three
+ * rounds or five seconds of them brought nothing, and in any case after two
+ * dozen.  When nothing is left at all, the guest is stopped even if the limit is
+ * below the fixed costs: no round can better that.
  * Pure arithmetic; tested without a machine.
  */
 #ifndef GODWIT_MIGRATE_POLICY_H
@@ -28,6 +29,7 @@ struct policy {
 	uint64_t best_ns;     /* lowest estimate so far */
 	unsigned int idle_rounds; /* since the estimate last fell by a tenth */
 	unsigned int fitting_rounds; /* with an estimate within the limit */
+	uint64_t fitting_idle_ns;    /* those of them that brought nothing */
 };
 
 struct policy_round {

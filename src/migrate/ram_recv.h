@@ -39,18 +39,17 @@ int ram_runs_parse(const struct record *record, const struct ram_blocks *blocks,
 		   bool is_file, struct ram_runs *ret_runs, struct err *err);
 
 struct ram_recv {
-	struct ram_blocks blocks;
 	struct ram_block *block[FMT_BLOCKS_MAX]; /* borrowed */
-	uint64_t pages, zero_pages; /* received, counting repeats */
 	struct iovec iov[FMT_RUNS_MAX];
 };
 
 void ram_recv_start(struct ram_recv *ram, struct mem *mem);
 
-/* @record is RAM (read up to its first page) or RAM_ZERO (complete). */
-int ram_recv_data(struct ram_recv *ram, struct channel *channel,
-		  struct record *record, struct err *err);
-int ram_recv_zero(struct ram_recv *ram, const struct record *record,
+/* @runs passed ram_runs_parse() with blocks as large as @mem's.  @record is RAM,
+ * read up to its first page; what is left of it is read. */
+int ram_recv_data(struct ram_recv *ram, const struct ram_runs *runs,
+		  struct channel *channel, struct record *record,
 		  struct err *err);
+void ram_recv_zero(struct ram_recv *ram, const struct ram_runs *runs);
 
 #endif

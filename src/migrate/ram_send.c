@@ -1,11 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
+/*
+ * A pass walks the dirty bitmap in windows of one record: take, clear (D1), sort
+ * into data and zeroes, send out of guest memory.
+ */
 #include "migrate/ram_send.h"
 
 #include <errno.h>
 #include <isa-l.h>
 #include <stdlib.h>
 #include <string.h>
-#include <xxhash.h>
 
 #include "base/bitmap.h"
 #include "base/err.h"
@@ -56,11 +59,11 @@ int ram_send_start(struct ram_send *ram, struct mem *mem,
 	memset(ram, 0, sizeof(*ram));
 	ram->channel = channel;
 	ram->is_checked = is_checked;
-	if (is_checked) {
+	ram->hasher = XXH3_createState();
+	if (is_checked)
 		ram->bounce = malloc(FMT_RAM_PAGES << RAM_PAGE_SHIFT);
-		if (!ram->bounce)
-			return err_set(err, -ENOMEM, "no memory to copy RAM");
-	}
+	if (!ram->hasher || (is_checked && !ram->bounce))
+		return err_set(err, -ENOMEM, "no memory to send RAM");
 	ret = mem_log_global_start(mem, err);
 	if (ret)
 		return ret;
@@ -80,6 +83,8 @@ void ram_send_stop(struct ram_send *ram)
 	if (ram->mem)
 		mem_log_global_stop(ram->mem);
 	bytes_writer_fini(&ram->out);
+	XXH3_freeState(ram->hasher);
+	ram->hasher = NULL;
 	free(ram->bounce);
 	ram->bounce = NULL;
 }
@@ -166,11 +171,9 @@ static int send_runs(struct ram_send *ram, const struct ram_block *block,
 	size_t runs_size = ram->run_count * sizeof(ram->runs[0]);
 	uint8_t *copy_at = ram->bounce;
 	uint64_t pages = 0;
-	XXH3_state_t *hasher = XXH3_createState();
+	XXH3_state_t *hasher = ram->hasher;
 	int ret;
 
-	if (!hasher)
-		return err_set(err, -ENOMEM, "no memory to hash RAM");
 	for (uint32_t i = 0; i < ram->run_count; i++) {
 		size_t size = le64_get(ram->runs[i].pages) << RAM_PAGE_SHIFT;
 		uint8_t *from = block->host + (le64_get(ram->runs[i].first)
@@ -196,7 +199,6 @@ static int send_runs(struct ram_send *ram, const struct ram_block *block,
 		XXH3_64bits_update(hasher, ram->iov[i + 2].iov_base,
 				   ram->iov[i + 2].iov_len);
 	top.record.hash = le64_of(XXH3_64bits_digest(hasher));
-	XXH3_freeState(hasher);
 
 	ram->iov[0] = (struct iovec){ &top, sizeof(top) };
 	ram->iov[1] = (struct iovec){ ram->runs, runs_size };

@@ -19,6 +19,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 #include <sys/uio.h>
+#include <xxhash.h>
 
 #include "base/bytes.h"
 #include "mem/ram.h"
@@ -31,8 +32,9 @@ struct mem;
 struct ram_send {
 	struct mem *mem;
 	struct channel *channel;
-	bool is_checked; /* copy live pages and send their hash */
-	uint8_t *bounce; /* owned; one record's pages, for is_checked */
+	bool is_checked;      /* copy live pages and send their hash */
+	XXH3_state_t *hasher; /* owned; of the record under construction */
+	uint8_t *bounce;      /* owned; one record's pages, for is_checked */
 
 	uint64_t pages, zero_pages; /* sent, counting repeats */
 	uint64_t known_pages;       /* resident at some time */
@@ -49,7 +51,7 @@ struct ram_send {
  * else has it on. */
 int ram_send_start(struct ram_send *ram, struct mem *mem,
 		   struct channel *channel, bool is_checked, struct err *err);
-/* Turn logging off, if ram_send_start() turned it on. */
+/* Turn logging off, if ram_send_start() turned it on; after a failed start too. */
 void ram_send_stop(struct ram_send *ram);
 
 /* Ask every dirty source once and residency again; returns the pages to send.

@@ -4,8 +4,10 @@
  *
  * Who owns the guest (docs/spec/stream.md): the source until GO is sent, and
  * again whenever something fails before that; nobody but the destination
- * afterwards.  Here that is the call of source_send_go(): before it every error
- * ends in source_resume(), after it in run state handed-over.
+ * afterwards.  Here that is source_give(): before it every error ends in
+ * source_resume(), after it in run state handed-over.  Where no answer comes
+ * back, END gives the guest away, unless the file gets its name after it: then
+ * it is no copy before that, and the guest stays here.
  */
 #include <errno.h>
 #include <string.h>
@@ -47,7 +49,7 @@ struct source {
 	struct record reply;
 	bool is_built;        /* BUILT arrived (or there is no return path) */
 	unsigned int skipped; /* unknown optional records */
-	bool was_running, is_stopped, is_go_sent;
+	bool was_running, is_stopped, is_given;
 	uint64_t stop_ns;
 
 	/* of the current pass */
@@ -76,43 +78,69 @@ static void take_report(struct source *src, const struct fmt_report *report)
 	lock_release(&src->mig->lock);
 }
 
+static int check_round_done(const struct record *reply, struct err *err)
+{
+	struct fmt_round done;
+	int ret = record_take(reply, &done, sizeof(done), err);
+
+	if (!ret && le32_get(done.flags))
+		ret = err_set(err, -EBADMSG, "reserved bits are set");
+	return ret;
+}
+
+static int check_report(const struct record *reply, struct err *err)
+{
+	struct fmt_report report;
+	int ret = record_take(reply, &report, sizeof(report), err);
+
+	/* It may not have started a guest that is not its own yet. */
+	if (!ret && reply->type == FMT_READY && le64_get(report.start_ns))
+		ret = err_set(err, -EBADMSG, "%lu ns to start, must be 0",
+			      le64_get(report.start_ns));
+	return ret;
+}
+
+static int check_reply(struct source *src, struct err *err)
+{
+	switch (src->reply.type) {
+	case FMT_BUILT:
+		if (src->is_built)
+			return err_set(err, -EBADMSG, "it came twice");
+		src->is_built = true;
+		return record_check_size(&src->reply, sizeof(struct fmt_built),
+					 err);
+	case FMT_ROUND_DONE:
+		return check_round_done(&src->reply, err);
+	case FMT_READY:
+	case FMT_RUNNING:
+		return check_report(&src->reply, err);
+	default:
+		/* Not so many that they keep a stopped guest waiting. */
+		if (src->reply.type & FMT_OPTIONAL &&
+		    ++src->skipped <= SKIPPED_MAX)
+			return 0;
+		return err_set(err, -EBADMSG, "0x%x, which is no reply",
+			       src->reply.type);
+	}
+}
+
 /* Read one record from the destination; FAILED becomes an error. */
 static int read_reply(struct source *src, struct err *err)
 {
 	char reason[FMT_REASON_MAX + 1];
 	int ret = record_recv(src->channel, &src->reply, err);
 
-	if (ret) {
-		err_prefix(err, "destination");
-		return ret;
-	}
-	switch (src->reply.type) {
-	case FMT_BUILT:
-		if (src->is_built)
-			return err_set(err, -EBADMSG,
-				       "destination sent BUILT twice");
-		src->is_built = true;
-		return record_check_size(&src->reply, sizeof(struct fmt_built),
-					 err);
-	case FMT_ROUND_DONE:
-		return record_check_size(&src->reply, sizeof(struct fmt_round),
-					 err);
-	case FMT_READY:
-	case FMT_RUNNING:
-		return record_check_size(&src->reply, sizeof(struct fmt_report),
-					 err);
-	case FMT_FAILED:
+	if (!ret && src->reply.type == FMT_FAILED) {
 		record_reason(&src->reply, reason, sizeof(reason));
-		return err_set(err, -EREMOTEIO, "destination: %s", reason);
-	default:
-		/* Not so many that they keep a stopped guest waiting. */
-		if (src->reply.type & FMT_OPTIONAL &&
-		    ++src->skipped <= SKIPPED_MAX)
-			return 0;
-		return err_set(err, -EBADMSG,
-			       "destination sent record %s (0x%x)",
-			       record_name(src->reply.type), src->reply.type);
+		ret = err_set(err, -EREMOTEIO, "%s", reason);
+	} else if (!ret) {
+		ret = check_reply(src, err);
+		if (ret)
+			record_blame(&src->reply, err);
 	}
+	if (ret)
+		err_prefix(err, "destination");
+	return ret;
 }
 
 /* An unknown optional record, or BUILT, which comes when it is done. */
@@ -401,8 +429,7 @@ static int await_round(struct source *src, const struct fmt_round *note,
 	if (ret)
 		return ret;
 	memcpy(&done, src->reply.body, sizeof(done));
-	if (le32_get(done.number) != le32_get(note->number) ||
-	    le32_get(done.flags))
+	if (le32_get(done.number) != le32_get(note->number))
 		return err_set(err, -EBADMSG,
 			       "destination answered round %u with %u",
 			       le32_get(note->number), le32_get(done.number));
@@ -488,18 +515,21 @@ static int source_stop(struct source *src, struct err *err)
 	ret = mig_set_state(src->mig, MIG_DEVICE, err);
 	if (ret)
 		return ret;
-	machine_stop_backends(src->machine);
-	phase_end(&src->phases, MIG_PHASE_STOP_BACKENDS);
-
+	/* Ahead of the state, so that it is awake when that comes. */
 	stopped = (struct fmt_stopped){
 		.want = le32_of(src->was_running ? FMT_WANT_RUN
 						 : FMT_WANT_PAUSE),
 		.flags = le32_of(src->caps.verify ? FMT_STOPPED_VERIFY : 0),
 	};
+	record_put(&src->out, FMT_STOPPED, &stopped, sizeof(stopped));
+	ret = stream_flush(src->channel, &src->out, err);
+	if (ret)
+		return ret;
+	machine_stop_backends(src->machine);
+	phase_end(&src->phases, MIG_PHASE_STOP_BACKENDS);
 	ret = machine_save_accel(src->machine, err);
 	if (ret)
 		return ret;
-	record_put(&src->out, FMT_STOPPED, &stopped, sizeof(stopped));
 	ret = put_states(src, machine_state(src->machine), FMT_STATE, err);
 	phase_end(&src->phases, MIG_PHASE_SAVE_VCPUS);
 	return ret;
@@ -521,29 +551,43 @@ static int source_send_rest(struct source *src, struct err *err)
 	return ret;
 }
 
-static int source_send_end(struct source *src, struct err *err)
+static void put_end(struct source *src)
 {
 	struct fmt_end end = { .pages = le64_of(src->ram.pages),
 			       .zero_pages = le64_of(src->ram.zero_pages) };
-	struct fmt_verify verify;
-	int ret;
 
 	record_put(&src->out, FMT_END, &end, sizeof(end));
-	ret = stream_flush(src->channel, &src->out, err);
-	phase_end(&src->phases, MIG_PHASE_SEND_STATE);
-	if (ret || !src->caps.verify)
-		return ret;
+}
 
-	ret = verify_ram(machine_mem(src->machine), &src->hash,
-			 &src->hash_pages);
+static int put_verify(struct source *src, struct err *err)
+{
+	struct fmt_verify verify;
+	int ret = verify_ram(machine_mem(src->machine), src->channel->stop_fd,
+			     &src->hash, &src->hash_pages, err);
+
 	if (ret)
-		return err_set(err, ret, "no memory to hash RAM");
+		return ret;
 	verify = (struct fmt_verify){ le64_of(src->hash),
 				      le64_of(src->hash_pages) };
 	record_put(&src->out, FMT_VERIFY, &verify, sizeof(verify));
+	return 0;
+}
+
+/* Both sides hash at the same time. */
+static int source_send_end(struct source *src, struct err *err)
+{
+	int ret;
+
+	put_end(src);
 	ret = stream_flush(src->channel, &src->out, err);
-	phase_end(&src->phases, MIG_PHASE_VERIFY);
-	return ret;
+	phase_end(&src->phases, MIG_PHASE_SEND_STATE);
+	if (!ret && src->caps.verify) {
+		ret = put_verify(src, err);
+		if (!ret)
+			ret = stream_flush(src->channel, &src->out, err);
+		phase_end(&src->phases, MIG_PHASE_VERIFY);
+	}
+	return ret ? ret : mig_set_state(src->mig, MIG_SENT, err);
 }
 
 /* Whether the destination's hash agrees, when there is one to compare. */
@@ -571,57 +615,69 @@ static int check_ready(struct source *src, struct err *err)
 	return 0;
 }
 
-/* From here on a cancel comes too late. */
-static int source_pass_go(struct source *src, struct err *err)
-{
-	int ret = 0;
-
-	lock_acquire(&src->mig->lock);
-	if (src->mig->info.state == MIG_CANCELLING)
-		ret = err_set(err, -ECANCELED, "cancelled");
-	else
-		src->mig->is_past_go = true;
-	lock_release(&src->mig->lock);
-	return ret;
-}
-
-/* The guest changes hands here.  An error means that GO was not sent. */
-static int source_send_go(struct source *src, struct err *err)
+/* The guest changes hands here, by what is about to be sent.  With an error
+ * too, when a part of that was: is_given tells. */
+static int source_give(struct source *src, struct err *err)
 {
 	uint64_t sent = src->channel->sent;
-	int ret = source_pass_go(src, err);
+	int ret = mig_set_state(src->mig, MIG_READY, err);
 
 	if (ret)
 		return ret;
-	record_put(&src->out, FMT_GO, NULL, 0);
 	ret = stream_flush(src->channel, &src->out, err);
-	src->is_go_sent = !ret || src->channel->sent > sent;
-	return ret;
+	if (ret && src->channel->sent == sent)
+		return ret;
+	src->is_given = true;
+	return mig_set_state(src->mig, MIG_HANDED_OVER, err) ? -ECANCELED : ret;
+}
+
+/* Nobody will answer, and whoever has read END, and that nothing follows, may
+ * run the guest: a reader at the other end of a pipe does.  So all that may
+ * fail comes before END, and it goes out once it is too late to cancel. */
+static int source_let_go(struct source *src, struct err *err)
+{
+	int ret = 0;
+
+	put_end(src);
+	if (src->caps.verify) {
+		ret = put_verify(src, err);
+		phase_end(&src->phases, MIG_PHASE_VERIFY);
+	}
+	if (!ret)
+		ret = source_give(src, err);
+	phase_end(&src->phases, MIG_PHASE_SEND_STATE);
+	return ret ? ret : channel_sync(src->channel, err);
 }
 
 /* A file has the guest once it has its name. */
-static int source_finish_file(struct source *src, struct err *err)
+static int source_save(struct source *src, struct err *err)
 {
-	int ret = channel_sync(src->channel, err);
+	int ret = source_send_end(src, err);
 
 	if (!ret)
-		ret = source_pass_go(src, err);
+		ret = channel_sync(src->channel, err);
+	if (!ret)
+		ret = mig_set_state(src->mig, MIG_READY, err);
 	return ret ? ret : channel_commit(src->channel, err);
 }
 
 static int source_hand_over(struct source *src, struct err *err)
 {
 	struct fmt_report report;
-	int ret;
+	int ret = source_send_end(src, err);
 
+	if (ret)
+		return ret;
 	src->channel->spin_ns = MIG_SPIN_NS;
 	ret = await_reply(src, FMT_READY, err);
 	src->channel->spin_ns = 0;
 	phase_end(&src->phases, MIG_PHASE_WAIT_READY);
 	if (!ret)
 		ret = check_ready(src, err);
-	if (!ret)
-		ret = source_send_go(src, err);
+	if (ret)
+		return ret;
+	record_put(&src->out, FMT_GO, NULL, 0);
+	ret = source_give(src, err);
 	if (ret)
 		return ret;
 	src->channel->deadline_ns = clock_mono_ns() + RUNNING_WAIT_NS;
@@ -634,13 +690,22 @@ static int source_hand_over(struct source *src, struct err *err)
 	return 0;
 }
 
-/* Before GO: the guest is the source's, and runs on if it ran. */
+/* Not given away: the guest is the source's, and runs on if it ran. */
 static void source_resume(struct source *src)
 {
 	if (src->is_stopped)
 		machine_switch_end(src->machine, src->was_running
 							 ? RUN_STATE_RUNNING
 							 : RUN_STATE_PAUSED);
+}
+
+/* The way in which what is stopped and sent becomes another's. */
+static int source_pass_on(struct source *src, struct err *err)
+{
+	if (!src->channel->is_file)
+		return source_hand_over(src, err);
+	return src->channel->save.name ? source_save(src, err)
+				       : source_let_go(src, err);
 }
 
 static int source_switch(struct source *src, struct err *err)
@@ -652,12 +717,9 @@ static int source_switch(struct source *src, struct err *err)
 	if (!ret)
 		ret = source_send_rest(src, err);
 	if (!ret)
-		ret = source_send_end(src, err);
-	if (!ret)
-		ret = src->channel->is_file ? source_finish_file(src, err)
-					    : source_hand_over(src, err);
+		ret = source_pass_on(src, err);
 
-	if (ret && !src->is_go_sent)
+	if (ret && !src->is_given)
 		source_resume(src);
 	machine_hurry(src->machine, false);
 	lock_acquire(&src->mig->lock);
@@ -694,10 +756,14 @@ static void source_send_cancel(struct source *src, const struct err *err)
 
 static void source_fail(struct source *src, int code, struct err *err)
 {
-	if (src->is_go_sent) {
+	mig_break(src->mig, NULL); /* a cancel took the last arc */
+	if (src->is_given) {
 		machine_switch_end(src->machine, RUN_STATE_HANDED_OVER);
-		err_prefix(err, "GO was sent, the destination may run the "
-				"guest");
+		err_prefix(err, src->channel->is_file
+					? "END was sent, who reads it may run "
+					  "the guest"
+					: "GO was sent, the destination may "
+					  "run the guest");
 	} else {
 		explain_failure(src, code, err);
 		source_send_cancel(src, err);
@@ -709,12 +775,16 @@ static void source_fail(struct source *src, int code, struct err *err)
 
 static void source_complete(struct source *src)
 {
-	/* A saved guest may go on here as well: nobody runs the file yet. */
-	machine_switch_end(src->machine, src->channel->is_file
-						 ? RUN_STATE_PAUSED
-						 : RUN_STATE_POSTMIGRATE);
-	mig_finish(src->mig, MIG_COMPLETED, NULL);
+	enum run_state state = RUN_STATE_POSTMIGRATE;
+
+	if (src->channel->is_kept)
+		state = RUN_STATE_PAUSED; /* nobody runs a saved guest yet */
+	else if (src->channel->is_file)
+		state = RUN_STATE_HANDED_OVER; /* nobody said RUNNING */
+	/* Before a reader finds the end of its pipe. */
+	machine_switch_end(src->machine, state);
 	channel_close(src->channel);
+	mig_finish(src->mig, MIG_COMPLETED, NULL);
 	ram_send_stop(&src->ram);
 }
 

@@ -1,4 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
+/*
+ * Writing is done in place, in a buffer or in front of an iovec.  Reading takes the
+ * fixed part of a body first, so that a length is known to be right before there
+ * is room for the rest.
+ */
 #include "migrate/stream.h"
 
 #include <ctype.h>
@@ -125,8 +130,10 @@ int stream_read_header(struct channel *channel, struct fmt_header *ret_header,
 	int ret;
 
 	ret = channel_recv_bytes(channel, &header, sizeof(header), err);
-	if (ret)
+	if (ret) {
+		err_prefix(err, "stream header");
 		return ret;
+	}
 	if (memcmp(header.magic, FMT_MAGIC, sizeof(header.magic)) != 0)
 		return err_set(err, -EBADMSG,
 			       "this is not a godwit migration stream");
@@ -153,6 +160,15 @@ int stream_read_header(struct channel *channel, struct fmt_header *ret_header,
 	return 0;
 }
 
+int stream_check_end(struct channel *channel, struct err *err)
+{
+	uint8_t byte;
+
+	if (channel_recv_bytes(channel, &byte, 1, NULL) == -ENODATA)
+		return 0;
+	return err_set(err, -EBADMSG, "data after this last record");
+}
+
 int record_init(struct record *record, struct err *err)
 {
 	*record = (struct record){ .capacity = BODY_ROOM };
@@ -173,22 +189,16 @@ void record_fini(struct record *record)
 	*record = (struct record){ .body = NULL };
 }
 
-static int bad(const struct record *record, struct err *err, const char *what)
-{
-	return err_set(err, -EBADMSG, "record %s (0x%x): %s",
-		       record_name(record->type), record->type, what);
-}
-
 /* The end of the stream is no end inside a record. */
-static int recv_part(struct channel *channel, const struct record *record,
-		     void *to, size_t size, struct err *err)
+static int recv_part(struct channel *channel, void *to, size_t size,
+		     struct err *err)
 {
 	int ret = channel_recv_bytes(channel, to, size, err);
 
 	if (ret != -ENODATA)
 		return ret;
 	err_clear(err);
-	return bad(record, err, "cut off");
+	return err_set(err, -EBADMSG, "cut off");
 }
 
 static int recv_body(struct channel *channel, struct record *record,
@@ -204,8 +214,7 @@ static int recv_body(struct channel *channel, struct record *record,
 		record->body = body;
 		record->capacity = record->fixed + size;
 	}
-	ret = recv_part(channel, record, record->body + record->fixed, size,
-			err);
+	ret = recv_part(channel, record->body + record->fixed, size, err);
 	if (ret)
 		return ret;
 	XXH3_64bits_update(record->hasher, record->body + record->fixed, size);
@@ -221,17 +230,18 @@ static int finish(struct channel *channel, struct record *record,
 	uint8_t zeroes[8];
 
 	if (pad) {
-		int ret = recv_part(channel, record, zeroes, pad, err);
+		int ret = recv_part(channel, zeroes, pad, err);
 
 		if (ret)
 			return ret;
 		for (size_t i = 0; i < pad; i++) {
 			if (zeroes[i])
-				return bad(record, err, "padding is not zero");
+				return err_set(err, -EBADMSG,
+					       "padding is not zero");
 		}
 	}
 	if (XXH3_64bits_digest(record->hasher) != record->hash)
-		return bad(record, err, "wrong checksum");
+		return err_set(err, -EBADMSG, "wrong checksum");
 	return 0;
 }
 
@@ -243,51 +253,78 @@ static int recv_ram_head(struct channel *channel, struct record *record,
 	int ret;
 
 	if (record->length < sizeof(ram))
-		return bad(record, err, "too short");
+		return err_set(err, -EBADMSG, "too short");
 	ret = recv_body(channel, record, sizeof(ram), err);
 	if (ret)
 		return ret;
 	memcpy(&ram, record->body, sizeof(ram));
 	runs = le32_get(ram.runs);
 	if (runs == 0 || runs > FMT_RUNS_MAX)
-		return bad(record, err, "number of runs out of range");
+		return err_set(err, -EBADMSG, "number of runs out of range");
 	if (record->length - sizeof(ram) < runs * sizeof(struct fmt_run))
-		return bad(record, err, "too short for its runs");
+		return err_set(err, -EBADMSG, "too short for its runs");
 	return recv_body(channel, record, runs * sizeof(struct fmt_run), err);
+}
+
+static uint32_t body_limit(uint32_t type)
+{
+	switch (type) {
+	case FMT_RAM:
+		return sizeof(struct fmt_ram) +
+		       FMT_RUNS_MAX * sizeof(struct fmt_run) +
+		       (FMT_RAM_PAGES << 12);
+	case FMT_CANCEL:
+	case FMT_FAILED:
+		return FMT_REASON_MAX;
+	default:
+		return FMT_BODY_MAX;
+	}
+}
+
+/* What follows the header of a record. */
+static int recv_rest(struct channel *channel, struct record *record,
+		     struct err *err)
+{
+	uint32_t limit = body_limit(record->type);
+	int ret;
+
+	if (record->length > limit)
+		return err_set(err, -EBADMSG, "%u bytes, at most %u",
+			       record->length, limit);
+	if (record->type == FMT_RAM)
+		return recv_ram_head(channel, record, err);
+	ret = recv_body(channel, record, record->length, err);
+	return ret ? ret : finish(channel, record, err);
 }
 
 int record_recv(struct channel *channel, struct record *record, struct err *err)
 {
 	struct fmt_record header;
-	uint32_t limit;
 	int ret;
 
 	ret = channel_recv_bytes(channel, &header, sizeof(header), err);
-	if (ret)
+	if (ret) {
+		if (record->number)
+			err_prefix(err, "after record %lu, %s", record->number,
+				   record_name(record->type));
+		else
+			err_prefix(err, "before the first record");
 		return ret;
+	}
+	record->number++;
 	record->type = le32_get(header.type);
 	record->length = le32_get(header.length);
 	record->hash = le64_get(header.hash);
 	record->fixed = 0;
-	limit = record->type == FMT_RAM
-			? sizeof(struct fmt_ram) +
-				  FMT_RUNS_MAX * sizeof(struct fmt_run) +
-				  (FMT_RAM_PAGES << 12)
-			: FMT_BODY_MAX;
-	if (record->length > limit)
-		return err_set(err, -EBADMSG,
-			       "record %s (0x%x): %u bytes, at most %u",
-			       record_name(record->type), record->type,
-			       record->length, limit);
 	XXH3_64bits_reset(record->hasher);
 	XXH3_64bits_update(record->hasher, &header,
 			   offsetof(struct fmt_record, hash));
 	trace(mig_record_recv, "%s, %u bytes", record_name(record->type),
 	      record->length);
-	if (record->type == FMT_RAM)
-		return recv_ram_head(channel, record, err);
-	ret = recv_body(channel, record, record->length, err);
-	return ret ? ret : finish(channel, record, err);
+	ret = recv_rest(channel, record, err);
+	if (ret)
+		record_blame(record, err);
+	return ret;
 }
 
 int record_end_ram(struct channel *channel, struct record *record,
@@ -296,12 +333,28 @@ int record_end_ram(struct channel *channel, struct record *record,
 	return finish(channel, record, err);
 }
 
+void record_blame(const struct record *record, struct err *err)
+{
+	err_prefix(err, "record %lu, %s", record->number,
+		   record_name(record->type));
+}
+
 int record_check_size(const struct record *record, size_t size, struct err *err)
 {
 	if (record->length == size)
 		return 0;
-	return err_set(err, -EBADMSG, "record %s: %u bytes, must be %zu",
-		       record_name(record->type), record->length, size);
+	return err_set(err, -EBADMSG, "%u bytes, must be %zu", record->length,
+		       size);
+}
+
+int record_take(const struct record *record, void *to, size_t size,
+		struct err *err)
+{
+	int ret = record_check_size(record, size, err);
+
+	if (!ret)
+		memcpy(to, record->body, size);
+	return ret;
 }
 
 void record_reason(const struct record *record, char *to, size_t size)

@@ -5,10 +5,12 @@
 
 #include <stdint.h>
 
+struct err;
 struct mem;
 
-/* The guest is stopped.  @ret_pages: pages that are not all zero.  0 or
- * -ENOMEM. */
-int verify_ram(struct mem *mem, uint64_t *ret_hash, uint64_t *ret_pages);
+/* The guest is stopped.  @ret_pages: pages that are not all zero.  -ECANCELED
+ * once @stop_fd is readable, which is looked at now and then. */
+int verify_ram(struct mem *mem, int stop_fd, uint64_t *ret_hash,
+	       uint64_t *ret_pages, struct err *err);
 
 #endif

@@ -9,6 +9,7 @@
 #include <assert.h>
 #include <errno.h>
 #include <inttypes.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "base/err.h"
@@ -428,7 +429,7 @@ static int walk(struct bytes_reader *from, uint16_t saved_version,
 			       "state description: %s: version %u with %u "
 			       "fields, at most %u",
 			       name, version, field_count, STATE_FIELDS_MAX);
-	if (data && saved_version > version)
+	if (data && (saved_version < 1 || saved_version > version))
 		return err_set(err, -EBADMSG,
 			       "%s: state version %u, described is %u", name,
 			       saved_version, version);
@@ -463,6 +464,84 @@ int state_describe_read(struct bytes_reader *from,
 			struct err *err)
 {
 	return walk(from, 0, NULL, visitor, opaque, err);
+}
+
+/* ---- a description and a table ---- */
+
+/* Room for a field in words. */
+#define WORDS_MAX (STATE_FIELD_NAME_MAX + 64)
+
+struct comparison {
+	const struct state_desc *desc;
+	uint32_t at; /* the next field of the table */
+	struct err *err;
+};
+
+static void say_field(char words[WORDS_MAX], const char *name,
+		      enum state_kind kind, bool is_varying, uint32_t count,
+		      uint16_t since)
+{
+	snprintf(words, WORDS_MAX, "%s, %s%" PRIu32 " x u%zu since version %u",
+		 name, is_varying ? "up to " : "", count,
+		 8 * state_kind_size(kind), since);
+}
+
+/* Field @at of the table; there is none behind its end. */
+static void say_own_field(char words[WORDS_MAX], const struct state_desc *desc,
+			  uint32_t at)
+{
+	const struct state_field *field = &desc->fields[at];
+
+	if (at < desc->field_count)
+		say_field(words, field->name, field->kind,
+			  field->count_at != STATE_FIXED, field->count,
+			  field->since);
+	else
+		snprintf(words, WORDS_MAX, "none");
+}
+
+static int refuse_field(const struct comparison *comparison, const char *theirs,
+			const char *own)
+{
+	return err_set(comparison->err, -EINVAL,
+		       "field %" PRIu32 " of version %u is '%s' at the source, "
+		       "'%s' here",
+		       comparison->at, comparison->desc->version, theirs, own);
+}
+
+/* Two fields that are told alike are alike. */
+static int compare_field(void *opaque, const struct state_field_text *field,
+			 const void *values, uint32_t used)
+{
+	struct comparison *comparison = opaque;
+	char theirs[WORDS_MAX], own[WORDS_MAX];
+
+	(void)values;
+	(void)used;
+	say_field(theirs, field->name, field->kind, field->is_varying,
+		  field->count, field->since);
+	say_own_field(own, comparison->desc, comparison->at);
+	if (strcmp(theirs, own) != 0)
+		return refuse_field(comparison, theirs, own);
+	comparison->at++;
+	return 0;
+}
+
+int state_describe_check(const struct state_entry *entry,
+			 struct bytes_reader *from, struct err *err)
+{
+	static const struct state_visitor visitor = { .field = compare_field };
+	struct comparison comparison = { .desc = entry->desc, .err = err };
+	char own[WORDS_MAX];
+	int ret = walk(from, 0, NULL, &visitor, &comparison, err);
+
+	if (!ret && comparison.at < entry->desc->field_count) {
+		say_own_field(own, entry->desc, comparison.at);
+		ret = refuse_field(&comparison, "none", own);
+	}
+	if (ret == -EINVAL)
+		err_prefix(err, "%s", entry->name);
+	return ret;
 }
 
 int state_explain(struct bytes_reader *description, uint16_t version,

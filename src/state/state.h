@@ -16,7 +16,7 @@
  * Encoding: fields in table order without padding, little endian; a varying
  * array is preceded by its count (u32).
  *
- * Loading has two steps (DESIGN 2).  `load` sees the fields only: it checks
+ * Loading has two steps.  `load` sees the fields only: it checks
  * them against each other, and may neither translate addresses nor touch guest
  * memory.  `activate` runs after the one topology commit of the whole load,
  * always, and does what needs the new topology.
@@ -181,6 +181,15 @@ struct state_visitor {
 int state_describe_read(struct bytes_reader *from,
 			const struct state_visitor *visitor, void *opaque,
 			struct err *err);
+
+/*
+ * As state_describe_read(), for a description that is known to be of @entry, at
+ * desc->version: -EINVAL when it is not what state_load() takes, and the message
+ * names the first difference.  Names count: fields of a kind that changed places
+ * differ in nothing else.
+ */
+int state_describe_check(const struct state_entry *entry,
+			 struct bytes_reader *from, struct err *err);
 
 /*
  * As state_describe_read(), with the @size bytes that were saved at @version

@@ -5,6 +5,7 @@
  * mig_explain().  With its highest bit, checksums are made right first, so that
  * what is behind them is reached.
  */
+#include <fcntl.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -22,7 +23,7 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-#define SIZE_MAX_USED (1u << 16)
+#define SIZE_MAX_USED (1u << 17)
 #define BLOCK_PAGES   100
 
 /* ---- right checksums ---- */
@@ -91,9 +92,25 @@ struct reader {
 	struct mem *mem;
 	struct ram_block *blocks[2];
 	struct ram_recv recv;
+	struct ram_blocks named; /* the same, as runs name them */
 	struct record record;
 	struct channel channel;
 };
+
+static int take_ram(struct reader *reader, struct err *err)
+{
+	struct ram_runs runs;
+	int ret = ram_runs_parse(&reader->record, &reader->named, true, &runs,
+				 err);
+
+	if (ret)
+		return ret;
+	if (reader->record.type == FMT_RAM)
+		return ram_recv_data(&reader->recv, &runs, &reader->channel,
+				     &reader->record, err);
+	ram_recv_zero(&reader->recv, &runs);
+	return 0;
+}
 
 static int take_record(struct reader *reader, struct err *err)
 {
@@ -104,10 +121,8 @@ static int take_record(struct reader *reader, struct err *err)
 		return ret;
 	switch (reader->record.type) {
 	case FMT_RAM:
-		return ram_recv_data(&reader->recv, &reader->channel,
-				     &reader->record, err);
 	case FMT_RAM_ZERO:
-		return ram_recv_zero(&reader->recv, &reader->record, err);
+		return take_ram(reader, err);
 	case FMT_ROUND:
 		return record_check_size(&reader->record,
 					 sizeof(struct fmt_round), err);
@@ -141,10 +156,14 @@ static void start_reader(struct reader *reader, int fd)
 		}
 		if (record_init(&reader->record, NULL))
 			abort();
+		reader->named = (struct ram_blocks){
+			.count = 2, .pages = { BLOCK_PAGES, BLOCK_PAGES }
+		};
 	}
 	for (int i = 0; i < 2; i++)
-		ram_block_discard(reader->blocks[i], 0,
-				  reader->blocks[i]->size);
+		fallocate(reader->blocks[i]->fd,
+			  FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0,
+			  (off_t)reader->blocks[i]->size);
 	ram_recv_start(&reader->recv, reader->mem);
 	reader->channel =
 		(struct channel){ .fd = fd, .stop_fd = -1, .is_file = true };

@@ -15,24 +15,30 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from harness.machine import Fleet, binary  # noqa: E402
+from harness.move import wait  # noqa: E402
+from harness.scene import SAVED, working  # noqa: E402
 from harness.tiny import Tiny  # noqa: E402
 
 TEST_LIMIT_S = 120
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", f"limit(seconds): instead of {TEST_LIMIT_S}")
     if not os.access(binary(), os.X_OK):
         pytest.exit(f"{binary()} is missing: run `make` first, or set GODWIT", returncode=2)
 
 
 @pytest.fixture(autouse=True)
-def limit() -> Iterator[None]:
+def limit(request: pytest.FixtureRequest) -> Iterator[None]:
     """No test may hang, whatever it waits for."""
+    marker = request.node.get_closest_marker("limit")
+    limit_s = marker.args[0] if marker else TEST_LIMIT_S
+
     def expired(*_: object) -> None:
-        raise TimeoutError(f"the test took longer than {TEST_LIMIT_S} s")
+        raise TimeoutError(f"the test took longer than {limit_s} s")
 
     before = signal.signal(signal.SIGALRM, expired)
-    signal.alarm(TEST_LIMIT_S)
+    signal.alarm(limit_s)
     yield
     signal.alarm(0)
     signal.signal(signal.SIGALRM, before)
@@ -46,12 +52,16 @@ def folder() -> Iterator[Path]:
     shutil.rmtree(path, ignore_errors=True)
 
 
-@pytest.fixture
-def kvm() -> None:
+def need_kvm() -> None:
     if not os.path.exists("/dev/kvm"):
         pytest.skip("this machine has no /dev/kvm")
     if not os.access("/dev/kvm", os.R_OK | os.W_OK):
         pytest.fail("/dev/kvm exists and may not be opened by this user: add it to group kvm")
+
+
+@pytest.fixture
+def kvm() -> None:
+    need_kvm()
 
 
 @pytest.fixture
@@ -61,6 +71,21 @@ def fleet(kvm: None, folder: Path) -> Iterator[Fleet]:
     told = machines.end()
     if told:
         print(told)
+
+
+@pytest.fixture(scope="session")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """A stream saved by the machine SAVED."""
+    need_kvm()
+    folder = tmp_path_factory.mktemp("saved")
+    machines = Fleet(folder)
+    try:
+        machine = working(machines, **SAVED)
+        machine.qmp.command("migrate", uri=f"file:{folder}/saved")
+        assert wait(machine) == "completed"
+        return (folder / "saved").read_bytes()
+    finally:
+        machines.end()
 
 
 @pytest.fixture(scope="session")

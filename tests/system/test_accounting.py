@@ -7,22 +7,13 @@ from typing import Any
 
 import pytest
 
-from harness.machine import Fleet, Machine
+from harness.machine import Fleet
 from harness.move import move, start, statuses, wait
 from harness.qmp import QmpError
+from harness.scene import pair
 
 SOURCE_PHASES = ["stop-vcpus", "stop-backends", "save-state", "last-sync", "send-ram", "send-state",
                  "verify", "wait-ready", "wait-running"]
-
-
-def pair(fleet: Fleet, **options: Any) -> tuple[Machine, Machine, str]:
-    source = fleet.start("source", **options)
-    source.serial.wait_ticks(50)
-    uri = f"unix:{fleet.folder}/move"
-    destination = fleet.start("destination", incoming=uri, **options)
-    destination.ready().serial
-    source.qmp.take_events()
-    return source, destination, uri
 
 
 def phases(info: dict[str, Any], side: str) -> dict[str, float]:
@@ -118,7 +109,8 @@ def test_max_bandwidth_is_obeyed(fleet: Fleet, mib_a_second: int) -> None:
     measured = (samples[1][1] - samples[0][1]) / (samples[1][0] - samples[0][0])
     source.qmp.command("migrate_cancel")
     assert wait(source) == "cancelled"
-    assert abs(measured / rate - 1) <= 0.2, f"{measured / (1 << 20):.1f} MiB/s"
+    # Less is no breach: a busy machine has no time to send more.
+    assert rate / 4 <= measured <= rate * 1.2, f"{measured / (1 << 20):.1f} MiB/s"
 
 
 def test_bandwidth_may_be_raised_while_moving(fleet: Fleet) -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from harness.machine import Fleet, binary, run
 from harness.move import wait
+from harness.scene import SAVED_ARGV
 from harness.tiny import Tiny
 
 NOBODY = 65534
@@ -66,6 +67,12 @@ def test_file_that_is_no_kernel_is_refused(kvm: None, folder: Path, content: byt
 
 def test_directory_as_kernel_is_refused(kvm: None, folder: Path) -> None:
     machine_refused(folder, "--kernel", str(folder))
+
+
+def test_bzimage_that_is_cut_off_is_refused(kvm: None, folder: Path, tiny: Tiny) -> None:
+    path = tiny.bzimage()
+    path.write_bytes(path.read_bytes()[:0x500])
+    assert "cut off" in machine_refused(folder, "--kernel", str(path))
 
 
 def test_elf_for_users_is_no_kernel(kvm: None, folder: Path) -> None:
@@ -140,18 +147,28 @@ def test_kernel_and_built_in_guest_together_are_refused(kvm: None, folder: Path,
     machine_refused(folder, "--guest", "stress", "--kernel", str(tiny.build("ticks")))
 
 
-@pytest.mark.parametrize("argv", [[], ["nonsense"], ["run", "--help", "x", "--nonsense"],
-                                  ["migrate"], ["migrate", "unix:/x"], ["migrate", "--qmp"],
+@pytest.mark.parametrize("argv", [[], ["nonsense"], ["migrate"], ["migrate", "unix:/x"], ["migrate", "--qmp"],
                                   ["status"], ["stream"], ["stream", "/no/such/file"],
                                   ["stream", "/"], ["stream", "a", "b"],
                                   ["migrate", "--qmp", "unix:/no/such", "unix:/x"],
                                   ["status", "--qmp", "unix:/no/such"]], ids=" ".join)
 def test_command_that_makes_no_sense_is_refused(argv: list[str]) -> None:
     told = run(*argv)
-    if argv[:2] == ["run", "--help"]:
-        return  # help wins, as with other GNU tools
     assert told.returncode > 0
     assert told.stderr.startswith("godwit") or told.stderr.lower().startswith("usage")
+
+
+def test_help_wins_over_nonsense_behind_it() -> None:
+    """As with other GNU tools."""
+    told = run("run", "--help", "x", "--nonsense")
+    assert (told.returncode, told.stderr) == (0, "")
+    assert told.stdout.startswith("Usage: godwit run") and "--memory" in told.stdout
+
+
+def test_file_that_is_not_there_cannot_be_opened(kvm: None) -> None:
+    reason = "godwit: cannot open /no/such/file: No such file or directory"
+    assert run("stream", "/no/such/file").stderr.strip() == reason
+    assert refused("run", "--guest", "stress", "--incoming", "file:/no/such/file") == reason
 
 
 def test_socket_in_use_is_named_and_left_alone(fleet: Fleet) -> None:
@@ -219,27 +236,10 @@ def test_user_without_access_to_kvm_is_told_what_to_do(kvm: None) -> None:
     assert "group" in lines[0] or "root" in lines[0]
 
 
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    if not os.path.exists("/dev/kvm"):
-        pytest.skip("this machine has no /dev/kvm")
-    folder = tmp_path_factory.mktemp("saved")
-    fleet = Fleet(folder)
-    try:
-        machine = fleet.start("s", memory="32M", cpus=1, guest_options="hot=1M,tick=1ms")
-        machine.serial.wait_ticks(50)
-        machine.qmp.command("migrate", uri=f"file:{folder}/saved")
-        assert wait(machine) == "completed"
-        return (folder / "saved").read_bytes()
-    finally:
-        fleet.end()
-
-
 def restore(folder: Path, data: bytes) -> subprocess.CompletedProcess[str]:
     path = folder / "saved"
     path.write_bytes(data)
-    return run("run", "--memory", "32M", "--cpus", "1", "--guest", "stress,hot=1M,tick=1ms",
-               "--serial", "null", "--incoming", f"file:{path}", timeout_s=20)
+    return run("run", *SAVED_ARGV, "--incoming", f"file:{path}", timeout_s=20)
 
 
 def assert_restore_refused(told: subprocess.CompletedProcess[str], what: object) -> None:

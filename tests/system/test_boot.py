@@ -11,6 +11,7 @@ import pytest
 
 from harness import guest
 from harness.machine import Fleet, run
+from harness.qmp import QmpError
 from harness.tiny import Tiny
 
 
@@ -65,6 +66,35 @@ def test_guest_that_dies_ends_godwit_with_the_documented_code(
         fleet: Fleet, tiny: Tiny, kind: str, code: str) -> None:
     machine = fleet.start(cpus=1, guest_options=None, extra=["--kernel", str(tiny.build(kind))])
     assert machine.wait_end() == documented(code)
+    assert machine.output.count("vCPU 0: triple fault") == (kind == "triple_fault")
+
+
+def test_guest_that_powers_off_ends_godwit_with_the_documented_code(
+        fleet: Fleet, tiny: Tiny) -> None:
+    kernel = tiny.build("power_off", port=0x604, value=0x3400)
+    machine = fleet.start(cpus=1, guest_options=None, extra=["--kernel", str(kernel)])
+    assert machine.wait_end() == documented("powered off")
+
+
+def test_power_button_reaches_the_guest_which_powers_off(fleet: Fleet, tiny: Tiny) -> None:
+    machine = fleet.start(cpus=1, guest_options=None,
+                          extra=["--kernel", str(tiny.build("power_button"))])
+    machine.qmp.command("system_powerdown")
+    machine.qmp.wait_event("POWERDOWN")
+    shutdown = machine.qmp.wait_event("SHUTDOWN")
+    assert shutdown["data"] == {"guest": True, "reason": "guest-shutdown"}
+    assert machine.wait_end() == documented("powered off")
+
+
+def test_power_button_of_a_machine_that_does_not_run_is_an_error(fleet: Fleet) -> None:
+    machine = fleet.start()
+    machine.serial.wait_ticks(5)
+    machine.qmp.command("stop")
+    with pytest.raises(QmpError, match="cannot power down a machine that is paused"):
+        machine.qmp.command("system_powerdown")
+    machine.qmp.command("cont")
+    assert machine.qmp.command("system_powerdown") == {}
+    machine.serial.wait_ticks(20)  # this guest does not listen
 
 
 def test_quit_ends_godwit_with_the_documented_code(fleet: Fleet) -> None:
@@ -111,15 +141,21 @@ def test_stop_stops_and_cont_goes_on(fleet: Fleet) -> None:
     assert machine.report()["errors"] == 0
 
 
-def test_kernel_gets_its_initrd_and_command_line(fleet: Fleet, tiny: Tiny) -> None:
-    initrd = fleet.folder / "initrd"
+def test_kernel_gets_its_initrd_command_line_and_acpi_tables(
+        kvm: None, tiny: Tiny, tmp_path: Path) -> None:
+    initrd = tmp_path / "initrd"
     initrd.write_bytes(bytes(range(256)) * 1000)
-    machine = fleet.start(cpus=1, guest_options=None, extra=[
-        "--kernel", str(tiny.build("boot_data")), "--initrd", str(initrd), "--append", "quiet a=b"])
-    line = machine.serial.wait_line("boot", timeout_s=20)
-    assert "quiet a=b" in line
-    assert f"initrd={initrd.stat().st_size:08x}" in line
-    machine.wait_end()
+    told = run("run", "--kernel", str(tiny.build("boot_data")), "--initrd", str(initrd),
+               "--append", "quiet a=b", "--serial", "stdio")
+    assert told.stdout == (f"@tiny\n@boot quiet a=b initrd={initrd.stat().st_size:08x}"
+                           " rsdp=RSD PTR \n")
+    assert told.returncode == 0
+
+
+def test_bzimage_starts_in_long_mode_with_its_command_line_and_acpi_tables(kvm: None, tiny: Tiny) -> None:
+    told = run("run", "--kernel", str(tiny.bzimage()), "--append", "quiet a=b", "--serial", "stdio")
+    assert told.stdout == "@boot quiet a=b RSD PTR \n"
+    assert told.returncode == DEBUG_EXIT + 0x10  # its code segment
 
 
 def documented(what: str) -> int:

@@ -7,49 +7,17 @@ import threading
 
 import pytest
 
-from harness import guest
-from harness.machine import Fleet, Machine
+from harness.machine import Fleet
 from harness.move import move, start, wait
 from harness.qmp import QmpClosed, QmpError
 from harness.relay import Link
-
-SLOW = 40 << 20  # bytes a second: the 64 MiB that change never fit through
-
-
-def working(fleet: Fleet, **options) -> Machine:
-    source = fleet.start("source", **options)
-    source.serial.wait_ticks(50)
-    return source
-
-
-def slow(source: Machine) -> None:
-    source.qmp.command("migrate-set-parameters", max_bandwidth=SLOW, downtime_limit=1)
-
-
-def assert_moves_after_all(fleet: Fleet, source: Machine) -> None:
-    """It works on, its memory is right, and the next migration succeeds."""
-    assert source.status == "running"
-    before = source.report()
-    source.serial.wait_ticks(100)
-    after = source.report()
-    assert after["errors"] == 0 and after["pages"] > before["pages"]
-    source.qmp.command("migrate-set-parameters", max_bandwidth=0, downtime_limit=300)
-    uri = f"unix:{fleet.folder}/last"
-    destination = fleet.start("last", incoming=uri)
-    moved = move(source, destination, uri)
-    assert moved.status == "completed", moved.info
-    destination.serial.wait_ticks(200)
-    assert destination.report()["errors"] == 0
-    assert not guest.complaints(destination.serial)
+from harness.scene import assert_moves_after_all, endless, listening, pair, slow, working
 
 
 @pytest.mark.parametrize("ticks", [0, 5, 50, 500, 2500])
 def test_cancelled_migration_leaves_a_guest_that_works_and_moves(fleet: Fleet, ticks: int) -> None:
-    source = working(fleet)
+    source, destination, uri = pair(fleet)
     slow(source)
-    uri = f"unix:{fleet.folder}/move"
-    destination = fleet.start("destination", incoming=uri)
-    destination.ready()
     start(source, uri)
     if ticks:
         wait(source, 30, "active")
@@ -62,12 +30,10 @@ def test_cancelled_migration_leaves_a_guest_that_works_and_moves(fleet: Fleet, t
 
 
 def test_cancel_at_the_end_of_a_fast_migration_leaves_one_guest(fleet: Fleet) -> None:
-    source = working(fleet, memory="64M", guest_options="hot=4M,rate=max,tick=1ms")
+    options = {"memory": "64M", "guest_options": "hot=4M,rate=max,tick=1ms"}
+    source = working(fleet, **options)
     for number in range(12):
-        uri = f"unix:{fleet.folder}/move{number}"
-        destination = fleet.start(f"d{number}", memory="64M", incoming=uri,
-                                  guest_options="hot=4M,rate=max,tick=1ms")
-        destination.ready().serial
+        destination, uri = listening(fleet, f"d{number}", **options)
         source.qmp.take_events()
         start(source, uri)
         wait(source, 30, "active")
@@ -91,48 +57,18 @@ def test_cancel_without_a_migration_does_nothing(fleet: Fleet) -> None:
     assert_moves_after_all(fleet, source)
 
 
-@pytest.mark.parametrize("ticks", [0, 20, 500])
-def test_destination_killed_while_receiving_costs_nothing(fleet: Fleet, ticks: int) -> None:
-    source = working(fleet)
-    slow(source)
-    uri = f"unix:{fleet.folder}/move"
-    destination = fleet.start("destination", incoming=uri)
-    destination.ready()
-    start(source, uri)
-    wait(source, 30, "active")
-    if ticks:
-        source.serial.wait_ticks(ticks)
+def test_destination_killed_in_a_round_costs_nothing(fleet: Fleet) -> None:
+    source, destination = endless(fleet)
+    source.serial.wait_ticks(100)
     destination.kill()
     assert wait(source) == "failed"
     assert source.qmp.command("query-migrate")["error-desc"]
     assert_moves_after_all(fleet, source)
 
 
-def test_destination_quit_while_receiving_costs_nothing(fleet: Fleet) -> None:
-    source = working(fleet)
-    slow(source)
-    uri = f"unix:{fleet.folder}/move"
-    destination = fleet.start("destination", incoming=uri)
-    destination.ready()
-    start(source, uri)
-    wait(source, 30, "active")
-    destination.qmp.command("quit")
-    assert wait(source) == "failed"
-    destination.wait_end()
-    assert_moves_after_all(fleet, source)
-
-
-@pytest.mark.parametrize("ticks", [0, 100])
-def test_source_killed_leaves_no_guest_on_the_destination(fleet: Fleet, ticks: int) -> None:
-    source = working(fleet)
-    slow(source)
-    uri = f"unix:{fleet.folder}/move"
-    destination = fleet.start("destination", incoming=uri)
-    destination.ready().serial
-    start(source, uri)
-    wait(source, 30, "active")
-    if ticks:
-        source.serial.wait_ticks(ticks)
+def test_source_killed_in_a_round_leaves_no_guest_on_the_destination(fleet: Fleet) -> None:
+    source, destination = endless(fleet)
+    source.serial.wait_ticks(100)
     source.kill()
     assert destination.wait_end() != 0
     assert destination.serial.ticks == 0
@@ -244,9 +180,7 @@ def test_stranger_who_connects_to_a_destination_ends_it_with_a_reason(fleet: Fle
 def test_other_machine_on_the_destination_is_told_on_both_sides(fleet: Fleet, difference: dict
                                                                 ) -> None:
     source = working(fleet)
-    uri = f"unix:{fleet.folder}/move"
-    destination = fleet.start("destination", incoming=uri, **difference)
-    destination.ready()
+    destination, uri = listening(fleet, **difference)
     start(source, uri)
     assert wait(source) == "failed"
     what = "cpu" if "cpus" in difference else "memory"
@@ -258,13 +192,7 @@ def test_other_machine_on_the_destination_is_told_on_both_sides(fleet: Fleet, di
 
 
 def test_source_that_quits_in_the_middle_ends_both(fleet: Fleet) -> None:
-    source = working(fleet)
-    slow(source)
-    uri = f"unix:{fleet.folder}/move"
-    destination = fleet.start("destination", incoming=uri)
-    destination.ready().serial
-    start(source, uri)
-    wait(source, 30, "active")
+    source, destination = endless(fleet)
     try:
         source.qmp.command("quit")
     except QmpClosed:
@@ -275,13 +203,7 @@ def test_source_that_quits_in_the_middle_ends_both(fleet: Fleet) -> None:
 
 
 def test_guest_that_ends_in_the_middle_ends_the_migration(fleet: Fleet) -> None:
-    source = working(fleet)
-    slow(source)
-    uri = f"unix:{fleet.folder}/move"
-    destination = fleet.start("destination", incoming=uri)
-    destination.ready().serial
-    start(source, uri)
-    wait(source, 30, "active")
+    source, destination = endless(fleet)
     source.serial.send(b"q")
     assert source.wait_end() == 0  # its own code: no errors
     assert destination.wait_end() != 0

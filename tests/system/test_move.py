@@ -45,6 +45,19 @@ def test_working_guest_moves_over_a_unix_socket(fleet: Fleet, cpus: int) -> None
     one_move(fleet, f"unix:{fleet.folder}/move", cpus=cpus)
 
 
+def test_256_vcpus_move(fleet: Fleet) -> None:
+    """Stopped, since as many that run would share a few processors."""
+    options = {"cpus": 256, "memory": "64M", "guest_options": "hot=0"}
+    uri = f"unix:{fleet.folder}/move"
+    source = fleet.start("source", **options).ready()
+    source.qmp.command("stop")
+    destination = fleet.start("destination", incoming=uri, **options)
+    moved = move(source, destination, uri, is_silent=True)
+    assert moved.status == "completed", moved.info
+    assert destination.status == "paused"
+    assert len(destination.qmp.command("query-cpus-fast")) == 256
+
+
 def free_port() -> int:
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))

@@ -1,14 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who owns the guest when the link breaks, step by step (docs/spec/stream.md)."""
+"""Who owns the guest when the link loses a record (docs/spec/stream.md).
+
+What breaks at the steps themselves is in test_injector.py.
+"""
 from __future__ import annotations
 
 import pytest
 
-from harness import guest
 from harness.machine import Fleet, Machine
 from harness.move import start, wait
 from harness.qmp import QmpError
 from harness.relay import Link
+from harness.scene import assert_works
 
 MEMORY = {"memory": "64M", "guest_options": "hot=8M,rate=max,tick=1ms"}
 
@@ -29,16 +32,8 @@ def broken(fleet: Fleet, record: str, source: Machine) -> tuple[Machine, str]:
     return destination, status
 
 
-def assert_works(machine: Machine) -> None:
-    before = machine.report()
-    machine.serial.wait_ticks(100)
-    after = guest.ask(machine.serial, request=b"v")
-    assert after["errors"] == 0 and after["pages"] > before["pages"]
-
-
-@pytest.mark.parametrize("record", ["MACHINE", "SCHEMA", "SETUP_STATE", "SETUP_END", "BUILT", "RAM",
-                                    "ROUND", "ROUND_DONE", "SWITCH", "STOPPED", "STATE", "VERIFY", "END", "READY"])
-def test_source_runs_on_when_the_link_breaks_before_go(fleet: Fleet, record: str) -> None:
+@pytest.mark.parametrize("record", ["SCHEMA", "RAM", "STATE", "VERIFY"])
+def test_source_runs_on_when_the_link_breaks_inside_a_step(fleet: Fleet, record: str) -> None:
     source = fleet.start("source", **MEMORY)
     source.serial.wait_ticks(50)
     destination, status = broken(fleet, record, source)
@@ -77,16 +72,6 @@ def test_lesson_no_two_copies_when_the_answer_to_go_is_lost(fleet: Fleet) -> Non
     assert destination.status == "running"
     assert_works(destination)
     assert source.serial.ticks == ticks
-
-
-def test_guest_survives_a_chain_of_broken_links(fleet: Fleet) -> None:
-    source = fleet.start("source", **MEMORY)
-    source.serial.wait_ticks(50)
-    for record in ("RAM", "STOPPED", "END", "READY"):
-        destination, status = broken(fleet, record, source)
-        assert status == "failed"
-        assert destination.wait_end() > 0
-    assert_works(source)
 
 
 def test_guest_that_was_paused_is_paused_after_a_broken_link(fleet: Fleet) -> None:

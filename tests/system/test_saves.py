@@ -1,23 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A save that is cancelled leaves the guest and no file; one that is whole has its name."""
+"""A save that is cancelled leaves the guest and no file; one that is whole has its name.
+What has no name to get, a pipe or a device, has the guest once it has END."""
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from harness import guest
-from harness.machine import Fleet, Machine
-from harness.move import move, start, wait
+from harness import injector
+from harness.machine import Fleet, Machine, run
+from harness.move import start, wait
+from harness.qmp import QmpError
+from harness.scene import assert_moves_after_all, assert_works, working
 
 PROMPT_S = 2.0
-
-
-def working(fleet: Fleet, **options) -> Machine:
-    source = fleet.start("source", **options)
-    source.serial.wait_ticks(50)
-    return source
+INCOMING_FAILED = 6  # docs/exit-codes.md
 
 
 def cancelled(source: Machine) -> float:
@@ -30,22 +30,6 @@ def cancelled(source: Machine) -> float:
 
 def assert_nothing_left(folder: Path) -> None:
     assert [path.name for path in folder.iterdir() if path.name.startswith("saved")] == []
-
-
-def assert_moves_after_all(fleet: Fleet, source: Machine, **options) -> None:
-    assert source.status == "running"
-    before = source.report()
-    source.serial.wait_ticks(50)
-    after = guest.ask(source.serial, request=b"v")
-    assert after["errors"] == 0 and after["pages"] > before["pages"]
-    source.qmp.command("migrate-set-parameters", max_bandwidth=0, downtime_limit=300)
-    uri = f"unix:{fleet.folder}/last"
-    last = fleet.start("last", incoming=uri, **options)
-    moved = move(source, last, uri)
-    assert moved.status == "completed", moved.info
-    last.serial.wait_ticks(50)
-    assert guest.ask(last.serial, request=b"v")["errors"] == 0
-    assert not guest.complaints(last.serial)
 
 
 @pytest.mark.parametrize("ticks", [0, 20, 500])
@@ -100,3 +84,118 @@ def test_cancelled_save_leaves_an_earlier_file_as_it_was(fleet: Fleet) -> None:
     cancelled(source)
     assert path.read_bytes() == b"an earlier save"
     assert not (fleet.folder / "saved.part").exists()
+
+
+def piped(fleet: Fleet, source: Machine, **options: Any) -> Machine:
+    """A destination that reads what @source writes to its `fd:pipe`."""
+    destination = fleet.start("destination", incoming="defer", **options).ready()
+    destination.serial
+    out, into = os.pipe()
+    destination.qmp.command("getfd", fd=out, fdname="pipe")
+    source.qmp.command("getfd", fd=into, fdname="pipe")
+    os.close(out)
+    os.close(into)
+    destination.qmp.command("migrate-incoming", uri="fd:pipe")
+    return destination
+
+
+def assert_goes_on_by_force_only(source: Machine) -> None:
+    assert source.status == "handed-over"
+    with pytest.raises(QmpError, match="force"):
+        source.qmp.command("cont")
+    assert source.status == "handed-over"
+    source.qmp.command("cont", force=True)
+    assert_works(source)
+
+
+@pytest.mark.parametrize("is_verified", [False, True])
+def test_guest_that_went_through_a_pipe_runs_once(fleet: Fleet, is_verified: bool) -> None:
+    source = working(fleet)
+    destination = piped(fleet, source)
+    source.qmp.command("migrate-set-capabilities",
+                       capabilities=[{"capability": "verify", "state": is_verified}])
+    start(source, "fd:pipe")
+    assert wait(source) == "completed", source.qmp.command("query-migrate")
+    wait(destination, 20, "running")
+    assert destination.qmp.command("query-migrate").get("verify", {}).get("pages", 0) > 0 \
+        or not is_verified
+    assert_works(destination)
+    destination.qmp.command("quit")
+    destination.wait_end()
+    assert_goes_on_by_force_only(source)
+
+
+def test_cancel_with_end_in_the_pipe_comes_too_late(fleet: Fleet) -> None:
+    source = working(fleet)
+    destination = piped(fleet, source)
+    injector.arm(source, "ready-handed-over", "stall")
+    start(source, "fd:pipe")
+    injector.wait_broken(source, "ready-handed-over", "stall")
+    source.qmp.command("migrate_cancel")
+    assert source.qmp.command("query-migrate")["status"] == "device"
+    assert source.status == "finish-migrate"
+    source.kill()  # its end of the pipe is what the destination waits for
+    wait(destination, 20, "running")
+    assert_works(destination)
+
+
+def test_cancel_with_end_in_a_file_that_has_its_name_comes_too_late(fleet: Fleet) -> None:
+    source = working(fleet)
+    path = fleet.folder / "stream"
+    with path.open("wb") as file:
+        source.qmp.command("getfd", fd=file.fileno(), fdname="stream")
+    injector.arm(source, "ready-handed-over", "stall")
+    start(source, "fd:stream")
+    injector.wait_broken(source, "ready-handed-over", "stall")
+    source.qmp.command("migrate_cancel")
+    assert source.status == "finish-migrate"
+    restored = fleet.start("restored", incoming=f"file:{path}")
+    restored.serial
+    wait(restored, 20, "running")
+    assert_works(restored)
+    assert source.status == "finish-migrate"
+
+
+def test_cancel_before_end_leaves_the_pipe_without_a_guest(fleet: Fleet) -> None:
+    source = working(fleet)
+    destination = piped(fleet, source)
+    injector.arm(source, "active-device", "stall")
+    start(source, "fd:pipe")
+    injector.wait_broken(source, "active-device", "stall")
+    source.qmp.command("migrate_cancel")
+    assert wait(source) == "cancelled"
+    assert destination.wait_end() == INCOMING_FAILED
+    assert_moves_after_all(fleet, source)
+
+
+def test_end_that_a_device_did_not_take_leaves_the_guest(fleet: Fleet) -> None:
+    source = working(fleet)
+    with open("/dev/null", "wb") as file:
+        source.qmp.command("getfd", fd=file.fileno(), fdname="stream")
+    injector.arm(source, "device-ready", "close")  # full from there on
+    start(source, "fd:stream")
+    assert wait(source) == "failed"
+    assert "No space" in source.qmp.command("query-migrate")["error-desc"]
+    assert_moves_after_all(fleet, source)
+
+
+def test_guest_given_to_a_device_is_told_of_by_the_command(fleet: Fleet) -> None:
+    source = working(fleet)
+    told = run("migrate", "--qmp", f"unix:{source.qmp_path}", "file:/dev/null")
+    assert told.returncode == 0 and "may run at the destination" in told.stderr, told.stderr
+    assert_goes_on_by_force_only(source)
+
+
+def test_second_save_to_the_same_path_is_refused(fleet: Fleet) -> None:
+    source, other = working(fleet), fleet.start("other")
+    source.qmp.command("migrate-set-parameters", max_bandwidth=20 << 20, downtime_limit=1)
+    start(source, f"file:{fleet.folder}/saved")
+    wait(source, 30, "active")
+    other.serial.wait_ticks(10)
+    start(other, f"file:{fleet.folder}/saved")
+    assert wait(other) == "failed"
+    assert "somebody else writes saved.part" in other.qmp.command("query-migrate")["error-desc"]
+    assert (fleet.folder / "saved.part").exists()
+    assert_works(other)
+    cancelled(source)
+    assert_nothing_left(fleet.folder)

@@ -2,7 +2,8 @@
 /*
  * The KVM accelerator, shared by its files:
  *
- *	kvm.c        the VM: creation, capabilities, interrupt lines, CPUID
+ *	kvm.c        the VM: creation, capabilities, interrupt lines
+ *	cpuid.c      what processor the guest sees
  *	slots.c      memslots and the dirty bitmap, as a memory listener
  *	vcpu.c       one vCPU: creation, run loop, exits
  *	vcpu_state.c one vCPU's registers, both ways
@@ -63,9 +64,14 @@ struct kv_vm_state {
 	struct kvm_pit_state2 pit;
 	uint64_t kvmclock_ns;
 	uint64_t realtime_ns; /* of the host at @kvmclock_ns and @host_tsc */
-	uint64_t host_tsc;
-	uint32_t is_paired; /* the kernel took all three at once */
-	uint32_t tsc_khz;
+	uint64_t host_tsc;    /* scaled to the guest's frequency */
+	uint32_t tsc_khz;     /* the guest's */
+};
+
+/* How KVM makes a guest's TSC of its host's. */
+struct kv_tsc_rate {
+	uint32_t guest_khz, host_khz; /* 0: unknown */
+	unsigned int frac_bits;       /* of KVM's ratio; 0: it cannot scale */
 };
 
 struct kv {
@@ -75,9 +81,9 @@ struct kv {
 	int fd, vm_fd;
 	size_t run_size; /* of the shared kvm_run mapping */
 	uint32_t xsave_size;
-	uint32_t vm_tsc_khz; /* of vCPUs as created, 0: unknown */
 	uint32_t slot_max;
 	bool has_manual_protect;
+	bool has_clock_realtime; /* KVM_SET_CLOCK adds what passed since */
 	bool has_pit;
 	unsigned int cpus;
 	struct addr_space *memory, *ports;
@@ -98,6 +104,7 @@ struct kv {
 	struct kv_cpuid cpuid;      /* the guest's */
 	struct kv_cpuid host_cpuid; /* what this host offers */
 	struct kv_vm_state vm_state;
+	struct kv_tsc_rate tsc_rate; /* as created, then as loaded */
 	uint64_t tsc_delta; /* vm_load(): added to every vCPU's TSC offset */
 	struct kv_vcpu **vcpus; /* by index; borrowed from the machine */
 	struct state_entry cpuid_entry, vm_entry;
@@ -128,6 +135,8 @@ struct kv_vcpu {
 	struct kvm_run *run; /* shared with the kernel */
 	struct state_entry entry;
 	struct kv_vcpu_state state;
+	/* owned: as created; NULL once it may differ from that */
+	struct kv_vcpu_state *fresh;
 };
 
 static inline struct kv *kv_of(struct accel *accel)
@@ -142,9 +151,16 @@ static inline struct kv_vcpu *kv_vcpu_of(struct accel_vcpu *vcpu)
 
 extern const struct accel_ops kv_accel_ops;
 
-/* kvm.c: learn the frequency that vCPUs are created with, from the first one,
- * and put it into CPUID. */
-void kv_tsc_khz_probe(struct kv_vcpu *vcpu);
+/* cpuid.c */
+/* What this host can give a guest; before any vCPU. */
+int kv_cpuid_init(struct kv *kv, struct err *err);
+void kv_cpuid_register(struct kv *kv, struct state_registry *registry);
+/* -EINVAL when the guest's CPUID, which arrived, has a feature that this host
+ * lacks. */
+int kv_cpuid_check_features(const struct kv *kv, struct err *err);
+/* Learn the frequency that vCPUs are created with, from the first one, and put
+ * it into CPUID; and how KVM scales to others. */
+void kv_tsc_rate_probe(struct kv_vcpu *vcpu);
 /* Give @vcpu its CPUID. */
 int kv_cpuid_apply(struct kv_vcpu *vcpu, struct err *err);
 
@@ -168,6 +184,9 @@ int kv_vcpu_boot(struct accel_vcpu *vcpu, const struct accel_boot_regs *regs,
 		 struct err *err);
 int kv_vcpu_save(struct accel_vcpu *vcpu, struct err *err);
 int kv_vcpu_load(struct accel_vcpu *vcpu, struct err *err);
+/* Note what a new vCPU has, until it is booted, loaded, or may run. */
+int kv_vcpu_note_fresh(struct kv_vcpu *vcpu, struct err *err);
+void kv_vcpu_forget_fresh(struct kv_vcpu *vcpu);
 /* The vCPU's TSC offset (guest = host + offset): 0 or -errno. */
 int kv_tsc_offset_get(struct kv_vcpu *vcpu, uint64_t *ret_offset);
 
@@ -175,5 +194,13 @@ int kv_tsc_offset_get(struct kv_vcpu *vcpu, uint64_t *ret_offset);
 void kv_vm_state_register(struct kv *kv);
 int kv_vm_save(struct accel *accel, struct err *err);
 int kv_vm_load(struct accel *accel, struct err *err);
+/* Whether KVM scales at all: not between frequencies that are nearly equal. */
+bool kv_tsc_is_scaled(const struct kv_tsc_rate *rate);
+/* What the guest's TSC is when the host's is @host_tsc, but for the offset;
+ * to the cycle, as KVM computes it.  @rate can be scaled if it must be. */
+uint64_t kv_tsc_scale(const struct kv_tsc_rate *rate, uint64_t host_tsc);
+/* To be added to the TSC offsets that go with @then, when it is @now here. */
+uint64_t kv_tsc_delta(const struct kv_vm_state *then,
+		      const struct kv_vm_state *now);
 
 #endif

@@ -6,7 +6,7 @@
  * memslots of at most KV_SLOT_SIZE, cut where the guest-physical address is a
  * multiple of it.  The cut is private to this file.
  *
- * Dirty bitmap (DESIGN 3).  With manual protect and INITIALLY_SET, turning
+ * Dirty bitmap (ARCHITECTURE, "Dirty pages").  With manual protect and INITIALLY_SET, turning
  * logging on costs nothing: all bits start set and nothing is write-protected.
  * A bit means "written" only after kv_log_clear() has cleared it; so a slot
  * none of whose pages was ever cleared is not even asked, and of the others
@@ -23,13 +23,12 @@
 #include "base/bitmap.h"
 #include "base/bytes.h"
 #include "base/err.h"
-#include "base/log.h"
 #include "base/trace.h"
 #include "kvm_priv.h"
 #include "mem/ram.h"
 
 /* 1 GiB: creation takes 0.3 ms and each logging ioctl 15 us; larger slots cost
- * more than proportionally (MACHINE: 64 GiB in one slot takes 0.4 s). */
+ * more than proportionally (64 GiB in one slot: 0.4 s). */
 #define KV_SLOT_SIZE (1ull << 30)
 
 /* A slot's bitmap and a word for bits shifted past its end. */
@@ -82,13 +81,12 @@ static void slot_insert(struct kv *kv, struct kv_slot *slot)
 	list_add_before(other->link.next, &slot->link);
 }
 
-/* While the machine is built, it fails; later only a line can say so. */
+/* While the machine is built, it fails for it.  Later the guest goes on without
+ * the slot: its accesses leave for mem/access.h, which finds the memory. */
 static void slot_failed(struct kv *kv, int code, uint64_t gpa)
 {
 	err_set_errno(&kv->slot_err, code, "guest memory at 0x%lx", gpa);
-	if (kv->has_listeners)
-		log_warn("guest memory at 0x%lx is missing: %s", gpa,
-			 strerror(-code));
+	trace(kvm_slot_failed, "gpa 0x%lx: %s", gpa, strerror(-code));
 }
 
 static void slot_add(struct kv *kv, const struct mem_range *range, uint64_t gpa,
@@ -274,7 +272,7 @@ static void slot_harvest(struct kv *kv, struct kv_slot *slot)
 		return;
 	if (ioctl(kv->vm_fd, KVM_GET_DIRTY_LOG, &log) < 0) {
 		/* Nothing lost: the whole slot is sent again. */
-		log_warn("dirty log of slot %u: %s", slot->id, strerror(errno));
+		trace(kvm_log_failed, "slot %u: %s", slot->id, strerror(errno));
 		slot_mark_dirty(slot);
 		return;
 	}
@@ -342,9 +340,10 @@ static void slot_clear(struct kv *kv, struct kv_slot *slot, uint64_t from,
 		if (at % 64)
 			kv->harvest[at / 64 + 1] |= v >> (64 - at % 64);
 	}
+	/* Nothing lost either: bits that stay set are reported again. */
 	if (ioctl(kv->vm_fd, KVM_CLEAR_DIRTY_LOG, &clear) < 0)
-		log_warn("clearing dirty log of slot %u: %s", slot->id,
-			 strerror(errno));
+		trace(kvm_clear_failed, "slot %u: %s", slot->id,
+		      strerror(errno));
 	slot->was_cleared = true;
 }
 
@@ -390,9 +389,10 @@ static void kv_eventfd_add(void *opaque, const struct mem_section *section,
 {
 	int ret = eventfd_tell(opaque, section, event, 0);
 
+	/* The write then reaches the device, which signals for itself. */
 	if (ret)
-		log_warn("ioeventfd at 0x%lx: %s", section->range.gpa,
-			 strerror(-ret));
+		trace(kvm_eventfd_failed, "0x%lx: %s", section->range.gpa,
+		      strerror(-ret));
 }
 
 static void kv_eventfd_del(void *opaque, const struct mem_section *section,

@@ -47,7 +47,7 @@ int kv_vcpu_new(struct accel *accel, unsigned int index,
 	}
 	vcpu->run = run;
 	if (index == 0)
-		kv_tsc_khz_probe(vcpu);
+		kv_tsc_rate_probe(vcpu);
 	ret = kv_cpuid_apply(vcpu, err);
 	if (!ret && index == 0)
 		ret = kv_msr_list_probe(vcpu, err);
@@ -55,9 +55,9 @@ int kv_vcpu_new(struct accel *accel, unsigned int index,
 		goto out_unmap;
 	kv_vcpu_state_register(vcpu);
 	kv->vcpus[index] = vcpu;
-	/* Once now, so that the structure's pages exist when it is saved or
-	 * loaded with the guest stopped. */
-	ret = kv_vcpu_save(&vcpu->vcpu, err);
+	/* Also so that the structure's pages exist when it is saved or loaded
+	 * with the guest stopped. */
+	ret = kv_vcpu_note_fresh(vcpu, err);
 	if (ret) {
 		kv_vcpu_free(&vcpu->vcpu);
 		return ret;
@@ -81,6 +81,7 @@ void kv_vcpu_free(struct accel_vcpu *accel_vcpu)
 	state_unregister(&vcpu->entry);
 	munmap(vcpu->run, vcpu->kv->run_size);
 	close(vcpu->fd);
+	kv_vcpu_forget_fresh(vcpu);
 	free(vcpu);
 }
 
@@ -93,6 +94,7 @@ void kv_vcpu_kick(struct accel_vcpu *vcpu)
 
 void kv_vcpu_unkick(struct accel_vcpu *vcpu)
 {
+	kv_vcpu_forget_fresh(kv_vcpu_of(vcpu));
 	__atomic_store_n(&kv_vcpu_of(vcpu)->run->immediate_exit, 0,
 			 __ATOMIC_SEQ_CST);
 }

@@ -2,19 +2,24 @@
 /*
  * VM-wide state: clock, interrupt controllers, PIT.
  *
- * Time (DESIGN 5; Documentation/virt/kvm/devices/vcpu.rst, KVM_VCPU_TSC_OFFSET).
+ * Time (Documentation/virt/kvm/devices/vcpu.rst, KVM_VCPU_TSC_OFFSET).
  * Saved together: kvmclock, the host's realtime and the host's TSC.  Loaded
  * before any vCPU, and with none running:
  *
- *	1. KVM_SET_CLOCK, so that kvmclock advances by the realtime that passed;
- *	2. read the three again here;
- *	3. tsc_delta = (source host TSC - this host's TSC)
+ *	1. KVM_SET_TSC_KHZ, if the guest's TSC has another frequency;
+ *	2. KVM_SET_CLOCK, so that kvmclock advances by the realtime that passed;
+ *	3. read the three again here;
+ *	4. tsc_delta = (source host TSC - this host's TSC)
  *	               + (kvmclock here - kvmclock there) * frequency
  *	   is added to each vCPU's offset: the guest's TSC has then advanced by
  *	   the same time as kvmclock.
  *
- * Where the kernel does not give the pair (flags 0), it is read here one after
- * the other, and kvmclock is moved on by the realtime difference.
+ * A guest's TSC is the host's, scaled to the guest's frequency, plus the offset.
+ * So each side scales its host's TSC as its KVM does before it is saved or used:
+ * the offset alone says nothing about a host that counts faster.
+ *
+ * Where the kernel does not give the three at one moment (flags 0; a VM whose vCPUs
+ * never ran has none), they are read here one after the other.
  */
 #include <errno.h>
 #include <string.h>
@@ -25,6 +30,10 @@
 #include "base/err.h"
 #include "kvm_priv.h"
 
+/* KVM's tsc_tolerance_ppm, unless the host's administrator changed it: a guest
+ * whose frequency is that near to the host's is not scaled. */
+#define TSC_TOLERANCE_PPM 250
+
 static const struct state_field vm_fields[] = {
 	STATE_BYTES(struct kv_vm_state, pic_master),
 	STATE_BYTES(struct kv_vm_state, pic_slave),
@@ -33,7 +42,6 @@ static const struct state_field vm_fields[] = {
 	STATE_FIELD(struct kv_vm_state, kvmclock_ns, STATE_U64),
 	STATE_FIELD(struct kv_vm_state, realtime_ns, STATE_U64),
 	STATE_FIELD(struct kv_vm_state, host_tsc, STATE_U64),
-	STATE_FIELD_MAX(struct kv_vm_state, is_paired, STATE_U32, 1),
 	STATE_FIELD(struct kv_vm_state, tsc_khz, STATE_U32),
 };
 
@@ -67,7 +75,39 @@ void kv_vm_state_register(struct kv *kv)
 		       &kv->vm_state);
 }
 
-/* kvmclock, realtime and host TSC at one moment. */
+bool kv_tsc_is_scaled(const struct kv_tsc_rate *rate)
+{
+	const uint64_t million = 1000000, host = rate->host_khz;
+
+	return host && (rate->guest_khz < host * (million - TSC_TOLERANCE_PPM) /
+						  million ||
+			rate->guest_khz >
+				host * (million + TSC_TOLERANCE_PPM) / million);
+}
+
+uint64_t kv_tsc_scale(const struct kv_tsc_rate *rate, uint64_t host_tsc)
+{
+	uint64_t ratio;
+
+	if (!kv_tsc_is_scaled(rate))
+		return host_tsc;
+	ratio = (uint64_t)(((unsigned __int128)rate->guest_khz
+			    << rate->frac_bits) /
+			   rate->host_khz);
+	return (uint64_t)((unsigned __int128)host_tsc * ratio >>
+			  rate->frac_bits);
+}
+
+uint64_t kv_tsc_delta(const struct kv_vm_state *then,
+		      const struct kv_vm_state *now)
+{
+	int64_t advance_ns = (int64_t)(now->kvmclock_ns - then->kvmclock_ns);
+
+	return then->host_tsc - now->host_tsc +
+	       (uint64_t)((__int128)advance_ns * then->tsc_khz / 1000000);
+}
+
+/* kvmclock, realtime and host TSC (scaled) at one moment. */
 static int read_clock(struct kv *kv, struct kv_vm_state *s, struct err *err)
 {
 	const uint32_t pair = KVM_CLOCK_REALTIME | KVM_CLOCK_HOST_TSC;
@@ -76,14 +116,14 @@ static int read_clock(struct kv *kv, struct kv_vm_state *s, struct err *err)
 	if (ioctl(kv->vm_fd, KVM_GET_CLOCK, &clock) < 0)
 		return err_set_errno(err, -errno, "KVM_GET_CLOCK");
 	s->kvmclock_ns = clock.clock;
-	s->is_paired = (clock.flags & pair) == pair;
-	if (s->is_paired) {
+	if ((clock.flags & pair) == pair) {
 		s->realtime_ns = clock.realtime;
 		s->host_tsc = clock.host_tsc;
 	} else {
 		s->host_tsc = __rdtsc();
 		s->realtime_ns = clock_real_ns();
 	}
+	s->host_tsc = kv_tsc_scale(&kv->tsc_rate, s->host_tsc);
 	return 0;
 }
 
@@ -122,7 +162,7 @@ int kv_vm_save(struct accel *accel, struct err *err)
 		return ret;
 	if (kv->has_pit && ioctl(kv->vm_fd, KVM_GET_PIT2, &s->pit) < 0)
 		return err_set_errno(err, -errno, "KVM_GET_PIT2");
-	s->tsc_khz = kv->vm_tsc_khz;
+	s->tsc_khz = kv->tsc_rate.guest_khz;
 	return read_clock(kv, s, err);
 }
 
@@ -131,29 +171,49 @@ static int load_clock(struct kv *kv, struct err *err)
 	const struct kv_vm_state *then = &kv->vm_state;
 	struct kv_vm_state now = { .host_tsc = 0 };
 	struct kvm_clock_data clock = { .clock = then->kvmclock_ns };
-	int64_t advance_ns;
+	uint64_t real_ns = clock_real_ns();
 	int ret;
 
-	ret = read_clock(kv, &now, err);
-	if (ret)
-		return ret;
-	/* Realtime that stepped back between hosts must not turn time back. */
-	if (now.is_paired && then->is_paired &&
-	    now.realtime_ns >= then->realtime_ns) {
+	/*
+	 * By the kernel, if it can: what passes before it has done so is lost
+	 * otherwise, 40-400 us in the lab (tests/lab/test_clocks.py).  Either way a
+	 * realtime that is earlier here does not turn the guest's time back.
+	 */
+	if (kv->has_clock_realtime) {
 		clock.flags = KVM_CLOCK_REALTIME;
 		clock.realtime = then->realtime_ns;
-	} else if (now.realtime_ns > then->realtime_ns) {
-		clock.clock += now.realtime_ns - then->realtime_ns;
+	} else if (real_ns > then->realtime_ns) {
+		clock.clock += real_ns - then->realtime_ns;
 	}
 	if (ioctl(kv->vm_fd, KVM_SET_CLOCK, &clock) < 0)
 		return err_set_errno(err, -errno, "KVM_SET_CLOCK");
 	ret = read_clock(kv, &now, err);
 	if (ret)
 		return ret;
-	advance_ns = (int64_t)(now.kvmclock_ns - then->kvmclock_ns);
-	kv->tsc_delta =
-		then->host_tsc - now.host_tsc +
-		(uint64_t)((__int128)advance_ns * then->tsc_khz / 1000000);
+	kv->tsc_delta = kv_tsc_delta(then, &now);
+	return 0;
+}
+
+/* Without its own scaling, KVM would take some frequencies and then nudge the
+ * offset now and then: not what the guest was promised. */
+static int load_tsc_rate(struct kv *kv, struct err *err)
+{
+	struct kv_tsc_rate rate = kv->tsc_rate;
+	bool is_refused;
+
+	rate.guest_khz = kv->vm_state.tsc_khz;
+	if (!rate.guest_khz || rate.guest_khz == kv->tsc_rate.guest_khz)
+		return 0;
+	is_refused = kv_tsc_is_scaled(&rate) && !rate.frac_bits;
+	for (unsigned int i = 0; !is_refused && i < kv->cpus; i++)
+		is_refused = ioctl(kv->vcpus[i]->fd, KVM_SET_TSC_KHZ,
+				   (unsigned long)rate.guest_khz) < 0;
+	if (is_refused)
+		return err_set(err, -ENOTSUP,
+			       "the guest's TSC runs at %u kHz, this host's at "
+			       "%u and KVM cannot scale it",
+			       rate.guest_khz, rate.host_khz);
+	kv->tsc_rate = rate;
 	return 0;
 }
 
@@ -163,18 +223,9 @@ int kv_vm_load(struct accel *accel, struct err *err)
 	struct kv_vm_state *s = &kv->vm_state;
 	int ret;
 
-	if (s->tsc_khz != kv->vm_tsc_khz) {
-		for (unsigned int i = 0; i < kv->cpus; i++) {
-			if (ioctl(kv->vcpus[i]->fd, KVM_SET_TSC_KHZ,
-				  (unsigned long)s->tsc_khz) < 0)
-				return err_set(
-					err, -ENOTSUP,
-					"the guest's TSC runs at %u kHz, "
-					"this host's at %u and KVM "
-					"cannot scale it",
-					s->tsc_khz, kv->vm_tsc_khz);
-		}
-	}
+	ret = load_tsc_rate(kv, err);
+	if (ret)
+		return ret;
 	ret = irqchips(kv, KVM_SET_IRQCHIP, err);
 	if (ret)
 		return ret;

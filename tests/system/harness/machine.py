@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import tempfile
 import time
 from pathlib import Path
-from typing import Any, Sequence
+from typing import Any, Callable, Sequence
 
 from . import guest
-from .qmp import Qmp
+from .qmp import Qmp, connect_unix
 from .serial import Serial
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -49,11 +50,18 @@ class Machine:
             argv += ["--incoming", incoming]
         self.argv = argv + list(extra)
         self.started_ns = time.monotonic_ns()
-        self.process = subprocess.Popen(self.argv, stdin=subprocess.DEVNULL,
-                                        stdout=self._stderr, stderr=self._stderr,
-                                        pass_fds=pass_fds)
+        self.process = self._start(pass_fds)
         self._qmp: Qmp | None = None
         self._serial: Serial | None = None
+        self.output_seen = 0  # of what it printed, see wait_output()
+
+    def _start(self, pass_fds: Sequence[int]) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(self.argv, stdin=subprocess.DEVNULL, stdout=self._stderr,
+                                stderr=self._stderr, pass_fds=pass_fds)
+
+    def connect(self, path: str) -> socket.socket:
+        """To one of its sockets."""
+        return connect_unix(path)
 
     @property
     def is_alive(self) -> bool:
@@ -68,13 +76,14 @@ class Machine:
     @property
     def qmp(self) -> Qmp:
         if self._qmp is None:
-            self._qmp = Qmp(self.qmp_path, is_alive=lambda: self.is_alive)
+            self._qmp = Qmp(self.qmp_path, is_alive=lambda: self.is_alive, connect=self.connect)
         return self._qmp
 
     @property
     def serial(self) -> Serial:
         if self._serial is None:
-            self._serial = Serial(self.serial_path, is_alive=lambda: self.is_alive)
+            self._serial = Serial(self.serial_path, is_alive=lambda: self.is_alive,
+                                  connect=self.connect)
         return self._serial
 
     def ready(self) -> "Machine":
@@ -86,6 +95,15 @@ class Machine:
     def status(self) -> str:
         return self.qmp.command("query-status")["status"]
 
+    def wait_output(self, text: str, timeout_s: float = END_S) -> None:
+        """Until it has printed @text behind `output_seen`, or has ended."""
+        deadline = time.monotonic() + timeout_s
+        while text not in self.output[self.output_seen:] and self.is_alive:
+            assert time.monotonic() < deadline, f"{self} never printed {text!r}: {self.output}"
+            time.sleep(0.001)
+        assert text in self.output[self.output_seen:], \
+            f"{self} ended without printing {text!r}: {self.output}"
+
     def report(self) -> guest.Report:
         """Ask the guest how it is; it must be running."""
         return guest.ask(self.serial)
@@ -96,7 +114,7 @@ class Machine:
 
     def kill(self, number: int = signal.SIGKILL) -> None:
         if self.is_alive:
-            os.kill(self.process.pid, number)
+            self.process.send_signal(number)
 
     def destroy(self) -> None:
         """End it whatever it does; for the end of a test."""
@@ -115,14 +133,19 @@ class Machine:
 class Fleet:
     """The machines of one test: names are unique, all end with it."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, make: Callable[..., Machine] = Machine) -> None:
+        self.folder, self.make = folder, make
         self.machines: list[Machine] = []
 
     def start(self, name: str | None = None, **options: Any) -> Machine:
-        machine = Machine(self.folder, name or f"m{len(self.machines)}", **options)
+        machine = self.make(self.folder, name or f"m{len(self.machines)}", **options)
         self.machines.append(machine)
         return machine
+
+    def retire(self, machine: Machine) -> None:
+        """It has ended: forget it."""
+        machine.destroy()
+        self.machines.remove(machine)
 
     def end(self) -> str:
         """End all; returns what they printed, for a failed test's report."""

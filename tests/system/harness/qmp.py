@@ -28,17 +28,24 @@ class QmpTimeout(Exception):
     """Nothing came in time."""
 
 
-def connect_unix(path: str, timeout_s: float, is_alive: Callable[[], bool] = lambda: True
-                 ) -> socket.socket:
+def connect_unix(path: str) -> socket.socket:
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        sock.connect(path)
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+def connect_soon(path: str, timeout_s: float, is_alive: Callable[[], bool] = lambda: True,
+                 connect: Callable[[str], socket.socket] = connect_unix) -> socket.socket:
     """Connect as soon as somebody listens on @path."""
     deadline = time.monotonic() + timeout_s
     while True:
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            sock.connect(path)
-            return sock
+            return connect(path)
         except (FileNotFoundError, ConnectionRefusedError) as error:
-            sock.close()
             if not is_alive():
                 raise QmpClosed(f"{path}: the process ended before it listened") from error
             if time.monotonic() > deadline:
@@ -50,12 +57,13 @@ class Qmp:
     """One connection.  Used by one thread; events wait in `events`."""
 
     def __init__(self, path: str, timeout_s: float = TIMEOUT_S,
-                 is_alive: Callable[[], bool] = lambda: True) -> None:
+                 is_alive: Callable[[], bool] = lambda: True,
+                 connect: Callable[[str], socket.socket] = connect_unix) -> None:
         self.path = path
         self.events: list[dict[str, Any]] = []
         self._buffer = b""
         self._serial = 0
-        self._sock = connect_unix(path, timeout_s, is_alive)
+        self._sock = connect_soon(path, timeout_s, is_alive, connect)
         self.greeting = self._receive(time.monotonic() + timeout_s)
         self.command("qmp_capabilities")
 
@@ -92,11 +100,14 @@ class Qmp:
                 return answer["return"]
 
     def send(self, data: bytes, fd: int | None = None) -> None:
-        if fd is None:
-            self._sock.sendall(data)
-        else:
-            rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [fd]))]
-            self._sock.sendmsg([data], rights)
+        try:
+            if fd is None:
+                self._sock.sendall(data)
+            else:
+                rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [fd]))]
+                self._sock.sendmsg([data], rights)
+        except ConnectionError as error:
+            raise QmpClosed(f"{self.path}: {error}") from error
 
     def wait_event(self, name: str, timeout_s: float = TIMEOUT_S,
                    match: Callable[[dict[str, Any]], bool] = lambda data: True) -> dict[str, Any]:

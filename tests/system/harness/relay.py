@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import select
 import socket
-import struct
 import threading
 from typing import Callable
 
-from .stream import HEADER_SIZE, RAM_HEAD, RECORD_SIZE, TYPES, Record, padded
+from .edit import HEAD, HEADER_SIZE, NAMES, RUNS, TYPES, Edited
 
 END_S = 30.0
 PIECE = 1 << 16
@@ -21,15 +20,18 @@ class Link:
     front of the first record named @cut_before, whichever side sends it.  At
     the first named @hold_before it stands still until release(), or until the
     sender is gone: then the record is lost with the link.  @edit may change
-    what is no RAM.
+    what is no RAM.  @touch may change what frames it: it gets "header" and the
+    stream's first bytes, or a record's name and its first bytes.
     """
 
     def __init__(self, listen: str, target: str, cut_after: int | None = None,
                  cut_before: str | None = None, hold_before: str | None = None,
-                 edit: Callable[[Record], Record] | None = None) -> None:
+                 edit: Callable[[Edited], Edited] | None = None,
+                 touch: Callable[[str, bytes], bytes] | None = None) -> None:
         self.cut_after = cut_after
         self.hold_before = TYPES[hold_before] if hold_before else None
         self.edit = edit
+        self.touch = touch or (lambda name, data: data)
         self.is_held = threading.Event()
         self.ram_flags: set[int] = set()  # of the RAM records that came by
         self._released = threading.Event()
@@ -89,10 +91,12 @@ class Link:
         self.was_cut.set()
 
     def _records(self, reader: socket.socket, writer: socket.socket, head: int) -> None:
-        self._pass(reader, writer, head)
+        writer.sendall(self.touch("header", _exactly(reader, head)))
         while True:
-            record = _exactly(reader, RECORD_SIZE)
-            type_, length, _ = struct.unpack("<IIQ", record)
+            record = _exactly(reader, HEAD.size)
+            type_, length, _ = HEAD.unpack(record)
+            size = length + -length % 8
+            record = self.touch(NAMES.get(type_, "?"), record)
             if type_ == self.cut_before or self.was_cut.is_set():
                 self.was_cut.set()
                 return
@@ -100,16 +104,16 @@ class Link:
                 self._hold(reader)
             self.seen.add(type_)
             if type_ == TYPES["RAM"]:
-                body = _exactly(reader, RAM_HEAD)
-                self.ram_flags.add(struct.unpack_from("<4I", body)[1])
+                body = _exactly(reader, RUNS.size)
+                self.ram_flags.add(RUNS.unpack(body)[1])
                 writer.sendall(record + body)
-                self._pass(reader, writer, padded(length) - RAM_HEAD)
+                self._pass(reader, writer, size - RUNS.size)
             elif self.edit:
-                body = _exactly(reader, padded(length))[:length]
-                writer.sendall(self.edit(Record(type_, body)).pack())
+                body = _exactly(reader, size)[:length]
+                writer.sendall(self.edit(Edited(type_, body)).pack())
             else:
                 writer.sendall(record)
-                self._pass(reader, writer, padded(length))
+                self._pass(reader, writer, size)
 
     def _hold(self, reader: socket.socket) -> None:
         poll = select.poll()

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+import socket
 import threading
 import time
 from typing import Callable
 
-from .qmp import connect_unix
+from .qmp import connect_soon, connect_unix
 
 TIMEOUT_S = 30.0
 LINE_MAX = 64 << 10
@@ -26,7 +27,8 @@ class Serial:
     """
 
     def __init__(self, path: str, timeout_s: float = TIMEOUT_S,
-                 is_alive: Callable[[], bool] = lambda: True) -> None:
+                 is_alive: Callable[[], bool] = lambda: True,
+                 connect: Callable[[str], socket.socket] = connect_unix) -> None:
         self.path = path
         self.ticks = 0
         self.last_tick_ns = 0
@@ -37,7 +39,7 @@ class Serial:
         self.is_closed = False
         self._line: bytearray | None = None
         self._changed = threading.Condition()
-        self._sock = connect_unix(path, timeout_s, is_alive)
+        self._sock = connect_soon(path, timeout_s, is_alive, connect)
         self._thread = threading.Thread(target=self._read, name=f"serial {path}", daemon=True)
         self._thread.start()
 

@@ -26,8 +26,17 @@ _start:
 	mov $PORT, %edx		/* sleep type S5 with SLP_EN */
 	mov $VALUE, %eax
 	out %ax, %dx
+#elif defined(TINY_POWER_BUTTON)
+	mov $0x600, %edx	/* PM1 status, until the power button is in it */
+3:	in %dx, %ax
+	test $1, %ah
+	jz 3b
+	mov $0x604, %edx	/* PM1 control: S5, sleep */
+	mov $0x3400, %eax
+	out %ax, %dx
 #elif defined(TINY_BOOT_DATA)
-	/* ebx = struct hvm_start_info: command line at 24, modules at 12 and 16. */
+	/* ebx = struct hvm_start_info: command line at 24, modules at 12 and 16,
+	 * ACPI's root pointer at 32. */
 	mov $boot, %esi
 	call print
 	mov 24(%ebx), %esi
@@ -44,6 +53,11 @@ _start:
 	out %al, %dx
 	dec %ecx
 	jnz 6b
+	mov $rsdp, %esi
+	call print
+	mov 32(%ebx), %esi
+	mov $8, %ecx		/* its signature */
+	rep outsb
 	mov $'\n', %al
 	out %al, %dx
 	mov $0, %eax
@@ -74,6 +88,8 @@ boot:
 	.asciz "@boot "
 initrd:
 	.asciz " initrd="
+rsdp:
+	.asciz " rsdp="
 digits:
 	.ascii "0123456789abcdef"
 no_idt:

@@ -6,6 +6,7 @@ import subprocess
 from pathlib import Path
 
 SOURCE = Path(__file__).with_name("tiny.S")
+BZIMAGE = Path(__file__).with_name("bzimage.S")
 
 
 class Tiny:
@@ -25,4 +26,12 @@ class Tiny:
                             "-Wl,-z,noexecstack", "-Wl,-N", "-Wl,--no-warn-rwx-segments",
                             "-Wl,-Ttext=0x100000", "-Wl,--section-start=.note.Xen=0x101000", *defines, str(SOURCE),
                             "-o", str(path)], check=True, capture_output=True)
+        return path
+
+    def bzimage(self) -> Path:
+        """A bzImage that prints command line and RSDP, and exits with its code selector."""
+        path = self.folder / "bzImage"
+        subprocess.run(["gcc", "-m64", "-nostdlib", "-static", "-no-pie", "-Wl,--build-id=none",
+                        "-Wl,-Ttext=0", "-Wl,--oformat=binary", str(BZIMAGE), "-o", str(path)],
+                       check=True, capture_output=True)
         return path

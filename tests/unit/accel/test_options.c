@@ -12,28 +12,30 @@
 #include "base/bytes.h"
 #include "base/err.h"
 
+static const struct accel_type untouched = { .name = "untouched" };
+
 static void assert_taken(const char *text, bool use_plain_log)
 {
-	struct accel_options options = { .name = "untouched" };
+	struct accel_options options = { .type = &untouched };
 	struct err err = ERR_INIT;
 
 	if (accel_options_parse(text, &options, &err))
 		fail_msg("'%s': %s", text, err_msg(&err));
-	assert_string_equal(options.name, "kvm");
+	assert_string_equal(options.type->name, "kvm");
 	assert_int_equal(options.use_plain_log, use_plain_log);
 	assert_int_equal(err.code, 0);
 }
 
 static void assert_refused(const char *text, const char *reason)
 {
-	struct accel_options options = { .name = "untouched" };
+	struct accel_options options = { .type = &untouched };
 	struct err err = ERR_INIT;
 	int ret = accel_options_parse(text, &options, &err);
 
 	if (ret >= 0 || err.code != ret || !strstr(err_msg(&err), reason))
 		fail_msg("'%s': %d, '%s' has no '%s'", text, ret, err_msg(&err),
 			 reason);
-	assert_string_equal(options.name, "untouched");
+	assert_ptr_equal(options.type, &untouched);
 	assert_int_equal(accel_options_parse(text, &options, NULL), ret);
 }
 

@@ -328,22 +328,6 @@ static void test_loopback_connects_the_modem_lines(void **state)
 	assert_int_equal(in(f, NS16550_MSR), 0);
 }
 
-static void test_reset_forgets_all_but_scratch_and_divisor(void **state)
-{
-	struct fixture *f = *state;
-
-	out(f, NS16550_IER, IER_RX);
-	out(f, NS16550_IIR, FIFO_8);
-	out(f, NS16550_SCR, 7);
-	receive(f, "abc");
-	assert_int_equal(f->level, 1);
-	ns16550_reset(&f->uart);
-	assert_int_equal(f->level, 0);
-	assert_int_equal(in(f, NS16550_LSR), LSR_IDLE);
-	assert_int_equal(in(f, NS16550_IIR), 0x01);
-	assert_int_equal(in(f, NS16550_SCR), 7);
-}
-
 /* Another machine's UART with what the first one saved. */
 static int move(struct fixture *from, struct fixture *to)
 {
@@ -429,7 +413,8 @@ static void refuse(struct fixture *f, const char *reason)
 	       sizeof(f->uart) - offsetof(struct ns16550, ier));
 }
 
-static void test_hostile_state_is_refused(void **state)
+/* docs/lessons.md: "index from the stream used unchecked". */
+static void test_lesson_fifo_index_out_of_its_bounds_is_refused(void **state)
 {
 	struct fixture *f = *state;
 
@@ -499,10 +484,9 @@ int main(void)
 		TEST(test_fifo_is_emptied_when_switched_or_reset),
 		TEST(test_loopback_turns_output_into_input),
 		TEST(test_loopback_connects_the_modem_lines),
-		TEST(test_reset_forgets_all_but_scratch_and_divisor),
 		TEST(test_state_moves_in_the_middle_of_a_fifo),
 		TEST(test_activation_lowers_a_line_that_is_not_pending),
-		TEST(test_hostile_state_is_refused),
+		TEST(test_lesson_fifo_index_out_of_its_bounds_is_refused),
 		TEST(test_random_accesses_keep_state_that_loads),
 	};
 

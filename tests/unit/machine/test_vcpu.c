@@ -92,6 +92,10 @@ static enum accel_exit fake_vcpu_run(struct accel_vcpu *accel_vcpu,
 	enum accel_exit exit;
 
 	pthread_mutex_lock(&vcpu->mutex);
+	if (vcpu->is_kicked) { /* before it could enter the guest */
+		pthread_mutex_unlock(&vcpu->mutex);
+		return ACCEL_EXIT_KICKED;
+	}
 	vcpu->is_running = true;
 	vcpu->runs++;
 	if (vcpu->is_halting) {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/* RAM blocks: mapping, residency, discarding, dirty marks. */
+/* RAM blocks: mapping, residency, dirty marks. */
 #include <cmocka.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -136,7 +136,7 @@ static void test_huge_pages_count_as_resident(void **state)
 	uint64_t start, end;
 
 	if (free_huge_pages() < 2) {
-		print_message("SKIP: no 2 free huge pages of 2 MiB\n");
+		print_message("skipped: no 2 free huge pages of 2 MiB\n");
 		skip();
 	}
 	assert_int_equal(
@@ -146,10 +146,6 @@ static void test_huge_pages_count_as_resident(void **state)
 	assert_true(ram_block_next_data(block, 0, block->size, &start, &end));
 	assert_int_equal(start, 0);
 	assert_int_equal(end, block->size);
-	block->host[0] = 1;
-	assert_int_equal(ram_block_discard(block, 0, 2 * MIB), 0);
-	assert_int_equal(block->host[0], 0);
-	assert_int_equal(ram_block_discard(block, 0, 4096), -EINVAL);
 	ram_block_free(block);
 }
 
@@ -176,26 +172,6 @@ static void test_only_touched_pages_are_data(void **state)
 	assert_false(ram_block_next_data(block, 0, 5 * MIB, &start, &end));
 	assert_false(
 		ram_block_next_data(block, 64 * MIB, 65 * MIB, &start, &end));
-	ram_block_free(block);
-}
-
-static void test_a_discarded_page_reads_as_zero_and_is_a_hole(void **state)
-{
-	struct ram_block *block = block_of(*state, "a", 4 * MIB);
-	uint64_t start, end;
-
-	memset(block->host, 1, 4 * 4096);
-	assert_int_equal(ram_block_discard(block, 4096, 8192), 0);
-	assert_true(ram_block_next_data(block, 0, block->size, &start, &end));
-	assert_int_equal(end, 4096);
-	assert_true(ram_block_next_data(block, end, block->size, &start, &end));
-	assert_int_equal(start, 3 * 4096);
-	assert_int_equal(block->host[4096], 0);
-	assert_int_equal(block->host[3 * 4096], 1);
-	assert_int_equal(ram_block_discard(block, 1, 4096), -EINVAL);
-	assert_int_equal(ram_block_discard(block, 0, 8 * MIB), -EINVAL);
-	assert_int_equal(ram_block_discard(block, 8192, UINT64_MAX - 4095),
-			 -EINVAL);
 	ram_block_free(block);
 }
 
@@ -243,7 +219,6 @@ int main(void)
 		fact(test_missing_huge_pages_are_refused_at_creation),
 		fact(test_huge_pages_count_as_resident),
 		fact(test_only_touched_pages_are_data),
-		fact(test_a_discarded_page_reads_as_zero_and_is_a_hole),
 		fact(test_a_write_marks_every_page_it_meets),
 		fact(test_nobody_who_shares_the_memory_can_shrink_it),
 		fact(test_a_block_far_larger_than_the_host_costs_nothing),

@@ -56,6 +56,8 @@ struct pair {
 	struct record record;
 	struct ram_send send;
 	struct ram_recv recv;
+	struct ram_blocks blocks; /* that may be named */
+	uint64_t recv_pages, recv_zero_pages;
 	unsigned int checked, unchecked; /* RAM records received */
 	uint32_t seed;
 };
@@ -225,6 +227,8 @@ static inline int pair_setup(void **state)
 	assert_true(pair->in.fd >= 0);
 	assert_int_equal(record_init(&pair->record, NULL), 0);
 	ram_recv_start(&pair->recv, pair->to.mem);
+	pair->blocks.count = BLOCKS;
+	memcpy(pair->blocks.pages, block_pages, sizeof(block_pages));
 	pair->seed = 1;
 	*state = pair;
 	return 0;
@@ -258,17 +262,24 @@ static inline void pair_start(struct pair *pair, bool is_checked)
 
 static inline int take_record(struct pair *pair, struct err *err)
 {
-	struct fmt_ram head;
+	struct ram_runs runs;
+	int ret = ram_runs_parse(&pair->record, &pair->blocks, pair->in.is_file,
+				 &runs, err);
 
-	memcpy(&head, pair->record.body, sizeof(head));
-	if (pair->record.type == FMT_RAM_ZERO)
-		return ram_recv_zero(&pair->recv, &pair->record, err);
+	if (ret)
+		return ret;
+	if (pair->record.type == FMT_RAM_ZERO) {
+		ram_recv_zero(&pair->recv, &runs);
+		pair->recv_zero_pages += runs.pages;
+		return 0;
+	}
 	assert_int_equal(pair->record.type, FMT_RAM);
-	if (le32_get(head.flags) & FMT_RAM_CHECKED)
+	if (runs.flags & FMT_RAM_CHECKED)
 		pair->checked++;
 	else
 		pair->unchecked++;
-	return ram_recv_data(&pair->recv, &pair->in, &pair->record, err);
+	pair->recv_pages += runs.pages;
+	return ram_recv_data(&pair->recv, &runs, &pair->in, &pair->record, err);
 }
 
 /* Read all that is in the stream, and empty it. */
@@ -338,9 +349,11 @@ static inline bool pair_is_same(const struct pair *pair)
 	uint64_t from_hash, from_pages, to_hash, to_pages;
 	bool is_same = true;
 
-	assert_int_equal(verify_ram(pair->from.mem, &from_hash, &from_pages),
-			 0);
-	assert_int_equal(verify_ram(pair->to.mem, &to_hash, &to_pages), 0);
+	assert_int_equal(
+		verify_ram(pair->from.mem, -1, &from_hash, &from_pages, NULL),
+		0);
+	assert_int_equal(
+		verify_ram(pair->to.mem, -1, &to_hash, &to_pages, NULL), 0);
 	for (int i = 0; i < BLOCKS; i++) {
 		uint64_t at = 0, start, end;
 

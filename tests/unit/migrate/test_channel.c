@@ -5,8 +5,10 @@
 #include <cmocka.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <netdb.h>
 #include <netinet/in.h>
 #include <pthread.h>
+#include <semaphore.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -176,7 +178,7 @@ test_bad_addresses_are_refused_with_what_would_be_right(void **state)
 	strcpy(text + 300, ":1");
 	assert_int_equal(channel_check_uri(text, NULL), -EINVAL);
 	memcpy(text, "unix:", 5);
-	assert_int_equal(channel_check_uri(text, NULL), -EINVAL);
+	assert_int_equal(channel_check_uri(text, NULL), -ENAMETOOLONG);
 	text[5 + 107] = '\0'; /* what fits with its NUL */
 	assert_int_equal(channel_check_uri(text, NULL), 0);
 }
@@ -322,7 +324,7 @@ static void test_a_file_in_the_way_of_a_socket_is_not_removed(void **state)
 
 	assert_int_equal(write(fd, "thesis", 6), 6);
 	close(fd);
-	assert_int_equal(listen_at(&listener, f->uri), -EADDRINUSE);
+	assert_int_equal(listen_at(&listener, f->uri), -EEXIST);
 	channel_listener_close(&listener);
 	assert_int_equal(stat(f->path, &st), 0);
 	assert_int_equal(st.st_size, 6);
@@ -339,11 +341,13 @@ static void test_who_is_connected_is_connected(void **state)
 	assert_int_equal(listen_at(&listener, f->uri), 0);
 	for (int i = 0; i < 6; i++) { /* more than wait in the listener */
 		socklen_t size = sizeof(addr);
+		struct err err = ERR_INIT;
 		int ret = channel_connect(&many[connected], f->uri, f->stop_fd,
-					  NULL, NULL, NULL);
+					  NULL, NULL, &err);
 
 		if (ret) {
 			assert_int_equal(ret, -EAGAIN);
+			assert_non_null(strstr(err_msg(&err), "is busy with"));
 			continue;
 		}
 		assert_int_equal(getpeername(many[connected].fd,
@@ -403,10 +407,110 @@ static void test_tcp_reaches_an_ipv6_address_in_brackets(void **state)
 	if (fd >= 0)
 		close(fd);
 	if (!has_ipv6) {
-		print_message("SKIP: no IPv6 loopback address\n");
+		print_message("skipped: no IPv6 loopback address\n");
 		skip();
 	}
 	talk_over_tcp(*state, "[::1]");
+}
+
+/* Name servers that answer once a test lets them. */
+static sem_t name_servers;
+
+int __real_getaddrinfo(const char *host, const char *port,
+		       const struct addrinfo *hints, struct addrinfo **info);
+int __wrap_getaddrinfo(const char *host, const char *port,
+		       const struct addrinfo *hints, struct addrinfo **info);
+
+int __wrap_getaddrinfo(const char *host, const char *port,
+		       const struct addrinfo *hints, struct addrinfo **info)
+{
+	if (host && strcmp(host, "slow-host") == 0) {
+		while (sem_wait(&name_servers))
+			;
+		host = "127.0.0.1";
+	}
+	if (host && strcmp(host, "host-without-its-first-address") == 0) {
+		int ret = __real_getaddrinfo("192.0.2.1", port, hints, info);
+
+		return ret ? ret
+			   : __real_getaddrinfo("127.0.0.1", port, hints,
+						&(*info)->ai_next);
+	}
+	return __real_getaddrinfo(host, port, hints, info);
+}
+
+static void test_a_name_is_listened_on_at_the_address_that_is_here(void **state)
+{
+	struct fixture *f = *state;
+	struct sockaddr_in addr;
+	socklen_t size = sizeof(addr);
+	struct channel_listener listener;
+	struct err err = ERR_INIT;
+	char uri[64];
+
+	if (channel_listen(&listener, "tcp:host-without-its-first-address:0",
+			   NULL, NULL, &err))
+		fail_msg("%s", err_msg(&err));
+	assert_int_equal(
+		getsockname(listener.fd, (struct sockaddr *)&addr, &size), 0);
+	snprintf(uri, sizeof(uri), "tcp:127.0.0.1:%u", ntohs(addr.sin_port));
+	connect_and_accept(f, &listener, uri);
+	channel_listener_close(&listener);
+}
+
+static void test_to_listen_where_this_host_is_not_says_what_to_do(void **state)
+{
+	struct channel_listener listener;
+	struct err err = ERR_INIT;
+
+	(void)state;
+	assert_int_equal(channel_listen(&listener, "tcp:192.0.2.1:4444", NULL,
+					NULL, &err),
+			 -EADDRNOTAVAIL);
+	assert_string_equal(err_msg(&err),
+			    "cannot listen on tcp:192.0.2.1:4444: this host "
+			    "has no such address; tcp::4444 is all that it "
+			    "has");
+}
+
+static void *let_name_servers_answer(void *opaque)
+{
+	(void)opaque;
+	usleep(20000);
+	sem_post(&name_servers);
+	return NULL;
+}
+
+static void test_a_name_that_is_found_late_is_connected_to(void **state)
+{
+	struct fixture *f = *state;
+	struct sockaddr_in addr;
+	socklen_t size = sizeof(addr);
+	struct channel_listener listener;
+	pthread_t thread;
+	char uri[64];
+
+	assert_int_equal(listen_at(&listener, "tcp:127.0.0.1:0"), 0);
+	assert_int_equal(
+		getsockname(listener.fd, (struct sockaddr *)&addr, &size), 0);
+	snprintf(uri, sizeof(uri), "tcp:slow-host:%u", ntohs(addr.sin_port));
+	pthread_create(&thread, NULL, let_name_servers_answer, NULL);
+	connect_and_accept(f, &listener, uri);
+	pthread_join(thread, NULL);
+	channel_listener_close(&listener);
+}
+
+static void test_to_listen_on_a_name_does_not_wait_for_ever(void **state)
+{
+	struct channel_listener listener;
+	struct err err = ERR_INIT;
+
+	(void)state;
+	assert_int_equal(
+		channel_listen(&listener, "tcp:slow-host:0", NULL, NULL, &err),
+		-ETIMEDOUT);
+	assert_non_null(strstr(err_msg(&err), "slow-host: no name server"));
+	sem_post(&name_servers); /* ends the thread left behind */
 }
 
 static void test_a_host_that_does_not_exist_is_named(void **state)
@@ -469,10 +573,21 @@ static int wait_in_accept(struct fixture *f, struct err *err)
 	return ret;
 }
 
+static int wait_for_name(struct fixture *f, struct err *err)
+{
+	struct channel channel;
+	int ret = channel_connect(&channel, "tcp:slow-host:1", f->stop_fd, NULL,
+				  NULL, err);
+
+	sem_post(&name_servers);
+	return ret;
+}
+
 static void test_a_stop_ends_every_wait_at_once(void **state)
 {
 	static int (*const waits[])(struct fixture *, struct err *) = {
-		wait_in_recv, wait_in_send, wait_in_sleep, wait_in_accept
+		wait_in_recv,   wait_in_send,  wait_in_sleep,
+		wait_in_accept, wait_for_name,
 	};
 	struct fixture *f = *state;
 
@@ -542,6 +657,34 @@ static void test_a_closed_peer_is_told_by_how_much_arrived(void **state)
 	assert_true(channel_is_readable(&f->a));
 	assert_int_equal(channel_recv_bytes(&f->a, bytes, 8, NULL), -ENODATA);
 	assert_int_equal(channel_recv_bytes(&f->a, bytes, 0, NULL), 0);
+}
+
+static void test_what_was_read_ahead_comes_before_what_follows(void **state)
+{
+	struct fixture *f = *state;
+	char big[32 << 10], got[32 << 10];
+	struct iovec two[] = { { got, 3 }, { got + 3, 20000 } };
+
+	pair_up(f);
+	for (size_t i = 0; i < sizeof(big); i++)
+		big[i] = (char)(i * 7 + i / 256);
+	assert_int_equal(send_bytes(&f->b, big, 10, NULL), 0);
+	assert_int_equal(channel_recv_bytes(&f->a, got, 1, NULL), 0);
+	/* Nine bytes are in no socket any more. */
+	assert_int_equal(f->a.ahead_size, 9);
+	assert_true(channel_is_readable(&f->a));
+	assert_int_equal(channel_recv_bytes(&f->a, got + 1, 4, NULL), 0);
+	assert_memory_equal(got, big, 5);
+	/* From both, into more than one place. */
+	assert_int_equal(send_bytes(&f->b, big + 10, 20001, NULL), 0);
+	assert_int_equal(channel_recv(&f->a, two, 2, NULL), 0);
+	assert_memory_equal(got, big + 5, 20003);
+	assert_true(channel_is_readable(&f->a));
+	assert_int_equal(channel_recv_bytes(&f->a, got, 3, NULL), 0);
+	assert_memory_equal(got, big + 20008, 3);
+	assert_false(channel_is_readable(&f->a));
+	channel_close(&f->b);
+	assert_int_equal(channel_recv_bytes(&f->a, got, 1, NULL), -ENODATA);
 }
 
 /* ---- whole sends and receives ---- */
@@ -727,11 +870,16 @@ int main(void)
 		fact(test_who_is_connected_is_connected),
 		fact(test_tcp_reaches_a_name_and_an_ipv4_address),
 		fact(test_tcp_reaches_an_ipv6_address_in_brackets),
+		fact(test_a_name_is_listened_on_at_the_address_that_is_here),
+		fact(test_to_listen_where_this_host_is_not_says_what_to_do),
+		fact(test_a_name_that_is_found_late_is_connected_to),
+		fact(test_to_listen_on_a_name_does_not_wait_for_ever),
 		fact(test_a_host_that_does_not_exist_is_named),
 		fact(test_a_stop_ends_every_wait_at_once),
 		fact(test_a_deadline_ends_sends_and_receives),
 		fact(test_sleep_lasts_until_its_time),
 		fact(test_a_closed_peer_is_told_by_how_much_arrived),
+		fact(test_what_was_read_ahead_comes_before_what_follows),
 		fact(test_all_of_many_pieces_arrives_through_a_small_buffer),
 		fact(test_a_save_has_its_name_once_it_is_whole),
 		fact(test_a_save_that_failed_leaves_the_one_before),
@@ -740,5 +888,6 @@ int main(void)
 		fact(test_a_pipe_has_no_way_back),
 	};
 
+	sem_init(&name_servers, 0, 0);
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

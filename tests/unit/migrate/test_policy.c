@@ -168,11 +168,13 @@ static void test_one_lucky_round_does_not_hold_out_for_another(void **state)
 
 /* Rounds until the stop: the same rest each time, over a disk whose speed swings
  * between 50 MiB/s and 3.2 GiB/s; the estimate always fits. */
-static int rounds_over_a_disk(uint32_t seed)
+static int rounds_over_a_disk(uint32_t seed, uint64_t *ret_ns)
 {
 	struct policy policy;
 	int rounds = 0;
 	bool is_stopped = false;
+
+	*ret_ns = 0;
 
 	policy_init(&policy, 1000 * NS_PER_SEC);
 	while (!is_stopped && rounds < 200) {
@@ -182,6 +184,7 @@ static int rounds_over_a_disk(uint32_t seed)
 		seed = seed * 1664525 + 1013904223;
 		round.busy_ns = 5 * NS_PER_SEC >> (seed >> 16) % 7;
 		is_stopped = policy_decide(&policy, &round);
+		*ret_ns += round.busy_ns;
 		rounds++;
 	}
 	return rounds;
@@ -189,13 +192,57 @@ static int rounds_over_a_disk(uint32_t seed)
 
 static void test_a_bandwidth_that_swings_does_not_put_the_stop_off(void **state)
 {
+	uint64_t ns;
+
 	(void)state;
-	for (uint32_t seed = 0; seed < 1000; seed++)
-		assert_in_range(rounds_over_a_disk(seed), 1, 24);
+	for (uint32_t seed = 0; seed < 1000; seed++) {
+		assert_in_range(rounds_over_a_disk(seed, &ns), 1, 24);
+		/* Longer when only their number is bounded. */
+		assert_true(ns <= 20 * NS_PER_SEC);
+	}
 }
 
-static void
-test_bandwidth_is_measured_only_while_the_socket_is_busy(void **state)
+/* Nanoseconds to send what is left at the stop: a guest that writes 200 MiB/s
+ * somewhere in 300 MiB, over a link of @bandwidth. */
+static uint64_t rest_of_a_writer(uint64_t bandwidth)
+{
+	const uint64_t rate = 200 * MIB, hot = 300 * MIB;
+	uint64_t remaining = GIB, sent = 0;
+	struct policy policy;
+
+	policy_init(&policy, LIMIT_NS);
+	for (int i = 0; !tell(&policy, remaining, sent, bandwidth); i++) {
+		assert_in_range(i, 0, 60);
+		sent = remaining;
+		remaining = (uint64_t)((double)rate * (double)sent /
+				       (double)bandwidth);
+		if (remaining > hot)
+			remaining = hot;
+	}
+	return (uint64_t)((double)remaining * (double)NS_PER_SEC /
+			  (double)bandwidth);
+}
+
+/* docs/lessons.md: "a faster link lengthened the pause": it made the rest fit the limit
+ * one round early. */
+static void test_lesson_faster_link_does_not_lengthen_the_pause(void **state)
+{
+	uint64_t slower = UINT64_MAX;
+
+	(void)state;
+	for (uint64_t bandwidth = 300 * MIB; bandwidth < 40 * GIB;
+	     bandwidth += bandwidth / 16) {
+		uint64_t rest = rest_of_a_writer(bandwidth);
+
+		/* A last round less may cost a part of the fixed costs. */
+		assert_true(rest <= slower || rest <= 50 * NS_PER_US);
+		slower = rest;
+	}
+}
+
+/* docs/lessons.md: "bandwidth estimate collapses, never converges": a thread that scans
+ * for seconds and sends for milliseconds has a fast link. */
+static void test_lesson_bandwidth_counts_only_the_time_of_sending(void **state)
 {
 	struct policy policy;
 	const struct policy_round idle = { .remaining_bytes = 10 * MIB,
@@ -290,7 +337,9 @@ int main(void)
 		cmocka_unit_test(
 			test_a_bandwidth_that_swings_does_not_put_the_stop_off),
 		cmocka_unit_test(
-			test_bandwidth_is_measured_only_while_the_socket_is_busy),
+			test_lesson_bandwidth_counts_only_the_time_of_sending),
+		cmocka_unit_test(
+			test_lesson_faster_link_does_not_lengthen_the_pause),
 		cmocka_unit_test(test_bandwidth_follows_the_link),
 		cmocka_unit_test(
 			test_the_estimate_is_fixed_costs_sync_and_sending),

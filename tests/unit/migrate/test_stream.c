@@ -416,6 +416,8 @@ test_too_long_a_record_is_refused_before_anything_is_allocated(void **state)
 		{ FMT_RAM_ZERO, FMT_BODY_MAX + 1 },
 		{ FMT_RAM, 16 + 16 * 1024 + (4 << 20) + 1 },
 		{ FMT_RAM, UINT32_MAX },
+		{ FMT_CANCEL, FMT_REASON_MAX + 1 },
+		{ FMT_FAILED, FMT_REASON_MAX + 1 },
 		{ FMT_RAM | FMT_OPTIONAL, FMT_BODY_MAX + 1 },
 		{ 0x7777 | FMT_OPTIONAL, FMT_BODY_MAX + 1 },
 	};
@@ -435,8 +437,10 @@ static void test_the_longest_records_are_read(void **state)
 	uint8_t *body = calloc(FMT_BODY_MAX, 1);
 
 	record_put(&f->w, FMT_STATE, body, FMT_BODY_MAX);
+	record_put(&f->w, FMT_CANCEL, body, FMT_REASON_MAX);
 	put_ram(f, FMT_RAM_CHECKED, FMT_RAM_PAGES);
 	load(f, f->w.size);
+	assert_int_equal(read_record(f, NULL), 0);
 	assert_int_equal(read_record(f, NULL), 0);
 	assert_int_equal(read_record(f, NULL), 0);
 	assert_int_equal(f->record.type, FMT_RAM);
@@ -525,13 +529,17 @@ static void test_a_body_of_another_size_is_named(void **state)
 {
 	struct fixture *f = *state;
 	struct err err = ERR_INIT;
+	char text[16];
 
 	record_put(&f->w, FMT_ROUND, "12345678", 8);
 	load(f, f->w.size);
 	assert_int_equal(read_record(f, NULL), 0);
 	assert_int_equal(record_check_size(&f->record, 8, NULL), 0);
 	assert_int_equal(record_check_size(&f->record, 16, &err), -EBADMSG);
-	assert_string_equal(err_msg(&err), "record ROUND: 8 bytes, must be 16");
+	assert_string_equal(err_msg(&err), "8 bytes, must be 16");
+	assert_int_equal(record_take(&f->record, text, 16, NULL), -EBADMSG);
+	assert_int_equal(record_take(&f->record, text, 8, NULL), 0);
+	assert_memory_equal(text, "12345678", 8);
 }
 
 static void test_reasons_are_printable_and_cut_to_their_room(void **state)

@@ -334,6 +334,68 @@ static void test_description_names_every_field(void **state)
 	assert_int_equal(seen.field_count, 6);
 }
 
+/* What is said of a table that differs from the chip's in one field. */
+static void assert_differs(struct fixture *f, uint32_t at,
+			   struct state_field other, uint32_t field_count,
+			   const char *reason)
+{
+	struct state_field fields[array_size(chip_fields) + 1];
+	struct state_desc desc = chip_desc;
+	struct state_entry theirs = { .name = "chip0", .desc = &desc };
+	struct bytes_reader r;
+
+	memcpy(fields, chip_fields, sizeof(chip_fields));
+	fields[at] = other;
+	desc.fields = fields;
+	desc.field_count = field_count;
+	f->described.size = 0;
+	state_describe(&theirs, &f->described);
+	r = bytes_read(f->described.data, f->described.size);
+	err_clear(&f->err);
+	assert_int_equal(state_describe_check(&f->entry, &r, &f->err), -EINVAL);
+	assert_string_equal(err_msg(&f->err), reason);
+}
+
+static void
+test_description_that_differs_is_told_by_its_first_field(void **state)
+{
+	const struct state_field timer = chip_fields[1], fifo = chip_fields[4];
+	struct state_field other = timer;
+	struct fixture *f = *state;
+	struct bytes_reader r;
+
+	state_describe(&f->entry, &f->described);
+	r = bytes_read(f->described.data, f->described.size);
+	assert_int_equal(state_describe_check(&f->entry, &r, &f->err), 0);
+
+	other.kind = STATE_U32;
+	assert_differs(
+		f, 1, other, 6,
+		"chip0: field 1 of version 2 is 'timer, 1 x u32 since "
+		"version 1' at the source, 'timer, 1 x u16 since version "
+		"1' here");
+	other = timer;
+	other.name = "clock";
+	assert_differs(
+		f, 1, other, 6,
+		"chip0: field 1 of version 2 is 'clock, 1 x u16 since "
+		"version 1' at the source, 'timer, 1 x u16 since version "
+		"1' here");
+	other = fifo;
+	other.count_at = STATE_FIXED;
+	other.since = 2;
+	assert_differs(f, 4, other, 6,
+		       "chip0: field 4 of version 2 is 'fifo, 16 x u8 since "
+		       "version 2' at the source, 'fifo, up to 16 x u8 since "
+		       "version 1' here");
+	assert_differs(f, 6, timer, 7,
+		       "chip0: field 6 of version 2 is 'timer, 1 x u16 since "
+		       "version 1' at the source, 'none' here");
+	assert_differs(f, 6, timer, 5,
+		       "chip0: field 5 of version 2 is 'none' at the source, "
+		       "'century, 1 x u8 since version 2' here");
+}
+
 static void test_saved_state_is_explained_without_the_table(void **state)
 {
 	struct fixture *f = *state;
@@ -548,6 +610,7 @@ int main(void)
 		TEST(test_activation_reaches_the_device),
 		TEST(test_entries_are_found_by_name_until_unregistered),
 		TEST(test_description_names_every_field),
+		TEST(test_description_that_differs_is_told_by_its_first_field),
 		TEST(test_saved_state_is_explained_without_the_table),
 		TEST(test_state_that_does_not_fit_its_description),
 		TEST(test_visitor_ends_the_walk),

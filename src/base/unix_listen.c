@@ -1,5 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "control/qmp_listen.h"
+/*
+ * What is stale is found by connecting to it, which disturbs a live listener by
+ * one client that leaves at once.
+ */
+#include "base/unix_listen.h"
 
 #include <errno.h>
 #include <string.h>
@@ -9,7 +13,22 @@
 
 #include "base/err.h"
 
-#define BACKLOG 16
+int unix_address(struct sockaddr_un *ret_addr, const char *path,
+		 struct err *err)
+{
+	size_t size = strlen(path);
+
+	if (size == 0)
+		return err_set(err, -EINVAL, "the socket's path is empty");
+	if (size >= sizeof(ret_addr->sun_path))
+		return err_set(err, -ENAMETOOLONG,
+			       "%s: a path of %zu bytes, at most %zu for a "
+			       "UNIX socket",
+			       path, size, sizeof(ret_addr->sun_path) - 1);
+	*ret_addr = (struct sockaddr_un){ .sun_family = AF_UNIX };
+	memcpy(ret_addr->sun_path, path, size + 1);
+	return 0;
+}
 
 static int new_socket(struct err *err)
 {
@@ -64,26 +83,19 @@ static int bind_path(int fd, const struct sockaddr_un *addr, struct err *err)
 	return 0;
 }
 
-int qmp_listener_open(struct qmp_listener *listener, const char *path,
-		      struct err *err)
+int unix_listener_open(struct unix_listener *listener, const char *path,
+		       int backlog, struct err *err)
 {
 	struct stat st;
 	int ret;
 
-	*listener = (struct qmp_listener){ .fd = -1 };
-	listener->addr.sun_family = AF_UNIX;
-	if (!*path)
-		return err_set(err, -EINVAL, "the path is empty");
-	if (strlen(path) >= sizeof(listener->addr.sun_path))
-		return err_set(err, -ENAMETOOLONG,
-			       "%s: %zu bytes, at most %zu for a UNIX socket",
-			       path, strlen(path),
-			       sizeof(listener->addr.sun_path) - 1);
-	strcpy(listener->addr.sun_path, path);
-
+	*listener = (struct unix_listener)UNIX_LISTENER_INIT;
+	ret = unix_address(&listener->addr, path, err);
+	if (ret)
+		return ret;
 	ret = new_socket(err);
 	if (ret < 0)
-		return ret;
+		goto out;
 	listener->fd = ret;
 	/* Linux gives the file the socket inode's mode, less the umask. */
 	fchmod(listener->fd, 0600);
@@ -94,17 +106,17 @@ int qmp_listener_open(struct qmp_listener *listener, const char *path,
 		listener->dev = st.st_dev;
 		listener->ino = st.st_ino;
 	}
-	if (listen(listener->fd, BACKLOG) < 0)
+	if (listen(listener->fd, backlog) < 0)
 		ret = err_set_errno(err, -errno, "listen");
 out:
 	if (ret) {
 		err_prefix(err, "%s", path);
-		qmp_listener_close(listener);
+		unix_listener_close(listener);
 	}
 	return ret;
 }
 
-void qmp_listener_close(struct qmp_listener *listener)
+void unix_listener_close(struct unix_listener *listener)
 {
 	struct stat st;
 
@@ -114,5 +126,5 @@ void qmp_listener_close(struct qmp_listener *listener)
 	    st.st_dev == listener->dev && st.st_ino == listener->ino)
 		unlink(listener->addr.sun_path);
 	close(listener->fd);
-	listener->fd = -1;
+	*listener = (struct unix_listener)UNIX_LISTENER_INIT;
 }

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * pvh_load() with any file as the kernel.  RAM is an allocation of its own
+ * boot_load() with any file as the kernel.  RAM is an allocation of its own
  * size, so that the address sanitizer sees a write outside of it.  The last
  * byte of the input chooses the circumstances.  The built-in guest programs
- * (build/guest) are good seeds.
+ * (build/guest) and the first sectors of a bzImage are good seeds.
  */
 #include <stddef.h>
 #include <stdint.h>
@@ -11,7 +11,7 @@
 #include <string.h>
 
 #include "base/err.h"
-#include "machine/pvh.h"
+#include "machine/boot.h"
 
 #define LOW_SIZE  (4u << 20)
 #define HIGH_SIZE (1u << 20)
@@ -22,13 +22,13 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	/* Kept from run to run: clearing it would be most of the time. */
 	static uint8_t *low, *high;
-	const struct pvh_ram ram[] = {
+	const struct boot_ram ram[] = {
 		{ 0, LOW_SIZE, low = low ? low : malloc(LOW_SIZE) },
 		{ 4ull << 30, HIGH_SIZE,
 		  high = high ? high : malloc(HIGH_SIZE) },
 	};
 	const uint8_t how = size ? data[size - 1] : 0;
-	const struct pvh_image image = {
+	const struct boot_image image = {
 		.kernel = data,
 		.kernel_size = size,
 		.initrd = how & 1 ? data : NULL,
@@ -38,9 +38,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		.ram_count = how & 4 ? 1 : 2,
 		.is_ram_fresh = how & 8,
 	};
-	struct pvh_entry entry;
+	struct boot_entry entry;
 	struct err err = ERR_INIT;
-	int ret = pvh_load(&image, &entry, &err);
+	int ret = boot_load(&image, &entry, &err);
 
 	/* It says why, or where to start. */
 	if (ret ? err.code != ret : entry.entry == 0)

@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fixtures: nested hosts that live as long as the session, machines that end with their test."""
+from __future__ import annotations
+
+import functools
+import itertools
+import os
+import shutil
+import signal
+import sys
+from pathlib import Path
+from typing import Iterator
+
+import pytest
+
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE), str(HERE.parent / "system")]
+
+from harness.machine import Fleet, binary  # noqa: E402
+from nested.host import QEMU  # noqa: E402
+from nested.lab import Lab  # noqa: E402
+from nested.linux import Traveller  # noqa: E402
+from nested.machine import LabMachine  # noqa: E402
+
+TEST_LIMIT_S = 240
+CPUS, HUGE_CPUS, HUGE_MIB = 4, 2, 160
+FOLDERS = itertools.count()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if not os.access(binary(), os.X_OK):
+        pytest.exit(f"{binary()} is missing: run `make` first, or set GODWIT", returncode=2)
+
+
+@pytest.fixture(autouse=True)
+def limit() -> Iterator[None]:
+    """No test may hang, whatever it waits for."""
+    def expired(*_: object) -> None:
+        raise TimeoutError(f"the test took longer than {TEST_LIMIT_S} s")
+
+    before = signal.signal(signal.SIGALRM, expired)
+    signal.alarm(TEST_LIMIT_S)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
+@pytest.fixture(scope="session")
+def lab() -> Iterator[Lab]:
+    if not shutil.which(QEMU):
+        pytest.skip(f"the lab needs {QEMU} (tools/install-deps lab)")
+    built = Lab(Path(binary()))
+    yield built
+    built.end()
+
+
+class Fleets:
+    """One fleet a host, made when it is first asked for."""
+
+    def __init__(self, lab: Lab) -> None:
+        self._lab, self._fleets = lab, {}
+
+    def __call__(self, host: str) -> Fleet:
+        if host not in self._fleets:
+            folder = Path(f"/tmp/{next(FOLDERS)}")
+            self._lab.host(host).sh(f"mkdir {folder}")
+            self._fleets[host] = Fleet(folder, functools.partial(LabMachine, self._lab.host(host)))
+        return self._fleets[host]
+
+    def end(self) -> None:
+        for fleet in self._fleets.values():
+            print(fleet.end())
+
+
+@pytest.fixture
+def fleets(lab: Lab) -> Iterator[Fleets]:
+    made = Fleets(lab)
+    yield made
+    made.end()
+
+
+@pytest.fixture(scope="session")
+def travellers(lab: Lab) -> Iterator[dict[str, Traveller]]:
+    """Booting takes the longest: a guest of each kind for all tests."""
+    fleets = Fleets(lab)
+    yield {"vmlinux": Traveller(fleets, "vmlinux", cpus=CPUS),
+           "huge": Traveller(fleets, "bzImage", cpus=HUGE_CPUS, memory=f"{HUGE_MIB}M,hugepages=2M")}
+    fleets.end()
+
+
+@pytest.fixture
+def traveller(travellers: dict[str, Traveller]) -> Iterator[Traveller]:
+    """A guest whose kernel came as an ELF file; on host a, idle."""
+    yield travellers["vmlinux"].ready()
+    print(travellers["vmlinux"].epitaph())
+
+
+@pytest.fixture
+def huge(lab: Lab, travellers: dict[str, Traveller]) -> Iterator[Traveller]:
+    """A guest whose kernel came as a bzImage, on 2 MiB pages of hugetlbfs; on host a, idle."""
+    lab.host("a").free_hugepages(2 * HUGE_MIB // 2)  # it and its destination
+    yield travellers["huge"].ready()
+    print(travellers["huge"].epitaph())

@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The whole lab: up to two nested hosts from one image, and the wire between them."""
+from __future__ import annotations
+
+import shutil
+import socket
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Sequence
+
+from . import linux, packages
+from .host import CLOCK_OFFSET, Host
+from .image import ROOT, Image
+from .machine import GODWIT
+
+SOURCES = ROOT / "tests" / "lab"
+DEMO = "/lab/tools/demo"
+COMPILE_S = 60
+
+
+class Lab:
+    """Hosts come up when they are first asked for; all end with end()."""
+
+    def __init__(self, godwit: Path) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="godwit-lab-"))
+        self._hosts: dict[str, Host] = {}
+        self._wire = dict(zip(linux.ADDRESSES, socket.socketpair()))
+        try:
+            self._packages = packages.obtain()
+            self._initrd = self._build_image(godwit)
+            self.tsc_khz = self._measure_tsc()
+        except BaseException:
+            self.end()
+            raise
+
+    def host(self, name: str = "a") -> Host:
+        if name not in self._hosts:
+            self._hosts[name] = Host(self.folder, name, self._packages, self._initrd, self.tsc_khz,
+                                     link=self._wire[name], address=linux.ADDRESSES[name])
+        return self._hosts[name]
+
+    def end(self) -> None:
+        for host in self._hosts.values():
+            host.end()
+        for wire in self._wire.values():
+            wire.close()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _compile(self, name: str, sources: Sequence[Path]) -> Path:
+        target = self.folder / name
+        argv = ["gcc", "-static", "-O2", "-pthread", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Werror",
+                *map(str, sources), "-o", str(target)]
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=COMPILE_S, check=False)
+        if done.returncode:
+            raise packages.LabError(done.stderr)
+        return target
+
+    def _measure_tsc(self) -> int:
+        program = self._compile("tsc_khz", [SOURCES / "host" / "tsc_khz.c"])
+        return int(subprocess.run([str(program)], capture_output=True, text=True, timeout=COMPILE_S,
+                                  check=True).stdout)
+
+    def _build_image(self, godwit: Path) -> Path:
+        image = Image(self._packages)
+        image.program(godwit, GODWIT)
+        image.program(self._compile("clock_offset", [SOURCES / "host" / "clock_offset.c"]),
+                      CLOCK_OFFSET)
+        init = self._compile("init", sorted((SOURCES / "guest").glob("*.c")))
+        image.archive.copy(self._packages.vmlinux, linux.KERNELS["vmlinux"])
+        image.archive.copy(self._packages.bzimage, linux.KERNELS["bzImage"])
+        image.archive.file(linux.INITRD, linux.initrd(self._packages, init))
+        image.archive.copy(ROOT / "tools" / "demo", DEMO)
+        image.tree(ROOT / "tests" / "system" / "harness", "/lab/tests/system/harness")
+        path = self.folder / "host.cpio"
+        path.write_bytes(image.pack())
+        return path

@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a guest's clocks do while it moves.
+
+The measure is this machine's clock.  A nested host's realtime is compared with it through shared
+memory (nested/clock.py), the guest's with its host's by one hypercall that reads both at the same
+TSC (KVM_HC_CLOCK_PAIRING); so of all the layers between only microseconds are left, on however busy
+a machine.  What is asserted is the difference across a move: the guest's clocks advance by the time
+that truly passed.
+"""
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import pytest
+
+from harness import guest
+from harness.machine import Machine
+from nested.lab import Lab
+from nested.linux import Traveller
+from nested.trace import Trace
+
+LIMIT_NS = 1_000_000
+# Beyond the pause and what it waits for its processors anyway, a guest waits for each page's first use
+# in its new process.
+WAIT_NS = 250_000_000
+# A timer that is lost fires when something else wakes its processor, seconds later or never.
+LATE_US = 500_000
+UNDISTURBED_S = 2
+KINDS = ("monotonic", "realtime", "sleep")
+OTHER = {"a": "b", "b": "a"}
+
+
+@dataclass(frozen=True)
+class Clocks:
+    """A guest's clocks at one moment, and what time it truly was, within a bound."""
+    true_ns: int
+    bound_ns: int
+    real_ns: int
+    mono_ns: int
+    tsc: int
+    tsc_real_ns: int  # the guest's realtime when it read `tsc`
+    cost: int         # of reading a clock, in TSC cycles
+
+
+def read(lab: Lab, traveller: Traveller) -> Clocks:
+    offset = lab.host(traveller.host).clock_offset()
+    told = traveller.ask("clock")
+    return Clocks(told["host"] - offset.ns, offset.bound_ns, told["real"], told["mono"],
+                  told["tsc"], told["tsc_real"], told["cost"])
+
+
+def assert_true_to(lab: Lab, before: Clocks, after: Clocks) -> None:
+    """Every clock advanced by the time that passed."""
+    passed = after.true_ns - before.true_ns
+    bound = before.bound_ns + after.bound_ns
+    real = after.real_ns - before.real_ns - passed
+    mono = after.mono_ns - before.mono_ns - passed
+    tsc = round((after.tsc - before.tsc) * 1e6 / lab.tsc_khz) \
+        - (after.tsc_real_ns - before.tsc_real_ns) + real
+    print(f"after {passed / 1e6:.0f} ms, ahead by: realtime {real} ns, monotonic {mono} ns, "
+          f"TSC {tsc} ns; within {bound} ns")
+    assert max(abs(real), abs(mono), abs(tsc)) + bound < LIMIT_NS
+
+
+@pytest.mark.parametrize("is_far", [False, True], ids=["same-host", "other-host"])
+def test_clocks_advance_by_the_time_that_passed(lab: Lab, traveller: Traveller, is_far: bool) -> None:
+    for _ in range(2):
+        before = read(lab, traveller)
+        traveller.move(OTHER[traveller.host] if is_far else "")
+        assert_true_to(lab, before, read(lab, traveller))
+
+
+def test_lesson_guest_time_is_not_behind_by_the_pause(lab: Lab, traveller: Traveller) -> None:
+    """KVM_CLOCK_REALTIME dropped: guest time is behind by the pause (CH 8256)."""
+    traveller.work()
+    traveller.machine.qmp.command("migrate-set-parameters", max_bandwidth=16 << 20)
+    before = read(lab, traveller)
+    moved = traveller.move()
+    assert moved.info["downtime"] * 1_000_000 > 100 * LIMIT_NS
+    assert_true_to(lab, before, read(lab, traveller))
+
+
+def test_lesson_tsc_is_written_once_so_the_master_clock_stays(lab: Lab, traveller: Traveller) -> None:
+    """The TSC written twice: the guest's clock reads 18 times slower (CH 8383)."""
+    before = read(lab, traveller)
+    called = traced_move(lab, traveller)
+    offsets = [call for call in called if call.startswith("tsc-offset")]
+    assert sorted(offsets) == [f"tsc-offset vcpu={cpu}" for cpu in range(traveller.cpus)]
+    # Without the master clock the guest's clock is a system call, not a read of the TSC.
+    assert read(lab, traveller).cost < 3 * before.cost
+
+
+def test_lesson_clock_is_not_set_while_vcpus_run(lab: Lab, traveller: Traveller) -> None:
+    """KVM_SET_CLOCK under running vCPUs: Windows-like guests are dead for minutes (CH 7930)."""
+    called = traced_move(lab, traveller)
+    assert called.count("set-clock") == 1
+    assert called.index("set-clock") < called.index("run")
+
+
+def traced_move(lab: Lab, traveller: Traveller) -> list[str]:
+    """What the process that takes the guest in does about clocks, up to its first runs."""
+    traces: list[Trace] = []
+
+    def begin(machine: Machine) -> None:
+        traces.append(Trace(lab.host(traveller.host), machine.process.pid))
+
+    traveller.move(once_ready=begin)
+    return traces[0].end()
+
+
+@pytest.mark.parametrize("is_far", [False, True], ids=["same-host", "other-host"])
+def test_clocks_step_only_by_the_pause_and_never_back(lab: Lab, traveller: Traveller, is_far: bool
+                                                      ) -> None:
+    traveller.tell("watch 1")
+    traveller.ask("steps")
+    time.sleep(UNDISTURBED_S)
+    undisturbed = traveller.ask("steps")
+    moved = traveller.move(OTHER[traveller.host] if is_far else "")
+    steps = traveller.ask("steps")
+    traveller.tell("watch 0")
+    pause_ns = moved.info["downtime"] * 1_000_000
+    tsc_ns = round(steps["tsc"] * 1e6 / lab.tsc_khz)
+    print(f"pause {pause_ns / 1e6:.1f} ms, largest steps: monotonic {steps['mono'] / 1e6:.1f} ms, "
+          f"realtime {steps['real'] / 1e6:.1f} ms, TSC {tsc_ns / 1e6:.1f} ms; "
+          f"undisturbed {undisturbed['mono'] / 1e6:.1f} ms")
+    assert undisturbed["back"] == 0 and steps["back"] == 0
+    assert max(steps["mono"], steps["real"], tsc_ns) < pause_ns + undisturbed["mono"] + WAIT_NS
+
+
+@pytest.mark.parametrize("is_far", [False, True], ids=["same-host", "other-host"])
+def test_timers_set_before_a_move_fire(traveller: Traveller, is_far: bool) -> None:
+    """Each processor sleeps with three of them pending, and nothing else wakes it (Kata 13798)."""
+    count = len(KINDS) * traveller.cpus
+    for after_ms in (4_000, 16_000, 64_000):  # due after the move, however slow this machine is
+        source = traveller.machine
+        known = len(fired(source))
+        traveller.tell(f"timers {after_ms}")
+        traveller.move(OTHER[traveller.host] if is_far else "")
+        early = len(fired(source)) - known
+        here = traveller.machine
+        here.serial.wait(lambda: early + len(fired(here)) >= count, f"{count} timers",
+                         after_ms / 1000 + LATE_US / 1e6 + 10)
+        if not early:
+            break
+    assert not early
+    found = fired(here)
+    assert {(timer.members["kind"], timer["cpu"]) for timer in found} == \
+        {(kind, cpu) for kind in KINDS for cpu in range(traveller.cpus)}
+    late = [timer["late_us"] for timer in found]
+    print(f"late by {min(late)} to {max(late)} us")
+    assert len(found) == count and min(late) >= 0 and max(late) < LATE_US
+
+
+def fired(machine: Machine) -> list[guest.Report]:
+    return [guest.parse(line) for _, line in machine.serial.lines if line.startswith("timer")]

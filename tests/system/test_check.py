@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+"""tools/check counts what unit tests told it."""
+from __future__ import annotations
+
+import importlib.machinery
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+CHECK = Path(__file__).resolve().parents[2] / "tools" / "check"
+
+
+@pytest.fixture
+def check(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    loader = importlib.machinery.SourceFileLoader("godwit_check", str(CHECK))
+    module = importlib.util.module_from_spec(importlib.util.spec_from_loader(loader.name, loader))
+    monkeypatch.setitem(sys.modules, loader.name, module)  # its dataclasses look there
+    loader.exec_module(module)
+    return module
+
+
+def counted(check: ModuleType, folder: Path, stdout: str, has_kvm: bool):
+    log = folder / "testlog.json"
+    log.write_text(json.dumps({"name": "unit / some", "stdout": stdout, "result": "OK"}) + "\n")
+    exists = Path.exists
+    check.Path = type("Path", (type(log),), {
+        "exists": lambda self: has_kvm if str(self) == "/dev/kvm" else exists(self)})
+    return check.meson_count(log, "unit tests")
+
+
+# What both generations of cmocka print for skip().
+@pytest.mark.parametrize("skipped", ["not ok 2 # SKIP test_b", "ok 2 - test_b # SKIP"])
+@pytest.mark.parametrize("has_kvm", [True, False])
+def test_skip_for_want_of_kvm_fails_where_there_is_kvm(check: ModuleType, tmp_path: Path,
+                                                       skipped: str, has_kvm: bool) -> None:
+    count = counted(check, tmp_path, "1..3\nok 1 - test_a\nskipped: this KVM has no manual protect\n"
+                    f"{skipped}\nok 3 - test_c\n", has_kvm)
+    assert (count.passed, count.failed, count.skipped) == (2, has_kvm, not has_kvm)
+    told, = count.failures + count.skips
+    assert "test_b" in told and "this KVM has no manual protect" in told
+
+
+def test_reason_belongs_to_the_next_skip_only(check: ModuleType, tmp_path: Path) -> None:
+    count = counted(check, tmp_path, "skipped: no KVM of that kind\nok 1 - test_a\n"
+                    "not ok 2 # SKIP test_b\n", True)
+    assert (count.passed, count.failed, count.skipped) == (1, 0, 1)
+    assert "no reason was told" in count.skips[0]
