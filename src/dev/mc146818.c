@@ -89,6 +89,16 @@ static int64_t host_seconds(const struct mc146818 *rtc)
 	return (int64_t)(rtc->now_ns(rtc->now) / NS_PER_SEC);
 }
 
+/* The year as two bytes can tell it: a century below 0 or past the end, which
+ * a loaded offset or month 0 of year 0 comes to, wraps. */
+static int year_in_bytes(const struct mc146818 *rtc, const struct tm *tm)
+{
+	int years = 100 * (rtc->bytes[REG_B] & B_BINARY ? 256 : 100);
+	int year = (tm->tm_year + 1900) % years;
+
+	return year < 0 ? year + years : year;
+}
+
 /* Put the time that it is into the bytes. */
 static void bytes_from_clock(struct mc146818 *rtc)
 {
@@ -98,14 +108,14 @@ static void bytes_from_clock(struct mc146818 *rtc)
 
 	if (!gmtime_r(&seconds, &tm))
 		return;
-	year = tm.tm_year + 1900;
+	year = year_in_bytes(rtc, &tm);
 	rtc->bytes[SECONDS] = encode(rtc, tm.tm_sec);
 	rtc->bytes[MINUTES] = encode(rtc, tm.tm_min);
 	rtc->bytes[HOURS] = encode_hours(rtc, tm.tm_hour);
 	rtc->bytes[WEEKDAY] = encode(rtc, tm.tm_wday + 1);
 	rtc->bytes[DAY] = encode(rtc, tm.tm_mday);
 	rtc->bytes[MONTH] = encode(rtc, tm.tm_mon + 1);
-	rtc->bytes[YEAR] = encode(rtc, (year % 100 + 100) % 100);
+	rtc->bytes[YEAR] = encode(rtc, year % 100);
 	rtc->bytes[MC146818_CENTURY] = encode(rtc, year / 100);
 }
 

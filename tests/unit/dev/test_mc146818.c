@@ -180,6 +180,24 @@ static void test_setting_one_byte_of_running_time(void **state)
 	EXPECT(f, 0x20, 0x26, 0x02, 0x05, 0x21, 0x11, 0x01, 0x05);
 }
 
+/* Found by fuzz_state_load: a negative year was shifted. */
+static void test_year_before_the_first_wraps(void **state)
+{
+	struct fixture *f = *state;
+	static const uint8_t zero[] = { DAY, MONTH, YEAR, CENTURY };
+
+	out(f, REG_B, SET | H24);
+	for (size_t i = 0; i < array_size(zero); i++)
+		out(f, zero[i], 0);
+	out(f, REG_B, H24);
+	assert_int_equal(in(f, CENTURY), 0x99);
+	assert_int_equal(in(f, YEAR), 0x99);
+	assert_int_equal(in(f, MONTH), 0x11);
+	out(f, REG_B, H24 | BINARY);
+	assert_int_equal(in(f, CENTURY), 255);
+	assert_int_equal(in(f, YEAR), 99);
+}
+
 static void test_ram_keeps_what_is_written(void **state)
 {
 	struct fixture *f = *state;
@@ -305,6 +323,7 @@ int main(void)
 		TEST(test_time_stands_still_while_it_is_set),
 		TEST(test_divider_reset_holds_the_time),
 		TEST(test_setting_one_byte_of_running_time),
+		TEST(test_year_before_the_first_wraps),
 		TEST(test_ram_keeps_what_is_written),
 		TEST(test_status_registers_are_read_only),
 		TEST(test_set_time_moves_to_another_host),
