@@ -8,7 +8,7 @@
  * not have yet, one bit a page: dirty sources set bits at any time (atomically),
  * the one migration thread takes them (D4: and gives them back when a round
  * fails).  `known` holds the pages that have been seen resident and are watched
- * by the accelerator since (accel/kvm/slots.c); it is the migration
+ * by the accelerator since (accel/kvm/bitmap.c); it is the migration
  * thread's alone.
  */
 #ifndef GODWIT_MEM_RAM_H

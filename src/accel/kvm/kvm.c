@@ -68,20 +68,6 @@ static int check_capabilities(struct kv *kv, const struct accel_config *config,
 	return 0;
 }
 
-static void enable_manual_protect(struct kv *kv)
-{
-	struct kvm_enable_cap cap = {
-		.cap = KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2,
-		.args = { KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE |
-			  KVM_DIRTY_LOG_INITIALLY_SET },
-	};
-	int can = ioctl(kv->vm_fd, KVM_CHECK_EXTENSION, cap.cap);
-
-	if (can > 0 && ((uint64_t)can & cap.args[0]) == cap.args[0] &&
-	    ioctl(kv->vm_fd, KVM_ENABLE_CAP, &cap) == 0)
-		kv->has_manual_protect = true;
-}
-
 /* Only Intel hosts use the two areas; the others accept the calls. */
 static void set_private_areas(struct kv *kv)
 {
@@ -153,6 +139,7 @@ static void kv_free(struct accel *accel)
 		close(kv->vm_fd);
 	kv->vm_fd = -1;
 	kv_slots_fini(kv);
+	kv_bitmap_fini(kv);
 	if (kv->is_registered) {
 		state_unregister(&kv->cpuid_entry);
 		state_unregister(&kv->vm_entry);
@@ -234,8 +221,8 @@ int kv_new(const struct accel_config *config, struct accel **ret_accel,
 		ret = check_capabilities(kv, config, err);
 	if (!ret)
 		ret = kv_cpuid_init(kv, err);
-	if (!ret && !config->options.use_plain_log)
-		enable_manual_protect(kv);
+	if (!ret)
+		ret = kv_bitmap_init(kv, config->options.use_plain_log, err);
 	/* Memory before the interrupt controllers: they register on KVM's I/O
 	 * buses, and a memslot set after that waits 4 to 7 ms for the SRCU grace
 	 * period they began. */

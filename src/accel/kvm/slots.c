@@ -1,38 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * Memslots and the dirty bitmap.
- *
- * A listener of the machine's memory: each RAM range of the flat view becomes
- * memslots of at most KV_SLOT_SIZE, cut where the guest-physical address is a
- * multiple of it.  The cut is private to this file.
- *
- * Dirty bitmap (ARCHITECTURE, "Dirty pages").  With manual protect and INITIALLY_SET, turning
- * logging on costs nothing: all bits start set and nothing is write-protected.
- * A bit means "written" only after kv_log_clear() has cleared it; so a slot
- * none of whose pages was ever cleared is not even asked, and of the others
- * only pages known to the migration count (ram_block.known).  Clearing protects
- * the pages again and is done just before they are read (D1).  Without manual
- * protect, KVM_GET_DIRTY_LOG itself protects what it reports, which is before
- * the read as well.
+ * Memslots: a listener of the machine's memory.  Each RAM range of the flat view
+ * becomes memslots of at most KV_SLOT_SIZE, cut where the guest-physical address
+ * is a multiple of it.  The cut is private to accel/kvm.
  */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 
-#include "base/bitmap.h"
-#include "base/bytes.h"
 #include "base/err.h"
 #include "base/trace.h"
 #include "kvm_priv.h"
 #include "mem/ram.h"
-
-/* 1 GiB: creation takes 0.3 ms and each logging ioctl 15 us; larger slots cost
- * more than proportionally (64 GiB in one slot: 0.4 s). */
-#define KV_SLOT_SIZE (1ull << 30)
-
-/* A slot's bitmap and a word for bits shifted past its end. */
-#define KV_HARVEST_BITS ((KV_SLOT_SIZE >> RAM_PAGE_SHIFT) + BITMAP_WORD_BITS)
 
 static int slot_tell(struct kv *kv, const struct kv_slot *slot, uint64_t size)
 {
@@ -148,8 +128,7 @@ static void kv_region_add(void *opaque, const struct mem_section *section)
 	}
 }
 
-/* All that was touched; a hole that is touched later is found resident. */
-static void slot_mark_dirty(const struct kv_slot *slot)
+void kv_slot_mark_dirty(const struct kv_slot *slot)
 {
 	uint64_t at = slot->offset, end = slot->offset + slot->size, start;
 
@@ -163,7 +142,7 @@ static void slot_del(struct kv *kv, struct kv_slot *slot)
 {
 	slot_tell(kv, slot, 0);
 	if (slot->is_logged)
-		slot_mark_dirty(slot);
+		kv_slot_mark_dirty(slot);
 	kv->slot_ids[slot->id] = 0;
 	list_del(&slot->link);
 	free(slot);
@@ -255,43 +234,6 @@ static void kv_log_stop(void *opaque, const struct mem_section *section)
 	section_set_log(opaque, section, false);
 }
 
-/* Report the slot's dirty pages; with manual protect the kernel keeps its bits
- * until kv_log_clear(). */
-static void slot_harvest(struct kv *kv, struct kv_slot *slot)
-{
-	struct ram_block *block = slot->block;
-	uint64_t pages = slot->size >> RAM_PAGE_SHIFT;
-	uint64_t first = slot->offset >> RAM_PAGE_SHIFT;
-	unsigned int shift = first % BITMAP_WORD_BITS;
-	struct kvm_dirty_log log = {
-		.slot = slot->id,
-		.dirty_bitmap = kv->harvest,
-	};
-
-	if (kv->has_manual_protect && !slot->was_cleared)
-		return;
-	if (ioctl(kv->vm_fd, KVM_GET_DIRTY_LOG, &log) < 0) {
-		/* Nothing lost: the whole slot is sent again. */
-		trace(kvm_log_failed, "slot %u: %s", slot->id, strerror(errno));
-		slot_mark_dirty(slot);
-		return;
-	}
-	for (uint64_t word = 0; word < bitmap_words(pages); word++) {
-		uint64_t bits = kv->harvest[word];
-		uint64_t to = first / BITMAP_WORD_BITS + word;
-
-		if (!bits)
-			continue;
-		bitmap_or_word_atomic(block->dirty, to,
-				      (bits << shift) & block->known[to]);
-		if (shift && bits >> (BITMAP_WORD_BITS - shift))
-			bitmap_or_word_atomic(
-				block->dirty, to + 1,
-				(bits >> (BITMAP_WORD_BITS - shift)) &
-					block->known[to + 1]);
-	}
-}
-
 static void kv_log_sync_all(void *opaque, bool is_last)
 {
 	struct kv *kv = opaque;
@@ -300,51 +242,8 @@ static void kv_log_sync_all(void *opaque, bool is_last)
 	(void)is_last;
 	list_for_each (slot, &kv->slots, link) {
 		if (slot->is_logged)
-			slot_harvest(kv, slot);
+			kv_bitmap_harvest(kv, slot);
 	}
-}
-
-/* Clear the kernel's bits of block pages [from, to) that are set in @bits,
- * whose bit 0 is block page @bits_first.  KVM wants first_page and num_pages to
- * be multiples of 64, the latter unless it reaches the end of the slot. */
-static void slot_clear(struct kv *kv, struct kv_slot *slot, uint64_t from,
-		       uint64_t to, const uint64_t *bits, uint64_t bits_first)
-{
-	uint64_t slot_first = slot->offset >> RAM_PAGE_SHIFT;
-	uint64_t slot_pages = slot->size >> RAM_PAGE_SHIFT;
-	uint64_t first = align_down(from - slot_first, 64);
-	uint64_t last = align_up(to - slot_first, 64);
-	struct kvm_clear_dirty_log clear = {
-		.slot = slot->id,
-		.first_page = first,
-		.dirty_bitmap = kv->harvest,
-	};
-
-	if (last > slot_pages)
-		last = slot_pages;
-	clear.num_pages = (uint32_t)(last - first);
-	memset(kv->harvest, 0, bitmap_words(last - first) * sizeof(uint64_t));
-	for (uint64_t w = (from - bits_first) / BITMAP_WORD_BITS;
-	     w < bitmap_words(to - bits_first); w++) {
-		uint64_t v = bits[w] & bitmap_word_mask(w, from - bits_first,
-							to - bits_first);
-		/* where bit 0 of v goes; below 0 only for bits masked out */
-		int64_t at = (int64_t)(bits_first + w * BITMAP_WORD_BITS) -
-			     (int64_t)(slot_first + first);
-
-		if (at < 0) {
-			kv->harvest[0] |= v >> -at;
-			continue;
-		}
-		kv->harvest[at / 64] |= v << at % 64;
-		if (at % 64)
-			kv->harvest[at / 64 + 1] |= v >> (64 - at % 64);
-	}
-	/* Nothing lost either: bits that stay set are reported again. */
-	if (ioctl(kv->vm_fd, KVM_CLEAR_DIRTY_LOG, &clear) < 0)
-		trace(kvm_clear_failed, "slot %u: %s", slot->id,
-		      strerror(errno));
-	slot->was_cleared = true;
 }
 
 static void kv_log_clear(void *opaque, struct ram_block *block, uint64_t first,
@@ -362,7 +261,7 @@ static void kv_log_clear(void *opaque, struct ram_block *block, uint64_t first,
 		uint64_t to = first + count < end ? first + count : end;
 
 		if (slot->block == block && slot->is_logged && from < to)
-			slot_clear(kv, slot, from, to, bits, first);
+			kv_bitmap_clear(kv, slot, from, to, bits, first);
 	}
 }
 
@@ -425,8 +324,7 @@ int kv_slots_init(struct kv *kv, struct err *err)
 
 	list_init(&kv->slots);
 	kv->slot_ids = calloc(kv->slot_max, 1);
-	kv->harvest = bitmap_new(KV_HARVEST_BITS);
-	if (!kv->slot_ids || !kv->harvest)
+	if (!kv->slot_ids)
 		return err_set(err, -ENOMEM, "no memory for memslots");
 	ret = mem_listener_add(kv->memory, &kv->listener, &memory_ops, kv, 10);
 	if (!ret) {
@@ -450,5 +348,4 @@ void kv_slots_fini(struct kv *kv)
 		mem_listener_del(&kv->listener);
 	}
 	free(kv->slot_ids);
-	bitmap_free(kv->harvest, KV_HARVEST_BITS);
 }
