@@ -17,6 +17,7 @@ enum lock_rank {
 	LOCK_RUN_STATE,   /* run state changes (machine/run_state.c) */
 	LOCK_VCPU,        /* one vCPU's requests (machine/vcpu.c) */
 	LOCK_TOPOLOGY,    /* memory trees and listeners (mem/) */
+	LOCK_LOG_STOP,    /* memslots to stop logging (accel/kvm/log_stop.c) */
 	LOCK_DEVICE,      /* one device's registers (dev/) */
 	LOCK_EVENT,       /* event queues towards control/ */
 };

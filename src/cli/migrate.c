@@ -47,6 +47,7 @@ enum key {
 	KEY_QMP = 256,
 	KEY_DOWNTIME,
 	KEY_BANDWIDTH,
+	KEY_LOG_STOP_DELAY,
 	KEY_VERIFY,
 	KEY_JSON,
 	KEY_TIMEOUT,
@@ -58,6 +59,8 @@ static const struct argp_option option_list[] = {
 	  "longest pause that is acceptable, in milliseconds", 0 },
 	{ "max-bandwidth", KEY_BANDWIDTH, "RATE", 0,
 	  "bytes a second, with suffixes K, M, G; 0 for no limit", 0 },
+	{ "x-log-stop-delay", KEY_LOG_STOP_DELAY, "MS", 0,
+	  "how long dirty logging stays on afterwards, in milliseconds", 0 },
 	{ "verify", KEY_VERIFY, NULL, 0, "hash RAM on both sides and compare",
 	  0 },
 	{ "timeout", KEY_TIMEOUT, "SECONDS", 0,
@@ -77,13 +80,13 @@ static const char doc[] =
 	"  124  cancelled by --timeout\n"
 	"  130  cancelled by Ctrl-C (SIGINT) or SIGTERM";
 
+/* At most @max; 0: a size. */
 static int set_number(json_t *params, const char *name, const char *text,
-		      bool is_size, struct err *err)
+		      uint64_t max, struct err *err)
 {
 	uint64_t value;
-	int ret = is_size ? parse_size(text, &value, err)
-			  : parse_u64(text, 0, MIG_DOWNTIME_LIMIT_MAX_MS,
-				      &value, err);
+	int ret = max ? parse_u64(text, 0, max, &value, err)
+		      : parse_size(text, &value, err);
 
 	if (!ret && value > INT64_MAX)
 		ret = err_set(err, -ERANGE, "'%.64s' is past 63 bits", text);
@@ -105,11 +108,17 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 		break;
 	case KEY_DOWNTIME:
 		option = "--downtime-limit";
-		set_number(migrate->params, "downtime-limit", arg, false, &err);
+		set_number(migrate->params, "downtime-limit", arg,
+			   MIG_DOWNTIME_LIMIT_MAX_MS, &err);
 		break;
 	case KEY_BANDWIDTH:
 		option = "--max-bandwidth";
-		set_number(migrate->params, "max-bandwidth", arg, true, &err);
+		set_number(migrate->params, "max-bandwidth", arg, 0, &err);
+		break;
+	case KEY_LOG_STOP_DELAY:
+		option = "--x-log-stop-delay";
+		set_number(migrate->params, "x-log-stop-delay", arg,
+			   MIG_LOG_STOP_DELAY_MAX_MS, &err);
 		break;
 	case KEY_TIMEOUT:
 		option = "--timeout";

@@ -44,6 +44,7 @@ static const struct qmp_arg incoming_args[] = {
 static const struct qmp_arg parameter_args[] = {
 	{ .name = "max-bandwidth", .type = QMP_UINT, .is_optional = true },
 	{ .name = "downtime-limit", .type = QMP_UINT, .is_optional = true },
+	{ .name = "x-log-stop-delay", .type = QMP_UINT, .is_optional = true },
 	{ .name = "x-fail", .type = QMP_STRING, .is_optional = true },
 	{ .name = NULL },
 };

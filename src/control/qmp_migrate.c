@@ -73,6 +73,8 @@ json_t *qmp_run_set_parameters(struct qmp_call *call, const json_t *args,
 		qmp_arg_uint(args, "max-bandwidth", params.max_bandwidth);
 	params.downtime_limit_ms =
 		qmp_arg_uint(args, "downtime-limit", params.downtime_limit_ms);
+	params.log_stop_delay_ms = qmp_arg_uint(args, "x-log-stop-delay",
+						params.log_stop_delay_ms);
 	ret = mig_set_params(call->mig, &params, err);
 	if (!ret && fail)
 		ret = mig_set_fail(call->mig, fail, err);
@@ -89,9 +91,11 @@ json_t *qmp_run_query_parameters(struct qmp_call *call, const json_t *args,
 	(void)err;
 	mig_params(call->mig, &params);
 	mig_fail(call->mig, fail);
-	return json_pack("{s:I, s:I, s:s}", "max-bandwidth",
+	return json_pack("{s:I, s:I, s:I, s:s}", "max-bandwidth",
 			 (json_int_t)params.max_bandwidth, "downtime-limit",
-			 (json_int_t)params.downtime_limit_ms, "x-fail", fail);
+			 (json_int_t)params.downtime_limit_ms,
+			 "x-log-stop-delay",
+			 (json_int_t)params.log_stop_delay_ms, "x-fail", fail);
 }
 
 /* Capabilities */

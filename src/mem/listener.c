@@ -365,7 +365,7 @@ void mem_listener_del(struct mem_listener *listener)
 
 	mem_lock(mem);
 	if (mem->is_logging && ops->log_global_stop)
-		ops->log_global_stop(listener->opaque);
+		ops->log_global_stop(listener->opaque, 0);
 	replay_events(listener, ops->eventfd_del);
 	replay_ranges(listener, ops->region_del, NULL);
 	list_del(&listener->link);
@@ -408,7 +408,8 @@ void mem_region_set_log(struct mem_region *region, bool is_logged)
 
 /* Stop all listeners that come before @last (all of them for NULL), in the
  * reverse order of their start. */
-static void log_stop_before(struct mem *mem, const struct mem_listener *last)
+static void log_stop_before(struct mem *mem, const struct mem_listener *last,
+			    uint64_t grace_ns)
 {
 	struct addr_space *as;
 	struct mem_listener *l;
@@ -419,7 +420,7 @@ static void log_stop_before(struct mem *mem, const struct mem_listener *last)
 		list_for_each_reverse(l, &as->listeners, link)
 		{
 			if (was_started && l->ops->log_global_stop)
-				l->ops->log_global_stop(l->opaque);
+				l->ops->log_global_stop(l->opaque, grace_ns);
 			if (l == last)
 				was_started = true;
 		}
@@ -438,7 +439,7 @@ static int log_start_all(struct mem *mem, struct err *err)
 				continue;
 			ret = l->ops->log_global_start(l->opaque, err);
 			if (ret) {
-				log_stop_before(mem, l);
+				log_stop_before(mem, l, 0);
 				return ret;
 			}
 		}
@@ -461,12 +462,12 @@ int mem_log_global_start(struct mem *mem, struct err *err)
 	return ret;
 }
 
-void mem_log_global_stop(struct mem *mem)
+void mem_log_global_stop(struct mem *mem, uint64_t grace_ns)
 {
 	mem_lock(mem);
 	if (mem->is_logging) {
 		mem->is_logging = false;
-		log_stop_before(mem, NULL);
+		log_stop_before(mem, NULL, grace_ns);
 	}
 	mem_unlock(mem);
 }
@@ -502,15 +503,22 @@ void mem_log_sync(struct mem *mem, bool is_last)
 	mem_unlock(mem);
 }
 
-void mem_log_clear(struct mem *mem, struct ram_block *block, uint64_t first,
-		   uint64_t count, const uint64_t *bits)
+int mem_log_clear(struct mem *mem, struct ram_block *block, uint64_t first,
+		  uint64_t count, const uint64_t *bits, struct err *err)
 {
 	struct addr_space *as;
 	struct mem_listener *l;
+	int ret = 0;
 
 	assert(first % 64 == 0);
 	mem_lock(mem);
-	list_for_each (as, &mem->spaces, link)
-		tell(as, l, log_clear, block, first, count, bits);
+	list_for_each (as, &mem->spaces, link) {
+		list_for_each (l, &as->listeners, link) {
+			if (!ret && l->ops->log_clear)
+				ret = l->ops->log_clear(l->opaque, block, first,
+							count, bits, err);
+		}
+	}
 	mem_unlock(mem);
+	return ret;
 }

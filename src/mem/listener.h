@@ -59,9 +59,12 @@ struct mem_listener_ops {
 	void (*log_stop)(void *opaque, const struct mem_section *section);
 
 	/* Once per migration; log_global_start may refuse with a reason, and
-	 * those already started are stopped again. */
+	 * those already started are stopped again.  Both return at once: what
+	 * takes long waits, in a start for the first log_clear of the memory
+	 * concerned, in a stop for at least @grace_ns, on the listener's own
+	 * thread, which the next start calls off. */
 	int (*log_global_start)(void *opaque, struct err *err);
-	void (*log_global_stop)(void *opaque);
+	void (*log_global_stop)(void *opaque, uint64_t grace_ns);
 
 	/* Once per round: report writes into the blocks' dirty bitmaps.  A
 	 * listener has log_sync (called per RAM or ROM range) or log_sync_all
@@ -71,9 +74,10 @@ struct mem_listener_ops {
 	void (*log_sync_all)(void *opaque, bool is_last);
 	/* Pages [first, first + count) of @block are about to be read for
 	 * sending; those set in @bits (bit 0 is page @first; @first is a
-	 * multiple of 64) are watched again from here on (invariant D1). */
-	void (*log_clear)(void *opaque, struct ram_block *block, uint64_t first,
-			  uint64_t count, const uint64_t *bits);
+	 * multiple of 64) are watched again from here on (invariant D1): 0, or
+	 * why they cannot be. */
+	int (*log_clear)(void *opaque, struct ram_block *block, uint64_t first,
+			 uint64_t count, const uint64_t *bits, struct err *err);
 
 	/* @event's offset is relative to the region, and the whole of the
 	 * event lies in @section. */
@@ -116,9 +120,10 @@ void mem_region_set_log(struct mem_region *region, bool is_logged);
 /* 0; -EBUSY when global logging is on already; or what a listener said. */
 int mem_log_global_start(struct mem *mem, struct err *err);
 /* Nothing when it is off. */
-void mem_log_global_stop(struct mem *mem);
+void mem_log_global_stop(struct mem *mem, uint64_t grace_ns);
 void mem_log_sync(struct mem *mem, bool is_last);
-void mem_log_clear(struct mem *mem, struct ram_block *block, uint64_t first,
-		   uint64_t count, const uint64_t *bits);
+/* 0, or what the first listener that failed said. */
+int mem_log_clear(struct mem *mem, struct ram_block *block, uint64_t first,
+		  uint64_t count, const uint64_t *bits, struct err *err);
 
 #endif

@@ -19,6 +19,7 @@
 #include "mig_priv.h"
 
 #define DEFAULT_DOWNTIME_LIMIT_MS 300
+#define DEFAULT_LOG_STOP_DELAY_MS 5000
 
 static const char *const phase_names[MIG_PHASE_COUNT] = {
 	[MIG_PHASE_STOP_VCPUS] = "stop-vcpus",
@@ -132,6 +133,7 @@ struct mig *mig_new(struct machine *machine, mig_event_fn *on_event,
 	mig->on_event = on_event;
 	mig->opaque = opaque;
 	mig->params.downtime_limit_ms = DEFAULT_DOWNTIME_LIMIT_MS;
+	mig->params.log_stop_delay_ms = DEFAULT_LOG_STOP_DELAY_MS;
 	mig->caps.events = true;
 	mig->channel = (struct channel)CHANNEL_INIT;
 	mig->listener = (struct channel_listener)CHANNEL_LISTENER_INIT;
@@ -328,6 +330,11 @@ int mig_set_params(struct mig *mig, const struct mig_params *params,
 		return err_set(
 			err, -ERANGE, "downtime-limit of %lu ms, at most %llu",
 			params->downtime_limit_ms, MIG_DOWNTIME_LIMIT_MAX_MS);
+	if (params->log_stop_delay_ms > MIG_LOG_STOP_DELAY_MAX_MS)
+		return err_set(err, -ERANGE,
+			       "x-log-stop-delay of %lu ms, at most %llu",
+			       params->log_stop_delay_ms,
+			       MIG_LOG_STOP_DELAY_MAX_MS);
 	lock_acquire(&mig->lock);
 	mig->params = *params;
 	lock_release(&mig->lock);

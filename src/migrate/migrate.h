@@ -56,9 +56,13 @@ const char *mig_status(enum mig_state state);
 struct mig_params {
 	uint64_t max_bandwidth;     /* bytes a second, 0: no limit */
 	uint64_t downtime_limit_ms; /* default 300 */
+	/* x-log-stop-delay: how long dirty logging stays on after the end
+	 * (default 5000); a migration until then finds it on. */
+	uint64_t log_stop_delay_ms;
 };
 
 #define MIG_DOWNTIME_LIMIT_MAX_MS 2000000ull /* QEMU's limit */
+#define MIG_LOG_STOP_DELAY_MAX_MS 3600000ull
 
 /* migrate-set-capabilities.  `ram-checksum` copies and checks RAM that is sent
  * live; `verify` hashes RAM on both sides at the switch; `events` sends

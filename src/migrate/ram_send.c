@@ -78,10 +78,10 @@ int ram_send_start(struct ram_send *ram, struct mem *mem,
 	return 0;
 }
 
-void ram_send_stop(struct ram_send *ram)
+void ram_send_stop(struct ram_send *ram, uint64_t grace_ns)
 {
 	if (ram->mem)
-		mem_log_global_stop(ram->mem);
+		mem_log_global_stop(ram->mem, grace_ns);
 	bytes_writer_fini(&ram->out);
 	XXH3_freeState(ram->hasher);
 	ram->hasher = NULL;
@@ -225,9 +225,11 @@ static int send_window(struct ram_send *ram, struct ram_block *block,
 	if (!taken)
 		return 0;
 	if (!is_stopped) /* D1 */
-		mem_log_clear(ram->mem, block, first, count, ram->window);
-	build_runs(ram, block, first, count);
-	if (ram->zero_run_count)
+		ret = mem_log_clear(ram->mem, block, first, count, ram->window,
+				    err);
+	if (!ret)
+		build_runs(ram, block, first, count);
+	if (!ret && ram->zero_run_count)
 		ret = send_zero_runs(ram, block, err);
 	if (!ret && ram->run_count)
 		ret = send_runs(ram, block, is_stopped, err);

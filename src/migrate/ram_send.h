@@ -51,8 +51,9 @@ struct ram_send {
  * else has it on. */
 int ram_send_start(struct ram_send *ram, struct mem *mem,
 		   struct channel *channel, bool is_checked, struct err *err);
-/* Turn logging off, if ram_send_start() turned it on; after a failed start too. */
-void ram_send_stop(struct ram_send *ram);
+/* Let logging end, not before @grace_ns, if ram_send_start() turned it on; after a
+ * failed start too.  Returns at once. */
+void ram_send_stop(struct ram_send *ram, uint64_t grace_ns);
 
 /* Ask every dirty source once and residency again; returns the pages to send.
  * @is_last: nothing writes any more (D3). */

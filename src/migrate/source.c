@@ -735,6 +735,15 @@ static int source_switch(struct source *src, struct err *err)
 
 /* ---- ends ---- */
 
+/* What nothing waits for; it returns at once. */
+static void source_stop_log(struct source *src)
+{
+	struct mig_params params;
+
+	mig_params(src->mig, &params);
+	ram_send_stop(&src->ram, params.log_stop_delay_ms * NS_PER_MS);
+}
+
 /* Tell the destination that the guest stays here, if it still listens. */
 static void source_send_cancel(struct source *src, const struct err *err)
 {
@@ -769,7 +778,7 @@ static void source_fail(struct source *src, int code, struct err *err)
 		source_send_cancel(src, err);
 	}
 	channel_close(src->channel);
-	ram_send_stop(&src->ram);
+	source_stop_log(src);
 	mig_finish(src->mig, MIG_FAILED, err);
 }
 
@@ -785,7 +794,7 @@ static void source_complete(struct source *src)
 	machine_switch_end(src->machine, state);
 	channel_close(src->channel);
 	mig_finish(src->mig, MIG_COMPLETED, NULL);
-	ram_send_stop(&src->ram);
+	source_stop_log(src);
 }
 
 void source_run(struct mig *mig, struct err *err)

@@ -207,6 +207,7 @@ ALWAYS: list[tuple[str, dict[str, Any], str]] = [
     ("query-migrate-capabilities", {}, OK),
     ("migrate-set-parameters", {"max_bandwidth": 1 << 30}, OK),
     ("migrate-set-parameters", {"downtime_limit": 1 << 40}, "at most"),
+    ("migrate-set-parameters", {"x_log_stop_delay": 1 << 40}, "at most"),
     ("migrate-set-parameters", {"x_fail": "no-such-arc"}, "no-such-arc"),
     ("migrate-set-capabilities", {"capabilities": [{"capability": "no", "state": True}]}, "'no'"),
     ("getfd", {"fdname": "x"}, "No file descriptor"), ("closefd", {"fdname": "x"}, "named 'x'"),

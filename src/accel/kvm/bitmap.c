@@ -65,8 +65,6 @@ void kv_bitmap_harvest(struct kv *kv, struct kv_slot *slot)
 		.dirty_bitmap = kv->harvest,
 	};
 
-	if (kv->has_manual_protect && !slot->was_cleared)
-		return;
 	if (ioctl(kv->vm_fd, KVM_GET_DIRTY_LOG, &log) < 0) {
 		/* Nothing lost: the whole slot is sent again. */
 		trace(kvm_log_failed, "slot %u: %s", slot->id, strerror(errno));
@@ -104,6 +102,8 @@ void kv_bitmap_clear(struct kv *kv, struct kv_slot *slot, uint64_t from,
 		.dirty_bitmap = kv->harvest,
 	};
 
+	if (!kv->has_manual_protect) /* KVM_GET_DIRTY_LOG did */
+		return;
 	if (last > slot_pages)
 		last = slot_pages;
 	clear.num_pages = (uint32_t)(last - first);
@@ -128,5 +128,4 @@ void kv_bitmap_clear(struct kv *kv, struct kv_slot *slot, uint64_t from,
 	if (ioctl(kv->vm_fd, KVM_CLEAR_DIRTY_LOG, &clear) < 0)
 		trace(kvm_clear_failed, "slot %u: %s", slot->id,
 		      strerror(errno));
-	slot->was_cleared = true;
 }

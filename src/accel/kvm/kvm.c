@@ -134,11 +134,13 @@ static void kv_free(struct accel *accel)
 {
 	struct kv *kv = kv_of(accel);
 
-	/* First, so that no slot is deleted one by one. */
+	kv_log_stop_end(kv);
+	/* Before the slots, so that none is deleted one by one. */
 	if (kv->vm_fd >= 0)
 		close(kv->vm_fd);
 	kv->vm_fd = -1;
 	kv_slots_fini(kv);
+	kv_log_stop_fini(kv);
 	kv_bitmap_fini(kv);
 	if (kv->is_registered) {
 		state_unregister(&kv->cpuid_entry);
@@ -210,6 +212,7 @@ int kv_new(const struct accel_config *config, struct accel **ret_accel,
 		return err_set(err, -ENOMEM, "no memory for the VM");
 	kv->accel.ops = &kv_accel_ops;
 	kv->fd = kv->vm_fd = -1;
+	kv_log_stop_init(kv);
 	kv->cpus = config->cpus;
 	kv->memory = config->memory;
 	kv->ports = config->ports;

@@ -6,6 +6,7 @@
  *	cpuid.c      what processor the guest sees
  *	slots.c      memslots and dirty logging on and off, as a memory listener
  *	bitmap.c     the dirty bitmap of a memslot
+ *	log_stop.c   turns logging off when nothing wants it any more
  *	vcpu.c       one vCPU: creation, run loop, exits
  *	vcpu_state.c one vCPU's registers, both ways
  *	vm_state.c   clock, interrupt controllers and PIT, both ways
@@ -16,6 +17,7 @@
 #define GODWIT_ACCEL_KVM_PRIV_H
 
 #include <linux/kvm.h>
+#include <pthread.h>
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -58,9 +60,24 @@ struct kv_slot {
 	struct ram_block *block; /* borrowed while the range is mapped */
 	uint64_t offset;         /* in @block */
 	bool is_readonly;
-	bool is_logged;     /* KVM_MEM_LOG_DIRTY_PAGES is set */
-	bool was_cleared;   /* since logging began: its bits say something */
-	bool is_region_log; /* wanted by mem_region_set_log() */
+	bool is_logged;        /* KVM_MEM_LOG_DIRTY_PAGES is set (log_stop.c) */
+	bool is_watched;       /* logged since before its first page was read */
+	bool is_region_log;    /* wanted by mem_region_set_log() */
+	struct list stop_link; /* in kv.log_stop.slots */
+};
+
+/* The memslots that are logged and that nobody wants logged: see log_stop.c. */
+struct kv_log_stop {
+	struct lock lock; /* LOCK_LOG_STOP */
+	/* protected by lock */
+	struct list slots;
+	struct kv_slot *busy; /* what the worker tells KVM of, or NULL */
+	uint64_t due_ns;      /* of the next slot */
+	bool is_ending;       /* no more work is taken */
+	bool is_alive;        /* the worker will look at the list again */
+	bool has_thread;      /* and was not joined yet */
+	pthread_t thread;
+	pthread_cond_t changed; /* the list, is_ending, or busy */
 };
 
 /* Saved and loaded: see vm_state.c. */
@@ -104,6 +121,8 @@ struct kv {
 	struct err slot_err; /* the first slot that could not be set */
 	bool is_logging;     /* global logging */
 	uint64_t *harvest;   /* room for one slot's bitmap */
+
+	struct kv_log_stop log_stop;
 
 	/* owned by whoever builds, saves or loads the machine */
 	struct kv_cpuid cpuid;      /* the guest's */
@@ -172,9 +191,26 @@ int kv_cpuid_apply(struct kv_vcpu *vcpu, struct err *err);
 /* slots.c */
 int kv_slots_init(struct kv *kv, struct err *err);
 void kv_slots_fini(struct kv *kv);
+/* Tell KVM of @slot; of @size 0: it goes away. */
+int kv_slot_tell(const struct kv *kv, const struct kv_slot *slot,
+		 bool is_logged, uint64_t size);
 /* Nothing is known of its writes: all of it that was touched becomes dirty (a
  * hole that is touched later is found resident). */
 void kv_slot_mark_dirty(const struct kv_slot *slot);
+
+/* log_stop.c; the last three with the topology lock */
+void kv_log_stop_init(struct kv *kv);
+/* Ends the worker, before the VM goes; what still waits stays logged. */
+void kv_log_stop_end(struct kv *kv);
+void kv_log_stop_fini(struct kv *kv);
+/* Turn off what is logged and unwanted, after @grace_ns.  Returns at once. */
+void kv_log_stop_later(struct kv *kv, uint64_t grace_ns);
+/* Nothing is to be turned off any more.  Returns at once, although one slot may
+ * still be on its way. */
+void kv_log_stop_call_off(struct kv *kv);
+/* @slot is the caller's, and its is_logged true to KVM; waits for the worker if
+ * it is at this very slot. */
+void kv_log_stop_take(struct kv *kv, struct kv_slot *slot);
 
 /* bitmap.c; all with the topology lock */
 int kv_bitmap_init(struct kv *kv, bool use_plain_log, struct err *err);

@@ -14,11 +14,12 @@
 #include "kvm_priv.h"
 #include "mem/ram.h"
 
-static int slot_tell(struct kv *kv, const struct kv_slot *slot, uint64_t size)
+int kv_slot_tell(const struct kv *kv, const struct kv_slot *slot,
+		 bool is_logged, uint64_t size)
 {
 	struct kvm_userspace_memory_region region = {
 		.slot = slot->id,
-		.flags = (slot->is_logged ? KVM_MEM_LOG_DIRTY_PAGES : 0) |
+		.flags = (is_logged ? KVM_MEM_LOG_DIRTY_PAGES : 0) |
 			 (slot->is_readonly ? KVM_MEM_READONLY : 0),
 		.guest_phys_addr = slot->gpa,
 		.memory_size = size,
@@ -85,11 +86,12 @@ static void slot_add(struct kv *kv, const struct mem_range *range, uint64_t gpa,
 	slot->block = mem_region_block(range->region);
 	slot->offset = range->offset + (gpa - range->gpa);
 	slot->is_readonly = range->is_readonly;
+	list_init(&slot->stop_link);
+	/* Its pages may be known, and sent, from a slot that was here before:
+	 * watched from the start, and all asked once (INITIALLY_SET). */
 	slot->is_logged = kv->is_logging;
-	/* Its pages may be known from a slot that was here before: all of them
-	 * are asked once (INITIALLY_SET). */
-	slot->was_cleared = kv->is_logging;
-	ret = slot_tell(kv, slot, size);
+	slot->is_watched = kv->is_logging;
+	ret = kv_slot_tell(kv, slot, slot->is_logged, size);
 	if (ret) {
 		slot_failed(kv, ret, gpa);
 		kv->slot_ids[slot->id] = 0;
@@ -136,12 +138,19 @@ void kv_slot_mark_dirty(const struct kv_slot *slot)
 		ram_block_mark_dirty(slot->block, start, at - start);
 }
 
+static bool slot_is_wanted(const struct kv *kv, const struct kv_slot *slot)
+{
+	return kv->is_logging || slot->is_region_log;
+}
+
 /* D5: vCPUs write until KVM has taken the slot away, so all of a logged one
- * becomes dirty, and after that. */
+ * becomes dirty, and after that.  One that is logged only because nobody has
+ * turned it off yet has no reader. */
 static void slot_del(struct kv *kv, struct kv_slot *slot)
 {
-	slot_tell(kv, slot, 0);
-	if (slot->is_logged)
+	kv_log_stop_take(kv, slot);
+	kv_slot_tell(kv, slot, false, 0);
+	if (slot_is_wanted(kv, slot))
 		kv_slot_mark_dirty(slot);
 	kv->slot_ids[slot->id] = 0;
 	list_del(&slot->link);
@@ -167,43 +176,50 @@ static int slot_set_log(struct kv *kv, struct kv_slot *slot, bool is_logged)
 {
 	int ret;
 
+	kv_log_stop_take(kv, slot);
 	if (slot->is_logged == is_logged)
 		return 0;
-	slot->is_logged = is_logged;
-	slot->was_cleared = false;
-	ret = slot_tell(kv, slot, slot->size);
-	if (ret)
-		slot->is_logged = !is_logged;
+	ret = kv_slot_tell(kv, slot, is_logged, slot->size);
+	if (!ret)
+		slot->is_logged = is_logged;
 	return ret;
 }
 
-static void kv_log_global_stop(void *opaque)
+static void kv_log_global_stop(void *opaque, uint64_t grace_ns)
 {
 	struct kv *kv = opaque;
-	struct kv_slot *slot;
 
 	kv->is_logging = false;
-	list_for_each (slot, &kv->slots, link)
-		slot_set_log(kv, slot, slot->is_region_log);
+	kv_log_stop_later(kv, grace_ns);
 }
 
+/* Each memslot waits for slot_watch(): turning one on takes 10 us to 4 ms (KVM
+ * waits for its own readers, who need a CPU), and there may be thousands. */
 static int kv_log_global_start(void *opaque, struct err *err)
 {
 	struct kv *kv = opaque;
 	struct kv_slot *slot;
-	int ret;
 
+	(void)err;
 	kv->is_logging = true;
-	list_for_each (slot, &kv->slots, link) {
-		ret = slot_set_log(kv, slot, true);
-		if (ret) {
-			err_set_errno(err, ret,
-				      "cannot log writes to memory at 0x%lx",
-				      slot->gpa);
-			kv_log_global_stop(kv);
-			return ret;
-		}
-	}
+	kv_log_stop_call_off(kv);
+	list_for_each (slot, &kv->slots, link)
+		slot->is_watched = false;
+	return 0;
+}
+
+/* From here on writes to the slot are found.  Called before its first page is
+ * read (D1): until then all that is resident in it is unsent, whoever wrote it.
+ * It may be logged from before; a page that is not dirty in KVM is protected. */
+static int slot_watch(struct kv *kv, struct kv_slot *slot, struct err *err)
+{
+	int ret = slot_set_log(kv, slot, true);
+
+	if (ret)
+		return err_set_errno(err, ret,
+				     "cannot log writes to memory at 0x%lx",
+				     slot->gpa);
+	slot->is_watched = true;
 	return 0;
 }
 
@@ -219,7 +235,7 @@ static void section_set_log(struct kv *kv, const struct mem_section *section,
 		if (slot->gpa < start || slot->gpa >= end)
 			continue;
 		slot->is_region_log = is_logged;
-		if (!kv->is_logging)
+		if (is_logged || !kv->is_logging)
 			slot_set_log(kv, slot, is_logged);
 	}
 }
@@ -241,28 +257,34 @@ static void kv_log_sync_all(void *opaque, bool is_last)
 
 	(void)is_last;
 	list_for_each (slot, &kv->slots, link) {
-		if (slot->is_logged)
+		if (slot->is_watched && slot_is_wanted(kv, slot))
 			kv_bitmap_harvest(kv, slot);
 	}
 }
 
-static void kv_log_clear(void *opaque, struct ram_block *block, uint64_t first,
-			 uint64_t count, const uint64_t *bits)
+static int kv_log_clear(void *opaque, struct ram_block *block, uint64_t first,
+			uint64_t count, const uint64_t *bits, struct err *err)
 {
 	struct kv *kv = opaque;
 	struct kv_slot *slot;
+	int ret = 0;
 
-	if (!kv->has_manual_protect)
-		return;
 	list_for_each (slot, &kv->slots, link) {
 		uint64_t start = slot->offset >> RAM_PAGE_SHIFT;
 		uint64_t end = start + (slot->size >> RAM_PAGE_SHIFT);
 		uint64_t from = first > start ? first : start;
 		uint64_t to = first + count < end ? first + count : end;
 
-		if (slot->block == block && slot->is_logged && from < to)
-			kv_bitmap_clear(kv, slot, from, to, bits, first);
+		if (slot->block != block || from >= to ||
+		    !slot_is_wanted(kv, slot))
+			continue;
+		if (!slot->is_watched)
+			ret = slot_watch(kv, slot, err);
+		if (ret)
+			return ret;
+		kv_bitmap_clear(kv, slot, from, to, bits, first);
 	}
+	return 0;
 }
 
 static int eventfd_tell(struct kv *kv, const struct mem_section *section,

@@ -101,6 +101,16 @@ static inline void vm_fini(struct test_vm *vm)
 	mem_free(vm->mem);
 }
 
+/* Wait until what a stop left to the worker is done. */
+static inline void vm_wait_log_stop(struct test_vm *vm)
+{
+	struct kv_log_stop *stop = &vm->kv->log_stop;
+
+	if (stop->has_thread)
+		assert_int_equal(pthread_join(stop->thread, NULL), 0);
+	stop->has_thread = false;
+}
+
 static inline int vm_vcpu_fd(const struct test_vm *vm, unsigned int index)
 {
 	return kv_vcpu_of(vm->vcpus[index])->fd;

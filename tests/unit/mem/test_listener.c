@@ -248,8 +248,9 @@ static int source_start(void *opaque, struct err *err)
 	return s->is_refusing ? err_set(err, -EIO, "%s refuses", s->name) : 0;
 }
 
-static void source_stop(void *opaque)
+static void source_stop(void *opaque, uint64_t grace_ns)
 {
+	(void)grace_ns;
 	source_say(opaque, "stop");
 }
 
@@ -268,13 +269,14 @@ static void source_sync_all(void *opaque, bool is_last)
 	source_say(opaque, is_last ? "sync-all last" : "sync-all");
 }
 
-static void source_clear(void *opaque, struct ram_block *block, uint64_t first,
-			 uint64_t count, const uint64_t *bits)
+static int source_clear(void *opaque, struct ram_block *block, uint64_t first,
+			uint64_t count, const uint64_t *bits, struct err *err)
 {
 	struct source *s = opaque;
 
 	text_add(s->text, 4096, "%s clear %s %lu+%lu %lx\n", s->name,
 		 block->name, first, count, bits[0]);
+	return s->is_refusing ? err_set(err, -EIO, "%s refuses", s->name) : 0;
 }
 
 static const struct mem_listener_ops section_source = {
@@ -307,12 +309,12 @@ static void test_a_refused_log_start_stops_those_already_started(void **state)
 	assert_string_equal(f->text, "a start\nb start\nc start\n"
 				     "b stop\na stop\n");
 	f->text[0] = '\0';
-	mem_log_global_stop(f->mem);
+	mem_log_global_stop(f->mem, 0);
 	assert_string_equal(f->text, "");
 	c.is_refusing = false;
 	assert_int_equal(mem_log_global_start(f->mem, NULL), 0);
 	assert_int_equal(mem_log_global_start(f->mem, NULL), -EBUSY);
-	mem_log_global_stop(f->mem);
+	mem_log_global_stop(f->mem, 0);
 	assert_string_equal(f->text, "a start\nb start\nc start\n"
 				     "c stop\nb stop\na stop\n");
 	mem_listener_del(&a.listener);
@@ -327,6 +329,7 @@ test_a_round_calls_each_source_once_or_once_per_ram_range(void **state)
 	struct mem_region *ram = mem_region_new_ram(f->mem, "ram", f->block);
 	struct source a = { .text = f->text, .name = "a" };
 	struct source b = { .text = f->text, .name = "b" };
+	struct err err = ERR_INIT;
 	uint64_t bits = 0x5;
 
 	mem_region_add(f->root, 0, ram, -1);
@@ -334,13 +337,18 @@ test_a_round_calls_each_source_once_or_once_per_ram_range(void **state)
 	mem_listener_add(f->as, &b.listener, &whole_source, &b, 2);
 	mem_log_sync(f->mem, false);
 	mem_log_sync(f->mem, true);
-	mem_log_clear(f->mem, f->block, 0, 3, &bits);
+	assert_int_equal(mem_log_clear(f->mem, f->block, 0, 3, &bits, NULL), 0);
+	a.is_refusing = true;
+	assert_int_equal(mem_log_clear(f->mem, f->block, 0, 3, &bits, &err),
+			 -EIO);
+	assert_string_equal(err_msg(&err), "a refuses");
 	assert_string_equal(f->text, "a sync 0+1000:ram@0\n"
 				     "a sync 2000+6000:ram@2000\n"
 				     "b sync-all\n"
 				     "a sync last 0+1000:ram@0\n"
 				     "a sync last 2000+6000:ram@2000\n"
 				     "b sync-all last\n"
+				     "a clear ram 0+3 5\n"
 				     "a clear ram 0+3 5\n");
 	mem_listener_del(&a.listener);
 	mem_listener_del(&b.listener);
@@ -365,7 +373,7 @@ test_a_source_that_comes_or_goes_while_logging_is_started_or_stopped(
 		-EIO);
 	mem_listener_del(&a.listener);
 	assert_string_equal(f->text, "a start\nb start\na stop\n");
-	mem_log_global_stop(f->mem);
+	mem_log_global_stop(f->mem, 0);
 }
 
 #define fact(name) cmocka_unit_test_setup_teardown(name, setup, teardown)

@@ -49,6 +49,8 @@ struct pair {
 	/* Called for each page of a clear, before and after it. */
 	pair_hook_fn *before_clear, *after_clear;
 	bool is_clear_late; /* a broken log: clears what was sent already */
+	bool is_clear_refused;
+	uint64_t grace_ns;       /* of the last stop */
 	bool is_writing_between; /* page 77 of block 0, after each record */
 	uint64_t late[BLOCKS][2200 / 64 + 1];
 
@@ -137,11 +139,12 @@ static inline int pair_log_start(void *opaque, struct err *err)
 	return 0;
 }
 
-static inline void pair_log_stop(void *opaque)
+static inline void pair_log_stop(void *opaque, uint64_t grace_ns)
 {
 	struct pair *pair = opaque;
 
 	pair->stops++;
+	pair->grace_ns = grace_ns;
 }
 
 static inline void pair_log_sync(void *opaque, bool is_last)
@@ -178,13 +181,15 @@ static inline void pair_call(struct pair *pair, pair_hook_fn *hook,
 		hook(pair, block, first + page++);
 }
 
-static inline void pair_log_clear(void *opaque, struct ram_block *block,
-				  uint64_t first, uint64_t count,
-				  const uint64_t *bits)
+static inline int pair_log_clear(void *opaque, struct ram_block *block,
+				 uint64_t first, uint64_t count,
+				 const uint64_t *bits, struct err *err)
 {
 	struct pair *pair = opaque;
 	uint32_t b = block->index;
 
+	if (pair->is_clear_refused)
+		return err_set(err, -EIO, "nobody watches");
 	assert_ptr_equal(block, pair->from.blocks[b]);
 	assert_int_equal(first % 64, 0);
 	assert_true(first + count <= block->pages);
@@ -198,6 +203,7 @@ static inline void pair_log_clear(void *opaque, struct ram_block *block,
 			pair_clear_bits(pair, b, first / 64 + w, bits[w]);
 	}
 	pair_call(pair, pair->after_clear, b, first, count, bits);
+	return 0;
 }
 
 static const struct mem_listener_ops pair_log_ops = {
@@ -238,7 +244,7 @@ static inline int pair_teardown(void **state)
 {
 	struct pair *pair = *state;
 
-	ram_send_stop(&pair->send);
+	ram_send_stop(&pair->send, 0);
 	mem_listener_del(&pair->listener);
 	for (int i = 0; i < BLOCKS; i++)
 		bitmap_free(pair->log[i], block_pages[i]);

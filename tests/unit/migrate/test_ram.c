@@ -86,8 +86,9 @@ static void test_each_log_is_asked_once_a_sync(void **state)
 	ram_send_sync(&pair->send, true);
 	assert_int_equal(pair->syncs, 5);
 	assert_true(pair->was_last);
-	ram_send_stop(&pair->send);
+	ram_send_stop(&pair->send, 7);
 	assert_int_equal(pair->stops, 1);
+	assert_int_equal(pair->grace_ns, 7);
 }
 
 static void test_a_page_written_after_its_send_is_sent_again(void **state)
@@ -347,6 +348,27 @@ static void test_a_cancelled_pass_keeps_what_it_did_not_send(void **state)
 	assert_true(pair_is_same(pair));
 }
 
+static void test_pages_that_nobody_can_watch_are_not_sent(void **state)
+{
+	struct pair *pair = *state;
+	struct err err = ERR_INIT;
+	uint64_t dirty;
+
+	write_some(pair, 100);
+	pair_start(pair, false);
+	dirty = ram_send_sync(&pair->send, false);
+	pair->is_clear_refused = true;
+	assert_int_equal(
+		ram_send_pass(&pair->send, false, pair_between, pair, &err),
+		-EIO);
+	assert_string_equal(err_msg(&err), "nobody watches");
+	assert_int_equal(pair->send.pages + pair->send.zero_pages, 0);
+	assert_int_equal(dirty_pages(pair), dirty);
+	pair->is_clear_refused = false;
+	pair_pass(pair, false);
+	assert_true(pair_is_same(pair));
+}
+
 /* What goes into a socket that nobody reads; then the send fails inside a
  * record. */
 static void test_a_failed_send_gives_its_bits_back(void **state)
@@ -433,7 +455,7 @@ test_a_second_user_of_the_logs_is_refused_and_harms_nobody(void **state)
 	assert_int_equal(
 		ram_send_start(other, pair->from.mem, &pair->out, true, &err),
 		-EBUSY);
-	ram_send_stop(other);
+	ram_send_stop(other, 0);
 	free(other);
 	assert_int_equal(pair->stops, 0);
 	assert_int_equal(dirty_pages(pair), resident_pages(&pair->from));
@@ -452,7 +474,7 @@ static void test_a_new_start_sends_all_again(void **state)
 	for (int i = 0; i < 3; i++) {
 		pair_start(pair, false);
 		assert_int_equal(pair_round(pair), resident);
-		ram_send_stop(&pair->send);
+		ram_send_stop(&pair->send, 0);
 	}
 }
 
@@ -737,6 +759,7 @@ int main(void)
 		fact(test_a_write_right_behind_the_read_arrives),
 		fact(test_a_log_that_clears_after_the_read_loses_that_write),
 		fact(test_a_cancelled_pass_keeps_what_it_did_not_send),
+		fact(test_pages_that_nobody_can_watch_are_not_sent),
 		fact(test_a_failed_send_gives_its_bits_back),
 		fact(test_a_page_dirtied_during_a_failed_send_stays_dirty_once),
 		fact(test_a_second_user_of_the_logs_is_refused_and_harms_nobody),

@@ -191,15 +191,17 @@ static void on_log_sync(void *opaque, bool is_last)
 				puppet->block->known[w]);
 }
 
-static void on_log_clear(void *opaque, struct ram_block *block, uint64_t first,
-			 uint64_t count, const uint64_t *bits)
+static int on_log_clear(void *opaque, struct ram_block *block, uint64_t first,
+			uint64_t count, const uint64_t *bits, struct err *err)
 {
 	struct puppet *puppet = opaque;
 
 	(void)block;
+	(void)err;
 	for (uint64_t w = 0; w < bitmap_words(count); w++)
 		__atomic_fetch_and(&puppet->log[first / 64 + w], ~bits[w],
 				   __ATOMIC_SEQ_CST);
+	return 0;
 }
 
 static const struct mem_listener_ops listener_ops = {
