@@ -101,6 +101,8 @@ class Chain:
         self.next = self.destination()
         destination.ready().serial
         uri = f"unix:{self.fleet.folder}/{destination.name}.in"
+        # Logging of a move that fails ends before its threads are counted, or in the next one.
+        source.qmp.command("migrate-set-parameters", x_log_stop_delay=0)
         source.qmp.command("migrate-set-capabilities", capabilities=[
             {"capability": "verify", "state": self.dice.random() < VERIFIED}])
         if arc:
