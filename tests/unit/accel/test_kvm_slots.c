@@ -7,28 +7,11 @@
  * in a model beside it, calls are counted by request, and one request at a time
  * can be made to fail.
  */
-#include <cmocka.h>
 #include <errno.h>
-#include <pthread.h>
-#include <semaphore.h>
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
 #include <stdint.h>
-#include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
-#include "base/bitmap.h"
-#include "base/err.h"
-#include "kvm_vm.h"
-#include "mem/access.h"
-#include "migrate/ram_send.h"
-
-#define PAGE     RAM_PAGE_SIZE
-#define MIB      (1ull << 20)
-#define GIB      (1ull << 30)
-#define RAM_SIZE (16 * MIB)
+#include "kvm_guest.h"
 
 /* ---- KVM, seen from outside ---- */
 
@@ -115,90 +98,10 @@ static void assert_slot(uint64_t gpa, uint64_t size, const void *host,
 	assert_int_equal(slot->flags, flags);
 }
 
-/* ---- a VM, the copy of its memory that a destination would have, a guest ---- */
-
-struct fixture {
-	struct test_vm vm;
-	struct ram_send send;
-	uint8_t *copy[2]; /* of each block, by index */
-
-	struct mem_region *port;
-	sem_t pass; /* the guest has written all its pages once more */
-	pthread_t thread;
-	enum accel_exit exit;
-	struct err err;
-};
-
-/* Tables for the first 4 GiB in 2 MiB pages at 0x1000, a task state that opens
- * the ports (a guest in ring 3 may lose its IOPL: PVM), and a program. */
-#define GUEST_PML4 0x1000u
-#define GUEST_PDPT 0x2000u
-#define GUEST_PD   0x3000u
-#define GUEST_TSS  0x7000u
-#define GUEST_CODE 0x8000u
-#define GUEST_DATA MIB /* nothing of the above is behind this */
-
-/* All of the RAM is resident afterwards. */
-static void guest_load(struct fixture *f)
-{
-	static const uint8_t program[] = {
-		0x48, 0x89, 0xdf, /* again: mov rdi, rbx  (first address) */
-		0x48, 0x89, 0xd1, /* mov rcx, rdx  (pages) */
-		0x48, 0xff, 0x07, /* next: inc qword [rdi] */
-		0x48, 0x81, 0xc7, 0x00, 0x10, 0x00, 0x00, /* add rdi, 4096 */
-		0x48, 0xff, 0xc9,                         /* dec rcx */
-		0x75, 0xf1,                               /* jnz next */
-		0xe6, 0x80,                               /* out 0x80, al */
-		0xeb, 0xe7,                               /* jmp again */
-	};
-	uint8_t *ram = memset(f->vm.block->host, 0, RAM_SIZE);
-	uint64_t *pml4 = (uint64_t *)(ram + GUEST_PML4);
-	uint64_t *pdpt = (uint64_t *)(ram + GUEST_PDPT);
-	uint64_t *pd = (uint64_t *)(ram + GUEST_PD);
-
-	pml4[0] = GUEST_PDPT | 0x27; /* accessed, user, writable, present */
-	for (uint64_t i = 0; i < 4; i++)
-		pdpt[i] = (GUEST_PD + i * PAGE) | 0x27;
-	for (uint64_t i = 0; i < 4 * 512; i++)
-		pd[i] = i * 2 * MIB | 0xe7; /* large, dirty, and the same */
-	ram[GUEST_TSS + 102] = 104;         /* the bitmap of ports, all open */
-	ram[GUEST_TSS + 104 + 32] = 0xff;
-	memcpy(ram + GUEST_CODE, program, sizeof(program));
-}
-
-static uint64_t port_read(void *opaque, uint64_t offset, unsigned int size)
-{
-	(void)opaque;
-	(void)offset;
-	(void)size;
-	return 0;
-}
-
-static void port_write(void *opaque, uint64_t offset, uint64_t value,
-		       unsigned int size)
-{
-	struct fixture *f = opaque;
-
-	(void)offset;
-	(void)value;
-	(void)size;
-	sem_post(&f->pass);
-}
-
-static const struct mem_io_ops port_ops = { .read = port_read,
-					    .write = port_write };
-
 static int set_up(void **state, bool use_plain_log)
 {
-	struct fixture *f = calloc(1, sizeof(*f));
-
 	memset(&seen, 0, sizeof(seen));
-	vm_init(&f->vm, RAM_SIZE, use_plain_log);
-	f->port = mem_region_new_io(f->vm.mem, "port", 1, &port_ops, f);
-	mem_region_add(f->vm.ports_root, 0x80, f->port, 0);
-	sem_init(&f->pass, 0, 0);
-	guest_load(f);
-	*state = f;
+	*state = fixture_new(use_plain_log);
 	return 0;
 }
 
@@ -214,182 +117,9 @@ static int setup_plain(void **state)
 
 static int teardown(void **state)
 {
-	struct fixture *f = *state;
-
 	seen.fail_request = 0;
-	ram_send_stop(&f->send, 0);
-	mem_region_del(f->port);
-	mem_region_put(f->port);
-	vm_fini(&f->vm);
-	sem_destroy(&f->pass);
-	free(f->copy[0]);
-	free(f->copy[1]);
-	free(f);
+	fixture_free(*state);
 	return 0;
-}
-
-/* Ring 3, 64 bit: native on every KVM. */
-static void guest_regs(struct fixture *f, uint64_t gpa, uint64_t pages)
-{
-	const struct kvm_segment data = { .limit = 0xffffffff,
-					  .selector = 0x13,
-					  .type = 3,
-					  .present = 1,
-					  .dpl = 3,
-					  .db = 1,
-					  .s = 1,
-					  .g = 1 };
-	const struct kvm_regs regs = { .rip = GUEST_CODE,
-				       .rbx = gpa,
-				       .rdx = pages,
-				       .rsp = GUEST_CODE + 0x1000,
-				       .rflags = 0x3002 };
-	int fd = vm_vcpu_fd(&f->vm, 0);
-	struct kvm_sregs sregs;
-
-	assert_int_equal(ioctl(fd, KVM_GET_SREGS, &sregs), 0);
-	sregs.ds = sregs.es = sregs.fs = sregs.gs = sregs.ss = sregs.cs = data;
-	sregs.cs.selector = 0x1b;
-	sregs.cs.type = 11;
-	sregs.cs.db = 0;
-	sregs.cs.l = 1;
-	sregs.tr = (struct kvm_segment){ .base = GUEST_TSS,
-					 .limit = 104 + 32,
-					 .selector = 0x20,
-					 .type = 11,
-					 .present = 1 };
-	sregs.cr0 = 0x80000033;
-	sregs.cr3 = GUEST_PML4;
-	sregs.cr4 = 0x620;
-	sregs.efer = 0x500;
-	assert_int_equal(ioctl(fd, KVM_SET_SREGS, &sregs), 0);
-	assert_int_equal(ioctl(fd, KVM_SET_REGS, &regs), 0);
-}
-
-static void *guest_thread(void *opaque)
-{
-	struct fixture *f = opaque;
-	struct accel_vcpu *vcpu = f->vm.vcpus[0];
-
-	f->exit = vcpu->ops->vcpu_run(vcpu, &f->err);
-	sem_post(&f->pass);
-	return NULL;
-}
-
-static void guest_wait_pass(struct fixture *f)
-{
-	struct timespec limit;
-
-	clock_gettime(CLOCK_REALTIME, &limit);
-	limit.tv_sec += 60;
-	while (sem_trywait(&f->pass) == 0)
-		;
-	/* The first may have begun before the call. */
-	for (int i = 0; i < 2; i++) {
-		if (sem_timedwait(&f->pass, &limit))
-			fail_msg("the guest does not get on");
-	}
-}
-
-/* It adds 1 to the first word of each of @pages pages, over and over. */
-static void guest_start(struct fixture *f, uint64_t gpa, uint64_t pages)
-{
-	guest_regs(f, gpa, pages);
-	f->vm.vcpus[0]->ops->vcpu_unkick(f->vm.vcpus[0]);
-	assert_int_equal(pthread_create(&f->thread, NULL, guest_thread, f), 0);
-}
-
-static void guest_stop(struct fixture *f)
-{
-	/* It leaves for its port after every pass and sees the kick then. */
-	f->vm.vcpus[0]->ops->vcpu_kick(f->vm.vcpus[0]);
-	pthread_join(f->thread, NULL);
-	if (f->exit != ACCEL_EXIT_KICKED)
-		fail_msg("the guest ended: %d, %s", f->exit, err_msg(&f->err));
-}
-
-static void guest_write(struct fixture *f, uint64_t gpa, uint64_t pages)
-{
-	guest_start(f, gpa, pages);
-	guest_wait_pass(f);
-	guest_stop(f);
-}
-
-/* Send what is dirty, in order: take, watch again, read (D1). */
-static uint64_t send_dirty(struct fixture *f)
-{
-	struct ram_block *block = NULL;
-	uint64_t sent = 0;
-
-	while ((block = ram_block_next(f->vm.mem, block))) {
-		uint8_t **copy = &f->copy[block->index];
-
-		if (!*copy)
-			*copy = calloc(1, block->size);
-		for (uint64_t w = 0; w < bitmap_words(block->pages); w++) {
-			uint64_t bits =
-				bitmap_take_word_atomic(block->dirty, w);
-			uint64_t at = w * 64, page = 0;
-			uint64_t count = block->pages - at;
-
-			if (!bits)
-				continue;
-			assert_int_equal(mem_log_clear(f->vm.mem, block, at,
-						       count < 64 ? count : 64,
-						       &bits, NULL),
-					 0);
-			while ((page = bitmap_next_set(&bits, page, 64)) < 64) {
-				memcpy(*copy + (at + page) * PAGE,
-				       block->host + (at + page) * PAGE, PAGE);
-				page++;
-				sent++;
-			}
-		}
-	}
-	return sent;
-}
-
-static void log_start(struct fixture *f)
-{
-	struct err err = ERR_INIT;
-
-	if (ram_send_start(&f->send, f->vm.mem, NULL, false, &err))
-		fail_msg("%s", err_msg(&err));
-}
-
-static uint64_t round_of(struct fixture *f)
-{
-	ram_send_sync(&f->send, false);
-	return send_dirty(f);
-}
-
-static void assert_copy_is_whole(struct fixture *f)
-{
-	struct ram_block *block = NULL;
-
-	while ((block = ram_block_next(f->vm.mem, block))) {
-		for (uint64_t page = 0; page < block->pages; page++) {
-			if (memcmp(f->copy[block->index] + page * PAGE,
-				   block->host + page * PAGE, PAGE))
-				fail_msg("page %lu of %s was lost", page,
-					 block->name);
-		}
-	}
-}
-
-/* Of the pages in @f's RAM behind the guest's own tables. */
-static void assert_dirty_data(struct fixture *f, uint64_t gpa, uint64_t pages)
-{
-	const uint64_t *dirty = f->vm.block->dirty;
-	uint64_t first = gpa / PAGE;
-
-	assert_int_equal(
-		bitmap_next_set(dirty, GUEST_DATA / PAGE, f->vm.block->pages),
-		pages ? first : f->vm.block->pages);
-	assert_int_equal(bitmap_count(dirty, first, first + pages), pages);
-	assert_int_equal(
-		bitmap_count(dirty, GUEST_DATA / PAGE, f->vm.block->pages),
-		pages);
 }
 
 /* ---- slots ---- */
