@@ -8,8 +8,9 @@ import os
 import shutil
 import signal
 import sys
+import warnings
 from pathlib import Path
-from typing import Iterator
+from typing import Any, Iterator
 
 import pytest
 
@@ -17,19 +18,38 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent / "system")]
 
 from harness.machine import Fleet, binary  # noqa: E402
-from nested.host import QEMU  # noqa: E402
+from nested.emulator import QEMU  # noqa: E402
 from nested.lab import Lab  # noqa: E402
 from nested.linux import Traveller  # noqa: E402
 from nested.machine import LabMachine  # noqa: E402
+from nested.watch import EmulatorFault  # noqa: E402
 
-TEST_LIMIT_S = 240
+TEST_LIMIT_S, REPEATS = 150, 2
 CPUS, HUGE_CPUS, HUGE_MIB = 4, 2, 160
 FOLDERS = itertools.count()
+LAB = pytest.StashKey[Lab]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
     if not os.access(binary(), os.X_OK):
         pytest.exit(f"{binary()} is missing: run `make` first, or set GODWIT", returncode=2)
+    # Once more, said aloud, what failed because the emulator did (pytest-rerunfailures).
+    config.option.reruns, config.option.only_rerun = REPEATS, [EmulatorFault.__name__]
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+    """Say it when the emulator is to blame, and go on with new hosts."""
+    report = (yield).get_result()
+    lab = item.config.stash.get(LAB, None)
+    if not report.failed or lab is None:
+        return
+    fault = lab.fault()
+    if fault:
+        warnings.warn(f"{EmulatorFault.__name__}: {fault}")
+        lab.renew()
+        crash = report.longrepr.reprcrash
+        crash.message = f"{EmulatorFault.__name__}: {fault}: {crash.message}"
 
 
 @pytest.fixture(autouse=True)
@@ -46,10 +66,10 @@ def limit() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def lab() -> Iterator[Lab]:
+def lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
     if not shutil.which(QEMU):
         pytest.skip(f"the lab needs {QEMU} (tools/install-deps lab)")
-    built = Lab(Path(binary()))
+    built = request.config.stash[LAB] = Lab(Path(binary()))
     yield built
     built.end()
 
@@ -61,11 +81,12 @@ class Fleets:
         self._lab, self._fleets = lab, {}
 
     def __call__(self, host: str) -> Fleet:
-        if host not in self._fleets:
+        here = self._lab.host(host)
+        if here not in self._fleets:
             folder = Path(f"/tmp/{next(FOLDERS)}")
-            self._lab.host(host).sh(f"mkdir {folder}")
-            self._fleets[host] = Fleet(folder, functools.partial(LabMachine, self._lab.host(host)))
-        return self._fleets[host]
+            here.sh(f"mkdir {folder}")
+            self._fleets[here] = Fleet(folder, functools.partial(LabMachine, here))
+        return self._fleets[here]
 
     def end(self) -> None:
         for fleet in self._fleets.values():

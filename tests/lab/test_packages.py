@@ -2,11 +2,12 @@
 """The lab's packages: fetched once, never half."""
 from __future__ import annotations
 
+import platform
 from pathlib import Path
 
 import pytest
 
-from nested import packages
+from nested import emulator, packages
 from nested.packages import LabError
 
 TOOL = """#!/bin/sh
@@ -77,3 +78,44 @@ def test_lists_of_its_own_are_fetched_where_the_systems_are_empty(world: World) 
         packages.obtain()
     told = world.log.read_text()
     assert "update" in told and told.index("update") < told.index("dpkg-deb")
+
+
+def qemu(major: int) -> str:
+    return f"echo QEMU emulator version {major}.2.1"
+
+
+@pytest.fixture
+def anew() -> None:
+    """What is told once is asked again."""
+    emulator.obtain.cache_clear()
+    yield
+    emulator.obtain.cache_clear()
+
+
+def test_new_enough_emulator_of_the_system_is_used(world: World, anew: None) -> None:
+    world.tool(emulator.QEMU, qemu(emulator.WANTED))
+    world.tool("apt-get", "exit 1")
+    assert emulator.obtain() == (emulator.QEMU,)
+    assert "apt-get" not in world.log.read_text()
+
+
+def test_old_emulator_is_replaced_by_a_backport(world: World, anew: None) -> None:
+    world.tool(emulator.QEMU, qemu(emulator.WANTED - 1))
+    release = platform.freedesktop_os_release()["VERSION_CODENAME"]
+    world.tool("apt-get", f"""case "$*" in
+        *indextargets*) echo Packages {release} main http://packages.invalid/ ;;
+        *download*) grep -r . sources.list >> {world.log}; echo > qemu.deb ;;
+        esac""")
+    world.tool("dpkg-deb", f"""mkdir -p $3/usr/bin
+        printf '#!/bin/sh\n{qemu(emulator.WANTED)}\n' > $3/usr/bin/{emulator.QEMU}
+        chmod +x $3/usr/bin/{emulator.QEMU}""")
+    assert emulator.obtain()[0] == str(packages.cache() / "qemu" / "usr" / "bin" / emulator.QEMU)
+    assert f"{release}-backports" in world.log.read_text()
+
+
+def test_old_emulator_is_used_where_there_is_no_other_and_it_is_said(world: World, anew: None
+                                                                     ) -> None:
+    world.tool(emulator.QEMU, qemu(emulator.WANTED - 1))
+    world.tool("apt-get", "echo 'no route to host' >&2; exit 100")
+    with pytest.warns(UserWarning, match="no route to host"):
+        assert emulator.obtain() == (emulator.QEMU,)

@@ -50,3 +50,15 @@ def test_reason_belongs_to_the_next_skip_only(check: ModuleType, tmp_path: Path)
                     "not ok 2 # SKIP test_b\n", True)
     assert (count.passed, count.failed, count.skipped) == (1, 0, 1)
     assert "no reason was told" in count.skips[0]
+
+
+def test_verdicts_before_the_limit_are_counted(check: ModuleType) -> None:
+    """What pytest -v had printed when it was stopped."""
+    count = check.verdict_count("collecting ... collected 4 items\n\n"
+                                "tests/lab/test_a.py::test_one PASSED [ 25%]\n"
+                                "tests/lab/test_a.py::test_two[x] RERUN [ 50%]\n"
+                                "tests/lab/test_a.py::test_two[x] FAILED [ 50%]\n"
+                                "tests/lab/test_b.py::test_three no end after 600 s: stopped\n")
+    assert count.passed == 1
+    assert count.failures == ["tests/lab/test_a.py::test_two[x]: FAILED",
+                              "tests/lab/test_b.py::test_three: no end"]

@@ -13,10 +13,9 @@ from typing import Any, Iterator, Sequence
 
 from harness.qmp import Qmp
 
-from . import agent, clock
+from . import agent, clock, emulator, watch
 from .packages import LabError, Packages
 
-QEMU = "qemu-system-x86_64"
 BOOT_S, END_S, ASK_S = 25.0, 10.0, 30.0
 BOOTS = 3
 CLOCK_OFFSET = "/bin/clock_offset"
@@ -46,8 +45,8 @@ class Host:
         self.name, self.folder, self.address = name, folder, address
         self.console = folder / f"{name}.console"
         self._page = clock.Page(folder / f"{name}.clock")
-        argv = [QEMU, "-accel", "tcg,thread=multi", "-cpu", "EPYC,+svm,+npt", "-smp", str(cpus),
-                "-m", memory, "-nodefaults", "-no-reboot", "-display", "none",
+        argv = [*emulator.obtain(), "-accel", "tcg,thread=multi", "-cpu", "EPYC,+svm,+npt",
+                "-smp", str(cpus), "-m", memory, "-nodefaults", "-no-reboot", "-display", "none",
                 "-name", name, "-serial", f"file:{self.console}",
                 "-qmp", f"unix:{folder}/{name}.qmp,server=on,wait=off",
                 "-kernel", str(packages.vmlinux), "-initrd", str(initrd),
@@ -67,14 +66,14 @@ class Host:
             try:
                 self._wait_up()
                 break
-            except LabError:
-                # QEMU's emulator loses an interrupt now and then while SMP comes up.
+            except LabError:  # the emulator's kernel hangs now and then while SMP comes up
                 self.end()
                 if attempt + 1 == BOOTS:
                     raise
         if address:
             self.sh(f"ip link set eth1 up && ip addr add {address}/24 dev eth1")
         self.clock_offset("set")
+        watch.arm(self)
 
     def _start(self) -> None:
         self._log = (self.folder / f"{self.name}.log").open("wb")

@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 from typing import Sequence
 
-from . import linux, packages
+from . import linux, packages, userland, watch
 from .host import CLOCK_OFFSET, Host
 from .image import ROOT, Image
 from .machine import GODWIT
@@ -40,9 +40,18 @@ class Lab:
                                      link=self._wire[name], address=linux.ADDRESSES[name])
         return self._hosts[name]
 
-    def end(self) -> None:
+    def fault(self) -> str:
+        """What the emulator did wrong, if that is known."""
+        return next(filter(None, map(watch.fault, self._hosts.values())), "")
+
+    def renew(self) -> None:
+        """Hosts asked for from now on are new ones."""
         for host in self._hosts.values():
             host.end()
+        self._hosts.clear()
+
+    def end(self) -> None:
+        self.renew()
         for wire in self._wire.values():
             wire.close()
         shutil.rmtree(self.folder, ignore_errors=True)
@@ -70,6 +79,7 @@ class Lab:
         image.archive.copy(self._packages.vmlinux, linux.KERNELS["vmlinux"])
         image.archive.copy(self._packages.bzimage, linux.KERNELS["bzImage"])
         image.archive.file(linux.INITRD, linux.initrd(self._packages, init))
+        image.archive.file(userland.INITRD, userland.initrd(self._packages))
         image.archive.copy(ROOT / "tools" / "demo", DEMO)
         image.tree(ROOT / "tests" / "system" / "harness", "/lab/tests/system/harness")
         path = self.folder / "host.cpio"

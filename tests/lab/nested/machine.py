@@ -2,6 +2,7 @@
 """godwit processes in a nested host, as the system tests' harness knows them."""
 from __future__ import annotations
 
+import signal
 import socket
 import subprocess
 import time
@@ -37,6 +38,8 @@ class RemoteProcess:
         self.host.ask("signal", pid=self.pid, number=number)
 
     def _wait(self, limit_s: float) -> int | None:
+        if self.returncode is None and not self.host.is_alive:
+            self.returncode = -signal.SIGKILL
         if self.returncode is None:
             self.returncode = self.host.ask("wait", pid=self.pid, limit_s=limit_s)["code"]
         return self.returncode
@@ -57,4 +60,6 @@ class LabMachine(Machine):
 
     @property
     def output(self) -> str:
+        if not self.host.is_alive:
+            return "its host is gone"
         return self.host.ask("read", path=f"{self.folder}/{self.name}.out")["text"]

@@ -15,10 +15,12 @@ import struct
 import subprocess
 import tempfile
 from pathlib import Path
+from typing import Callable
 
 META, BUSYBOX = "linux-image-cloud-amd64", "busybox-static"
 LAYOUT = "1"  # another name for a set that is laid out otherwise
 FETCH_S, UNPACK_S = 300, 60
+AS_ANYONE = ("-o", "APT::Sandbox::User=root")
 LZ4_LEGACY = b"\x02\x21\x4c\x18"
 
 
@@ -59,24 +61,29 @@ class Packages:
 
 def obtain() -> Packages:
     """The cached set, or a new one."""
+    return Packages(kept(LAYOUT, _fetch))
+
+
+def kept(name: str, fetch: Callable[[Path], None]) -> Path:
+    """The cache's @name, or what @fetch leaves in "set" below an empty folder."""
     folder = cache()
     folder.mkdir(parents=True, exist_ok=True)
-    whole = folder / LAYOUT
+    whole = folder / name
     with (folder / "lock").open("w") as lock:  # one fetches, the others wait for it
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not whole.exists():
             with tempfile.TemporaryDirectory(prefix="part-", dir=folder) as part:
-                _fetch(Path(part))
-                _extract_vmlinux(Path(part) / "set")
+                fetch(Path(part))
                 (Path(part) / "set").rename(whole)
-    return Packages(whole)
+    return whole
 
 
 def _plain(name: str) -> str:
     return name.replace("-", "_")
 
 
-def _run(*argv: str | Path, folder: Path, limit_s: int) -> str:
+def run(*argv: str | Path, folder: Path, limit_s: int) -> str:
+    """What @argv prints; LabError unless it succeeds."""
     # APT's own user may not write into a user's cache.
     done = subprocess.run([str(a) for a in argv], cwd=folder, stdin=subprocess.DEVNULL,
                           capture_output=True, text=True, errors="replace", timeout=limit_s,
@@ -86,13 +93,28 @@ def _run(*argv: str | Path, folder: Path, limit_s: int) -> str:
     return done.stdout
 
 
+def own_lists(folder: Path, *options: str) -> list[str]:
+    """New lists of packages in @folder, which needs no root: APT's options for them."""
+    lists = folder / "lists"
+    (lists / "partial").mkdir(parents=True)
+    own = [*AS_ANYONE, "-o", f"Dir::State::lists={lists}", *options]
+    run("apt-get", *own, "update", folder=folder, limit_s=FETCH_S)
+    return own
+
+
+def download(folder: Path, options: list[str], *names: str) -> None:
+    """The packages, unpacked into "set"."""
+    run("apt-get", *options, "download", *names, folder=folder, limit_s=FETCH_S)
+    for package in folder.glob("*.deb"):
+        run("dpkg-deb", "-x", package, folder / "set", folder=folder, limit_s=UNPACK_S)
+
+
 def _download(folder: Path, options: list[str]) -> None:
-    options = ["-o", "APT::Sandbox::User=root", *options]
-    told = _run("apt-cache", *options, "depends", META, folder=folder, limit_s=FETCH_S)
+    told = run("apt-cache", *options, "depends", META, folder=folder, limit_s=FETCH_S)
     kernel = re.search(r"Depends: (linux-image-\S+)", told)
     if not kernel:
         raise LabError(f"apt-cache knows no package that {META} stands for")
-    _run("apt-get", *options, "download", kernel[1], BUSYBOX, folder=folder, limit_s=FETCH_S)
+    download(folder, options, kernel[1], BUSYBOX)
 
 
 def _fetch(folder: Path) -> None:
@@ -100,20 +122,13 @@ def _fetch(folder: Path) -> None:
         raise LabError(f"the lab needs Debian's {META} and {BUSYBOX}, and there is no apt-get here")
     try:
         try:
-            _download(folder, [])
-        except LabError:
-            # No lists, or old ones.  Lists of our own need no root.
-            lists = folder / "lists"
-            (lists / "partial").mkdir(parents=True)
-            own = ["-o", f"Dir::State::lists={lists}"]
-            _run("apt-get", "-o", "APT::Sandbox::User=root", *own, "update", folder=folder,
-                 limit_s=FETCH_S)
-            _download(folder, own)
+            _download(folder, [*AS_ANYONE])
+        except LabError:  # no lists, or old ones
+            _download(folder, own_lists(folder))
     except (LabError, subprocess.TimeoutExpired) as error:
         raise LabError(f"the lab's packages ({META}, {BUSYBOX}) are not in {cache()} and cannot "
                        f"be fetched: {error}") from error
-    for package in folder.glob("*.deb"):
-        _run("dpkg-deb", "-x", package, folder / "set", folder=folder, limit_s=UNPACK_S)
+    _extract_vmlinux(folder / "set")
 
 
 def _extract_vmlinux(folder: Path) -> None:
@@ -128,5 +143,5 @@ def _extract_vmlinux(folder: Path) -> None:
                        f"{payload[:4].hex()}")
     packed = folder / "vmlinux.lz4"
     packed.write_bytes(payload[:-4])  # without the unpacked size behind it
-    _run("lz4", "-d", "-q", "-f", packed, folder / "vmlinux", folder=folder, limit_s=UNPACK_S)
+    run("lz4", "-d", "-q", "-f", packed, folder / "vmlinux", folder=folder, limit_s=UNPACK_S)
     packed.unlink()

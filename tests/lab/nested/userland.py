@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A Linux guest with users: busybox's init, a login on the serial port, and acpid."""
+from __future__ import annotations
+
+from .cpio import Archive
+from .packages import Packages
+
+INITRD = "/lab/userland.cpio"
+MODULES = ("button", "evdev")
+USER, PASSWORD = "root", "tern"
+HASH = ("$6$godwit$U65Qq6OQoLs65f.IPWa3RPiR4dLFPDfwPS.VsqxAEVHiKl9FouHXIMwNQ1WijpceK5avXJsJEuk3cDj"
+        "q9zIpe1")  # openssl passwd -6 -salt godwit tern
+BUTTON = "the power button was pressed"
+INIT = """#!/bin/busybox sh
+/bin/busybox --install -s /bin
+mkdir -p /proc /sys /dev /etc
+mount -t proc proc /proc
+mount -t sysfs sysfs /sys
+mount -t devtmpfs dev /dev
+for module in {modules}; do insmod /$module; done
+exec /bin/init
+"""
+INITTAB = """ttyS0::respawn:/bin/getty -L 115200 ttyS0 vt100
+::respawn:/bin/acpid -d -l /dev/null
+"""
+# Where busybox's acpid looks for what a pressed power button is to do.
+PRESSED = f"""#!/bin/sh
+echo {BUTTON} > /dev/ttyS0
+poweroff
+"""
+
+
+def initrd(packages: Packages) -> bytes:
+    archive = Archive()
+    archive.copy(packages.busybox, "/bin/busybox")
+    archive.device("/dev/console", 5, 1)
+    modules = packages.modules(*MODULES)
+    for module in modules:
+        archive.copy(module, f"/{module.name}")
+    archive.file("/init", INIT.format(modules=" ".join(m.name for m in modules)).encode())
+    archive.file("/etc/inittab", INITTAB.encode(), 0o644)
+    archive.file("/etc/passwd", f"{USER}:{HASH}:0:0::/:/bin/sh\n".encode(), 0o600)
+    archive.file("/etc/group", b"root:x:0:\n", 0o644)
+    archive.file("/etc/acpi/PWRF/00000080", PRESSED.encode())
+    return archive.pack()

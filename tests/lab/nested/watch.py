@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whether the emulator under a nested host did something that no processor does.
+
+QEMU (7.2 and 10.0.2 seen, several threads, busy machines) now and then performs one #VMEXIT twice.
+The second one stores what the first has just loaded, the host's own registers, as the guest's: that
+vCPU then goes on at the instruction behind the host's VMRUN, on the host's page tables, and the guest
+hangs or dies of a triple fault.  So the kernel's trace points are made to keep each exit whose guest
+address lies in the function of kvm_amd that holds VMRUN; a guest is never there.
+"""
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .host import Host
+
+TRACES = "/sys/kernel/tracing/instances/emulator"
+EVENT = "events/kvm/kvm_exit"
+FUNCTION = "__svm_vcpu_run"
+ANSWER_S = 15.0
+
+
+class EmulatorFault(Exception):
+    """A test failed, and the emulator is to blame."""
+
+
+def arm(host: "Host") -> None:
+    host.sh(f"""mkdir {TRACES}; cd {TRACES}
+        range=$(sort /proc/kallsyms | awk '$3 == "{FUNCTION}" {{ start = $1; next }}
+            start {{ print "guest_rip >= 0x" start " && guest_rip < 0x" $1; exit }}')
+        echo "$range" > {EVENT}/filter; echo 1 > {EVENT}/enable""")
+
+
+def fault(host: "Host") -> str:
+    """What is known to have gone wrong; empty when nothing is."""
+    if not host.is_alive:
+        return f"host {host.name} ended: {host.told()[-300:]!r}"
+    try:
+        seen = host.sh(f"grep kvm_exit: {TRACES}/trace || true", ANSWER_S).splitlines()
+    except OSError as error:
+        return f"host {host.name} does not answer: {error}"
+    return f"host {host.name}: QEMU did a #VMEXIT twice: {seen[0].strip()}" if seen else ""
