@@ -34,7 +34,9 @@ static const struct option options[] = {
 	OPTION("fill-pattern", VALUE_FILL, fill_random, 0, 1),
 	OPTION("skip", VALUE_SIZE, skip, 0, 1ULL << 39),
 	OPTION("rate", VALUE_RATE, rate_per_s, 0, 1000000000),
-	OPTION("pattern", VALUE_PATTERN, pattern, 0, PATTERN_ZIPF),
+	OPTION("pattern", VALUE_PATTERN, pattern, 0, PATTERN_HOTCOLD),
+	OPTION("burst", VALUE_DURATION, burst_us, 0, 10000000),
+	OPTION("reads", VALUE_COUNT, reads, 0, 100),
 	OPTION("verify", VALUE_BOOL, verify, 0, 1),
 	OPTION("scan", VALUE_COUNT, scan, 1, 1000000),
 	OPTION("tick", VALUE_DURATION, tick_us, 0, 10000000),
@@ -177,6 +179,8 @@ static bool take_value(const char **at, enum value_kind kind,
 			*ret_value = PATTERN_RANDOM;
 		else if (take(at, "zipf", true))
 			*ret_value = PATTERN_ZIPF;
+		else if (take(at, "hotcold", true))
+			*ret_value = PATTERN_HOTCOLD;
 		else
 			return false;
 		return true;

@@ -14,7 +14,8 @@
 enum pattern_kind {
 	PATTERN_SEQ,
 	PATTERN_RANDOM,
-	PATTERN_ZIPF
+	PATTERN_ZIPF,
+	PATTERN_HOTCOLD
 };
 
 struct config {
@@ -24,6 +25,8 @@ struct config {
 	uint64_t skip;        /* bytes of RAM left alone before them */
 	uint64_t rate_per_s;  /* stamps, of the machine; 0 = no limit */
 	uint64_t pattern;     /* enum pattern_kind */
+	uint64_t burst_us;    /* stamps for so long, then none for as long; 0 = no */
+	uint64_t reads;       /* of a hundred accesses, only read a page */
 	uint64_t verify;      /* bool */
 	uint64_t fill_random; /* bool, the only fill there is */
 	uint64_t scan;        /* stamps per page that is only read */

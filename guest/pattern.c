@@ -53,6 +53,23 @@ static uint64_t next_zipf(struct pattern *pattern)
 	return rank * pattern->stride % pattern->pages;
 }
 
+/* Nine in ten to the first tenth of the pages. */
+static uint64_t next_hotcold(struct pattern *pattern)
+{
+	uint64_t hot = (pattern->pages + 9) / 10;
+	bool is_hot = mul_high(next_random(pattern), 10) != 0;
+	uint64_t rest = pattern->pages - hot;
+
+	if (is_hot || !rest)
+		return mul_high(next_random(pattern), hot);
+	return hot + mul_high(next_random(pattern), rest);
+}
+
+bool pattern_reads(struct pattern *pattern, uint64_t percent)
+{
+	return percent && mul_high(next_random(pattern), 100) < percent;
+}
+
 uint64_t pattern_next(struct pattern *pattern)
 {
 	uint64_t page;
@@ -62,6 +79,8 @@ uint64_t pattern_next(struct pattern *pattern)
 		return mul_high(next_random(pattern), pattern->pages);
 	case PATTERN_ZIPF:
 		return next_zipf(pattern);
+	case PATTERN_HOTCOLD:
+		return next_hotcold(pattern);
 	case PATTERN_SEQ:
 	default:
 		page = pattern->next;

@@ -3,6 +3,7 @@
 #ifndef GODWIT_GUEST_PATTERN_H
 #define GODWIT_GUEST_PATTERN_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "guest/config.h"
@@ -21,5 +22,8 @@ void pattern_init(struct pattern *pattern, enum pattern_kind kind,
 
 /* A page below @pattern->pages, which is not 0. */
 uint64_t pattern_next(struct pattern *pattern);
+
+/* Whether the next access, @percent of all, only reads. */
+bool pattern_reads(struct pattern *pattern, uint64_t percent);
 
 #endif

@@ -98,14 +98,3 @@ const char *ram_cmdline(uint64_t start_info)
 
 	return (const char *)info->cmdline_paddr;
 }
-
-uint64_t ram_take_low(struct ram *ram, uint64_t pages)
-{
-	pages = (pages + LARGE_PAGES - 1) & ~(uint64_t)(LARGE_PAGES - 1);
-	if (pages > ram->low_pages)
-		return 0;
-	ram->low_pages -= pages;
-	ram->pages -= pages;
-	ram->high_add += pages * PAGE_SIZE;
-	return AREA_BASE + ram->low_pages * PAGE_SIZE;
-}

@@ -43,6 +43,15 @@ const char *ram_cmdline(uint64_t start_info);
  * Takes at least @pages off the end of the first range, in steps of 2 MiB, so
  * that page numbers stay aligned as addresses.  0 when they do not fit.
  */
-uint64_t ram_take_low(struct ram *ram, uint64_t pages);
+static inline uint64_t ram_take_low(struct ram *ram, uint64_t pages)
+{
+	pages = (pages + LARGE_PAGES - 1) & ~(uint64_t)(LARGE_PAGES - 1);
+	if (pages > ram->low_pages)
+		return 0;
+	ram->low_pages -= pages;
+	ram->pages -= pages;
+	ram->high_add += pages * PAGE_SIZE;
+	return AREA_BASE + ram->low_pages * PAGE_SIZE;
+}
 
 #endif

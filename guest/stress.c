@@ -147,6 +147,7 @@ static void vcpu_init(struct vcpu *vcpu, struct machine *m, uint64_t index)
 				  config->rate_per_s;
 	vcpu->max_backlog = tsc_of_us(m, MAX_BACKLOG_US) << 8;
 	vcpu->scan_tsc = tsc_of_us(m, SCAN_US);
+	vcpu->burst_tsc = tsc_of_us(m, config->burst_us);
 	gauge_start(&vcpu->gauge, cpu_tsc(), tsc_of_us(m, config->interval_us),
 		    vcpu->ring);
 }
@@ -353,6 +354,8 @@ static bool stamp_is_due(struct vcpu *vcpu, uint64_t now)
 {
 	uint64_t elapsed = (now - vcpu->machine->start) << 8;
 
+	if (vcpu->burst_tsc && (elapsed >> 8) / vcpu->burst_tsc % 2)
+		return false;
 	if (!vcpu->stamp_tsc)
 		return true;
 	if (elapsed < vcpu->next_stamp)
@@ -387,6 +390,7 @@ static _Noreturn void work(struct vcpu *vcpu)
 {
 	struct machine *m = vcpu->machine;
 	bool is_busy = vcpu->hot.slice.pages;
+	uint64_t reads = m->config.reads;
 	struct chores chores = { .next = UINT64_MAX };
 
 	if (vcpu->index == 0)
@@ -398,7 +402,9 @@ static _Noreturn void work(struct vcpu *vcpu)
 
 		gauge_look(&vcpu->gauge, now);
 		gauge_work(&vcpu->gauge, now, vcpu->stamped);
-		if (has_stamped)
+		if (has_stamped && pattern_reads(&vcpu->pattern, reads))
+			hot_check(vcpu, pattern_next(&vcpu->pattern));
+		else if (has_stamped)
 			hot_stamp(vcpu, pattern_next(&vcpu->pattern));
 		else
 			cpu_pause();

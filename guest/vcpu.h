@@ -48,6 +48,7 @@ struct vcpu {
 	uint64_t stamp_tsc;   /* between two stamps, << 8; 0 = no limit */
 	uint64_t max_backlog; /* caught up after a pause; TSC << 8 */
 	uint64_t scan_tsc;    /* longest time between two scans */
+	uint64_t burst_tsc;   /* stamps for so long, then none; 0 = no */
 
 	/* written by the vCPU, read by CPU 0 */
 	struct gauge gauge;

@@ -6,12 +6,48 @@
 #include <string.h>
 
 #include "accel/kvm/kvm.h"
+#include "accel/sim/sim.h"
 #include "base/bytes.h"
 #include "base/err.h"
 #include "base/parse.h"
 
+/* 1 when it is taken. */
+static int kvm_option(struct accel_options *options, const struct parse_kv *kv,
+		      struct err *err)
+{
+	const char *value = kv->value ? kv->value : "on";
+	int ret;
+
+	if (strcmp(kv->key, "dirty") == 0)
+		return strcmp(value, "bitmap") == 0
+			       ? 1
+			       : err_set(err, -EINVAL,
+					 "dirty=%s is unknown; use dirty=bitmap",
+					 value);
+	if (strcmp(kv->key, "x-plain-log") == 0) {
+		ret = parse_bool(value, &options->use_plain_log, err);
+		return ret ? ret : 1;
+	}
+	return 0;
+}
+
+static int kvm_options_check(struct accel_options *options, struct err *err)
+{
+	(void)options;
+	(void)err;
+	return 0;
+}
+
 static const struct accel_type types[] = {
-	{ "kvm", kv_new },
+	{ .name = "kvm",
+	  .option = kvm_option,
+	  .check = kvm_options_check,
+	  .create = kv_new },
+	{ .name = "sim",
+	  .option = sim_option,
+	  .check = sim_options_check,
+	  .create = sim_new,
+	  .runs_no_code = true },
 };
 
 static const struct accel_type *find_type(const char *name)
@@ -37,30 +73,23 @@ int accel_options_parse(const char *text, struct accel_options *ret_options,
 		options.type = find_type(kv.key);
 	if (!options.type)
 		return err_set(err, -EINVAL,
-			       "accelerator '%s' is unknown; use kvm",
+			       "accelerator '%s' is unknown; use kvm or sim",
 			       ret > 0 ? kv.key : text);
 
 	while ((ret = parse_kv_next(&text, &kv)) > 0) {
-		const char *value = kv.value ? kv.value : "on";
-
-		if (strcmp(kv.key, "dirty") == 0) {
-			if (strcmp(value, "bitmap") != 0)
-				return err_set(err, -EINVAL,
-					       "dirty=%s is unknown; use "
-					       "dirty=bitmap",
-					       value);
-		} else if (strcmp(kv.key, "x-plain-log") == 0) {
-			ret = parse_bool(value, &options.use_plain_log, err);
-			if (ret)
-				return ret;
-		} else {
+		ret = options.type->option(&options, &kv, err);
+		if (ret < 0)
+			return ret;
+		if (ret == 0)
 			return err_set(err, -EINVAL,
 				       "accelerator option '%s' is unknown",
 				       kv.key);
-		}
 	}
 	if (ret < 0)
 		return err_set(err, ret, "accelerator options: '%s'", text);
+	ret = options.type->check(&options, err);
+	if (ret)
+		return ret;
 	*ret_options = options;
 	return 0;
 }

@@ -26,12 +26,20 @@ struct err;
 struct state_registry;
 
 struct accel_config;
+struct accel_options;
+struct parse_kv;
 
 /* A kind of accelerator: a row of the table in accel.c, or a test's own. */
 struct accel_type {
 	const char *name; /* "kvm" */
+	/* One option: 1 when it is taken, 0 when it is none of this kind's; then,
+	 * with all of them there, whether they go together.  For the table. */
+	int (*option)(struct accel_options *options, const struct parse_kv *kv,
+		      struct err *err);
+	int (*check)(struct accel_options *options, struct err *err);
 	int (*create)(const struct accel_config *config,
 		      struct accel **ret_accel, struct err *err);
+	bool runs_no_code; /* but the built-in guest's workload */
 };
 
 /* Guest-physical memory that is the accelerator's own (Intel's KVM puts its
@@ -40,14 +48,35 @@ struct accel_type {
 #define ACCEL_OWN_GPA  0xfffbc000u
 #define ACCEL_OWN_SIZE 0x4000u
 
+enum sim_leaf {
+	SIM_LEAF_1G,
+	SIM_LEAF_2M,
+	SIM_LEAF_4K
+};
+
+/* Of accel/sim (sim/options.c); zero is what it does by default. */
+struct sim_options {
+	bool has_rings;
+	uint32_t ring_entries; /* 0: no rings */
+	enum sim_leaf leaf;    /* the largest that memory is mapped with */
+	bool is_split_eager;   /* before the first write, not at it */
+	bool is_collapse_inline;
+	bool has_pv;          /* steal time and clock are written */
+	uint64_t tables_size; /* of the interrupt controller; dumped when saved */
+	bool has_pattern;     /* in @workload */
+	char workload[256];   /* command line of the built-in guest, or "" */
+};
+
 struct accel_options {
 	const struct accel_type *type; /* a constant */
 	/* Use KVM_GET_DIRTY_LOG without manual protect, as on kernels before
 	 * 5.0, so that this path can be tested on any kernel. */
 	bool use_plain_log;
+	struct sim_options sim;
 };
 
-/* "kvm[,dirty=bitmap][,x-plain-log=on|off]"; -EINVAL with a reason. */
+/* "kvm[,dirty=bitmap][,x-plain-log=on|off]" or "sim[,KEY=VALUE...]"; -EINVAL or
+ * -ERANGE with a reason. */
 int accel_options_parse(const char *text, struct accel_options *ret_options,
 			struct err *err);
 

@@ -76,6 +76,14 @@ void lock_acquire(struct lock *lock)
 	note_acquired(lock);
 }
 
+bool lock_try(struct lock *lock)
+{
+	if (pthread_mutex_trylock(&lock->mutex))
+		return false;
+	note_acquired(lock);
+	return true;
+}
+
 void lock_release(struct lock *lock)
 {
 	note_released(lock);

@@ -19,6 +19,8 @@ enum lock_rank {
 	LOCK_TOPOLOGY,    /* memory trees and listeners (mem/) */
 	LOCK_LOG_STOP,    /* memslots to stop logging (accel/kvm/log_stop.c) */
 	LOCK_DEVICE,      /* one device's registers (dev/) */
+	LOCK_SLOTS,       /* memslots and rings (accel/sim) */
+	LOCK_SECOND_STAGE, /* second-stage tables (accel/sim) */
 	LOCK_EVENT,       /* event queues towards control/ */
 };
 
@@ -32,6 +34,8 @@ struct lock {
 void lock_init(struct lock *lock, enum lock_rank rank);
 void lock_fini(struct lock *lock);
 void lock_acquire(struct lock *lock);
+/* False when another thread holds it. */
+bool lock_try(struct lock *lock);
 void lock_release(struct lock *lock);
 
 /* Wait on @cond, releasing @lock meanwhile; CLOCK_MONOTONIC deadlines. */

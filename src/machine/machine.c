@@ -420,7 +420,17 @@ static int check_options(const struct machine_options *options, struct err *err)
 	if (options->cpus < 1 || options->cpus > MACHINE_CPUS_MAX)
 		return err_set(err, -ERANGE, "--cpus %u, must be 1 to %u",
 			       options->cpus, MACHINE_CPUS_MAX);
-	if (!options->is_incoming && !options->kernel && !options->guest)
+	if (options->kernel && options->accel.type->runs_no_code)
+		return err_set(err, -EINVAL,
+			       "--kernel: accelerator %s runs workloads, no "
+			       "code; give --guest or workload=",
+			       options->accel.type->name);
+	if (options->guest && options->accel.sim.workload[0])
+		return err_set(err, -EINVAL,
+			       "--guest and the accelerator's workload= exclude "
+			       "each other");
+	if (!options->is_incoming && !options->kernel && !options->guest &&
+	    !options->accel.sim.workload[0])
 		return err_set(err, -EINVAL,
 			       "nothing to run: give --kernel, --guest or "
 			       "--incoming");
@@ -452,6 +462,8 @@ int machine_new(const struct machine_options *options,
 	state_registry_init(&machine->state);
 
 	ret = check_options(options, err);
+	if (!machine->options.guest && options->accel.sim.workload[0])
+		machine->options.guest = machine->options.accel.sim.workload;
 	if (!ret)
 		ret = build_memory(machine, err);
 	accel = (struct accel_config){

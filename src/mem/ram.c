@@ -253,6 +253,23 @@ void ram_block_mark_dirty(struct ram_block *block, uint64_t offset,
 	bitmap_set_atomic(block->dirty, first, end - first);
 }
 
+void ram_block_mark_word(struct ram_block *block, uint64_t first, uint64_t bits,
+			 bool is_known_only)
+{
+	uint64_t word = first / BITMAP_WORD_BITS;
+	unsigned int shift = first % BITMAP_WORD_BITS;
+	uint64_t low = bits << shift;
+	uint64_t high = shift ? bits >> (BITMAP_WORD_BITS - shift) : 0;
+
+	if (is_known_only && low)
+		low &= block->known[word];
+	if (is_known_only && high)
+		high &= block->known[word + 1];
+	bitmap_or_word_atomic(block->dirty, word, low);
+	if (high)
+		bitmap_or_word_atomic(block->dirty, word + 1, high);
+}
+
 /* lseek() moves the offset that all users of the fd share; only its result
  * counts, so callers may race. */
 bool ram_block_find_data(const struct ram_block *block, uint64_t start,

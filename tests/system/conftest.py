@@ -14,7 +14,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from harness.machine import Fleet, binary  # noqa: E402
+from harness.machine import Fleet, binary, runs_code  # noqa: E402
 from harness.move import wait  # noqa: E402
 from harness.scene import SAVED, working  # noqa: E402
 from harness.tiny import Tiny  # noqa: E402
@@ -52,7 +52,14 @@ def folder() -> Iterator[Path]:
     shutil.rmtree(path, ignore_errors=True)
 
 
+def need_accel() -> None:
+    if runs_code():
+        need_kvm()
+
+
 def need_kvm() -> None:
+    if not runs_code():
+        pytest.skip("the guests run on the simulated accelerator: this needs KVM")
     if not os.path.exists("/dev/kvm"):
         pytest.skip("this machine has no /dev/kvm")
     if not os.access("/dev/kvm", os.R_OK | os.W_OK):
@@ -60,12 +67,19 @@ def need_kvm() -> None:
 
 
 @pytest.fixture
+def accel() -> None:
+    """Whatever runs guests here."""
+    need_accel()
+
+
+@pytest.fixture
 def kvm() -> None:
+    """Guest code is run, or KVM itself is what the test is about."""
     need_kvm()
 
 
 @pytest.fixture
-def fleet(kvm: None, folder: Path) -> Iterator[Fleet]:
+def fleet(accel: None, folder: Path) -> Iterator[Fleet]:
     machines = Fleet(folder)
     yield machines
     told = machines.end()
@@ -76,7 +90,7 @@ def fleet(kvm: None, folder: Path) -> Iterator[Fleet]:
 @pytest.fixture(scope="session")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     """A stream saved by the machine SAVED."""
-    need_kvm()
+    need_accel()
     folder = tmp_path_factory.mktemp("saved")
     machines = Fleet(folder)
     try:
@@ -90,4 +104,5 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
+    need_kvm()
     return Tiny(tmp_path_factory.mktemp("tiny"))

@@ -24,8 +24,25 @@ def binary() -> str:
     return os.environ.get("GODWIT") or str(ROOT / "build" / "godwit")
 
 
+def accel() -> str:
+    """What runs the guests: $GODWIT_ACCEL, as --accel takes it; KVM by default."""
+    return os.environ.get("GODWIT_ACCEL") or "kvm"
+
+
+def runs_code() -> bool:
+    """Whether that is more than workloads."""
+    return accel().split(",")[0] != "sim"
+
+
+def with_accel(argv: Sequence[str]) -> list[str]:
+    """The arguments of `godwit run`, with --accel unless they have it."""
+    return [*argv] if runs_code() or "--accel" in argv else [*argv, "--accel", accel()]
+
+
 def run(*argv: str, timeout_s: float = 30.0, **options: Any) -> subprocess.CompletedProcess[str]:
     """A short godwit command, to its end."""
+    if argv[:1] == ("run",):
+        argv = tuple(with_accel(argv))
     return subprocess.run([binary(), *argv], stdin=subprocess.DEVNULL, capture_output=True,
                           text=True, errors="replace", timeout=timeout_s, check=False, **options)
 
@@ -48,7 +65,7 @@ class Machine:
             argv += ["--guest", "stress" + ("," + guest_options if guest_options else "")]
         if incoming is not None:
             argv += ["--incoming", incoming]
-        self.argv = argv + list(extra)
+        self.argv = with_accel(argv + list(extra))
         self.started_ns = time.monotonic_ns()
         self.process = self._start(pass_fds)
         self._qmp: Qmp | None = None

@@ -428,7 +428,10 @@ static int puppet_create(const struct accel_config *config,
 	return 0;
 }
 
-const struct accel_type puppet_type = { "puppet", puppet_create };
+const struct accel_type puppet_type = {
+	.name = "puppet",
+	.create = puppet_create,
+};
 
 static struct puppet *puppet_in(struct machine *machine)
 {

@@ -1,0 +1,227 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * What follows the end of logging.  Tables that were split for it are taken out,
+ * and the next access maps a large leaf again.
+ *
+ * A worker does that slot by slot, from a list of the slots concerned.  It holds
+ * its locks for one step (some tables, each one store to take out), and frees them
+ * with none.  A slot that is logged again, or goes, is struck off the list; between
+ * two steps that is all there is to it.
+ *
+ * With collapse=inline the one who stops logging does it, at once and with the
+ * lock held from first to last, leaf by leaf, as KVM did before it had a worker:
+ * vCPUs that fault wait.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/bytes.h"
+#include "base/clock.h"
+#include "base/err.h"
+#include "base/trace.h"
+#include "mem/ram.h"
+#include "sim_priv.h"
+
+/* Tables taken out in one step, if nobody wants the lock before. */
+#define STEP_TABLES 16u
+
+/* A slot whose logging ended. */
+struct sim_work {
+	struct list link;
+	struct sim_slot *slot; /* borrowed; NULL: struck off */
+	struct sim_log *log;   /* owned */
+	uint64_t at;           /* gpa */
+};
+
+struct trees {
+	uint64_t *tables[STEP_TABLES];
+	unsigned int levels[STEP_TABLES];
+	unsigned int count;
+};
+
+/* The largest leaf that can be at @gpa; 0: no more than 4 KiB. */
+static unsigned int level_at(const struct sim *sim, const struct sim_slot *slot,
+			     uint64_t gpa)
+{
+	uint64_t host = (uint64_t)(uintptr_t)slot->block->host + slot->offset;
+	unsigned int level = sim->max_leaf;
+
+	for (; level > 0; level--) {
+		uint64_t mask = s2_size(level) - 1;
+
+		if (!(gpa & mask) && !((host + (gpa - slot->gpa)) & mask) &&
+		    slot->gpa + slot->size - gpa > mask)
+			break;
+	}
+	return level;
+}
+
+/* The piece at @gpa; returns where the next one starts. */
+static uint64_t take_piece(struct sim *sim, const struct sim_slot *slot,
+			   uint64_t gpa, struct trees *trees)
+{
+	unsigned int level = level_at(sim, slot, gpa);
+	uint64_t *table;
+
+	if (level == 0) /* to where a larger one can begin */
+		return align_down(gpa, s2_size(1)) + s2_size(1);
+	table = s2_detach_table(&sim->s2, gpa, level);
+	if (table) {
+		trees->levels[trees->count] = level;
+		trees->tables[trees->count++] = table;
+	}
+	return gpa + s2_size(level);
+}
+
+/* With slots_lock.  True when the slot is done. */
+static bool work_step(struct sim *sim, struct sim_work *work,
+		      struct trees *trees)
+{
+	const struct sim_slot *slot = work->slot;
+	uint64_t end;
+
+	if (!slot || sim->max_leaf == 0)
+		return true;
+	end = slot->gpa + slot->size;
+	s2_lock(&sim->s2);
+	while (work->at < end && trees->count < STEP_TABLES) {
+		work->at = take_piece(sim, slot, work->at, trees);
+		if (s2_is_wanted(&sim->s2))
+			break;
+	}
+	s2_unlock(&sim->s2);
+	sim->collapse.collapsed += trees->count;
+	return work->at >= end;
+}
+
+/* With no lock. */
+static void free_trees(struct sim *sim, const struct trees *trees)
+{
+	sim_wait_epoch(sim);
+	for (unsigned int i = 0; i < trees->count; i++)
+		s2_free_tree(&sim->s2, trees->tables[i], trees->levels[i]);
+}
+
+static void *collapse_thread(void *opaque)
+{
+	struct sim *sim = opaque;
+	struct sim_collapse *collapse = &sim->collapse;
+
+	lock_acquire(&sim->slots_lock);
+	while (!collapse->is_ending) {
+		struct trees trees = { .count = 0 };
+		struct sim_log *log = NULL;
+		struct sim_work *work;
+
+		if (list_is_empty(&collapse->works)) {
+			lock_wait(&sim->slots_lock, &collapse->wake);
+			continue;
+		}
+		work = list_entry(collapse->works.next, struct sim_work, link);
+		if (work_step(sim, work, &trees)) {
+			log = work->log;
+			list_del(&work->link);
+			free(work);
+		}
+		lock_release(&sim->slots_lock);
+		free_trees(sim, &trees);
+		sim_log_free(log);
+		lock_acquire(&sim->slots_lock);
+	}
+	lock_release(&sim->slots_lock);
+	return NULL;
+}
+
+/* Leaf by leaf with the lock, then what is left without it. */
+static void collapse_inline(struct sim *sim, const struct sim_slot *slot)
+{
+	uint64_t end = slot->gpa + slot->size, at = slot->gpa;
+
+	s2_lock(&sim->s2);
+	while (at < end) {
+		unsigned int level = level_at(sim, slot, at);
+
+		if (level > 0)
+			s2_zap(&sim->s2, at, level);
+		at = align_down(at, s2_size(level ? level : 1)) +
+		     s2_size(level ? level : 1);
+	}
+	s2_unlock(&sim->s2);
+	for (at = slot->gpa; at < end;) {
+		struct trees trees = { .count = 0 };
+
+		s2_lock(&sim->s2);
+		at = take_piece(sim, slot, at, &trees);
+		s2_unlock(&sim->s2);
+		free_trees(sim, &trees);
+	}
+}
+
+void sim_collapse_add(struct sim *sim, struct sim_slot *slot,
+		      struct sim_log *log)
+{
+	struct sim_work *work = NULL;
+
+	if (sim->options.is_collapse_inline) {
+		collapse_inline(sim, slot);
+	} else {
+		work = calloc(1, sizeof(*work));
+	}
+	if (!work) { /* without memory the leaves stay small */
+		sim_wait_epoch(sim);
+		sim_log_free(log);
+		return;
+	}
+	*work = (struct sim_work){ .slot = slot, .log = log, .at = slot->gpa };
+	lock_acquire(&sim->slots_lock);
+	list_add_tail(&sim->collapse.works, &work->link);
+	pthread_cond_signal(&sim->collapse.wake);
+	lock_release(&sim->slots_lock);
+	trace(sim_collapse, "slot %u", slot->id);
+}
+
+void sim_collapse_cancel(struct sim *sim, struct sim_slot *slot)
+{
+	struct sim_work *work;
+
+	lock_acquire(&sim->slots_lock);
+	list_for_each (work, &sim->collapse.works, link) {
+		if (work->slot == slot)
+			work->slot = NULL;
+	}
+	lock_release(&sim->slots_lock);
+}
+
+int sim_collapse_init(struct sim *sim, struct err *err)
+{
+	int ret;
+
+	list_init(&sim->collapse.works);
+	pthread_cond_init(&sim->collapse.wake, NULL);
+	ret = pthread_create(&sim->collapse.thread, NULL, collapse_thread, sim);
+	if (ret)
+		return err_set_errno(err, -ret, "thread of the collapse");
+	sim->collapse.has_thread = true;
+	pthread_setname_np(sim->collapse.thread, "collapse");
+	return 0;
+}
+
+/* After the listener is gone: every slot is, and struck off. */
+void sim_collapse_fini(struct sim *sim)
+{
+	struct sim_work *work, *next;
+
+	if (!sim->collapse.has_thread)
+		return;
+	lock_acquire(&sim->slots_lock);
+	sim->collapse.is_ending = true;
+	pthread_cond_signal(&sim->collapse.wake);
+	lock_release(&sim->slots_lock);
+	pthread_join(sim->collapse.thread, NULL);
+	list_for_each_safe (work, next, &sim->collapse.works, link) {
+		sim_log_free(work->log);
+		free(work);
+	}
+	pthread_cond_destroy(&sim->collapse.wake);
+}
