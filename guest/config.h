@@ -21,13 +21,14 @@ enum pattern_kind {
 struct config {
 	char text[CONFIG_TEXT_MAX]; /* the command line, for the first line */
 	uint64_t cpus;
-	uint64_t hot, fill;   /* bytes, of the machine */
-	uint64_t skip;        /* bytes of RAM left alone before them */
-	uint64_t rate_per_s;  /* stamps, of the machine; 0 = no limit */
-	uint64_t pattern;     /* enum pattern_kind */
-	uint64_t burst_us;    /* stamps for so long, then none for as long; 0 = no */
-	uint64_t reads;       /* of a hundred accesses, only read a page */
-	uint64_t verify;      /* bool */
+	uint64_t hot, fill;  /* bytes, of the machine */
+	uint64_t skip;       /* bytes of RAM left alone before them */
+	uint64_t rate_per_s; /* stamps, of the machine; 0 = no limit */
+	uint64_t pattern;    /* enum pattern_kind */
+	uint64_t
+		burst_us; /* stamps for so long, then none for as long; 0 = no */
+	uint64_t reads;   /* of a hundred accesses, only read a page */
+	uint64_t verify;  /* bool */
 	uint64_t fill_random; /* bool, the only fill there is */
 	uint64_t scan;        /* stamps per page that is only read */
 	uint64_t tick_us;     /* 0 = none */

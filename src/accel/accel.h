@@ -61,10 +61,11 @@ struct sim_options {
 	enum sim_leaf leaf;    /* the largest that memory is mapped with */
 	bool is_split_eager;   /* before the first write, not at it */
 	bool is_collapse_inline;
-	bool has_pv;          /* steal time and clock are written */
-	uint64_t tables_size; /* of the interrupt controller; dumped when saved */
-	bool has_pattern;     /* in @workload */
-	char workload[256];   /* command line of the built-in guest, or "" */
+	bool has_pv; /* steal time and clock are written */
+	uint64_t
+		tables_size; /* of the interrupt controller; dumped when saved */
+	bool has_pattern;    /* in @workload */
+	char workload[256];  /* command line of the built-in guest, or "" */
 };
 
 struct accel_options {

@@ -20,7 +20,7 @@ enum lock_rank {
 	LOCK_LOG_STOP,    /* memslots to stop logging (accel/kvm/log_stop.c) */
 	LOCK_DEVICE,      /* one device's registers (dev/) */
 	LOCK_SLOTS,       /* memslots and rings (accel/sim) */
-	LOCK_SECOND_STAGE, /* second-stage tables (accel/sim) */
+	LOCK_MMU,         /* second-stage tables (accel/sim) */
 	LOCK_EVENT,       /* event queues towards control/ */
 };
 

@@ -426,9 +426,10 @@ static int check_options(const struct machine_options *options, struct err *err)
 			       "code; give --guest or workload=",
 			       options->accel.type->name);
 	if (options->guest && options->accel.sim.workload[0])
-		return err_set(err, -EINVAL,
-			       "--guest and the accelerator's workload= exclude "
-			       "each other");
+		return err_set(
+			err, -EINVAL,
+			"--guest and the accelerator's workload= exclude "
+			"each other");
 	if (!options->is_incoming && !options->kernel && !options->guest &&
 	    !options->accel.sim.workload[0])
 		return err_set(err, -EINVAL,

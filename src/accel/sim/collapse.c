@@ -32,6 +32,7 @@ struct sim_work {
 	struct sim_slot *slot; /* borrowed; NULL: struck off */
 	struct sim_log *log;   /* owned */
 	uint64_t at;           /* gpa */
+	uint64_t begin_ns;     /* not before */
 };
 
 struct trees {
@@ -119,6 +120,11 @@ static void *collapse_thread(void *opaque)
 			continue;
 		}
 		work = list_entry(collapse->works.next, struct sim_work, link);
+		if (work->slot && work->begin_ns > clock_mono_ns()) {
+			lock_wait_until(&sim->slots_lock, &collapse->wake,
+					work->begin_ns);
+			continue;
+		}
 		if (work_step(sim, work, &trees)) {
 			log = work->log;
 			list_del(&work->link);
@@ -159,7 +165,7 @@ static void collapse_inline(struct sim *sim, const struct sim_slot *slot)
 }
 
 void sim_collapse_add(struct sim *sim, struct sim_slot *slot,
-		      struct sim_log *log)
+		      struct sim_log *log, uint64_t grace_ns)
 {
 	struct sim_work *work = NULL;
 
@@ -173,7 +179,12 @@ void sim_collapse_add(struct sim *sim, struct sim_slot *slot,
 		sim_log_free(log);
 		return;
 	}
-	*work = (struct sim_work){ .slot = slot, .log = log, .at = slot->gpa };
+	*work = (struct sim_work){
+		.slot = slot,
+		.log = log,
+		.at = slot->gpa,
+		.begin_ns = clock_mono_ns() + grace_ns,
+	};
 	lock_acquire(&sim->slots_lock);
 	list_add_tail(&sim->collapse.works, &work->link);
 	pthread_cond_signal(&sim->collapse.wake);
@@ -198,7 +209,7 @@ int sim_collapse_init(struct sim *sim, struct err *err)
 	int ret;
 
 	list_init(&sim->collapse.works);
-	pthread_cond_init(&sim->collapse.wake, NULL);
+	lock_cond_init(&sim->collapse.wake);
 	ret = pthread_create(&sim->collapse.thread, NULL, collapse_thread, sim);
 	if (ret)
 		return err_set_errno(err, -ret, "thread of the collapse");

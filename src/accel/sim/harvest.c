@@ -47,16 +47,16 @@ void sim_flush_all(struct sim *sim)
 
 	/* Ask all, then wait for all; some at a time, of very many. */
 	for (unsigned int first = 0; first < sim->cpus; first += step) {
-		unsigned int end = first + step < sim->cpus ? first + step
-							    : sim->cpus;
+		unsigned int end =
+			first + step < sim->cpus ? first + step : sim->cpus;
 
 		for (unsigned int i = first; i < end; i++) {
 			struct sim_vcpu *vcpu = vcpu_get(sim, i);
 
 			if (!vcpu)
 				continue;
-			exits[i - first] = __atomic_load_n(&vcpu->exits,
-							   __ATOMIC_ACQUIRE);
+			exits[i - first] =
+				__atomic_load_n(&vcpu->exits, __ATOMIC_ACQUIRE);
 			/* Pairs with sim_enter(): it is asked, or seen
 			 * outside. */
 			__atomic_store_n(&vcpu->is_flush_asked, true,
@@ -125,25 +125,19 @@ void sim_harvest_ring(struct sim *sim, struct sim_ring *ring)
 	sim->stats.collected += count;
 	for (uint32_t i = 0; i < count; i++) { /* D2: only now */
 		const struct sim_ring_entry *entry = &sim->harvest[i];
-		const struct sim_slot *slot =
-			sim_slot_by_id(sim, entry->slot);
+		const struct sim_slot *slot = sim_slot_by_id(sim, entry->slot);
 
 		if (slot)
-			ram_block_mark_dirty(
-				slot->block,
-				slot->offset +
-					(entry->offset << RAM_PAGE_SHIFT),
-				RAM_PAGE_SIZE);
+			ram_block_mark_dirty(slot->block,
+					     slot->offset + (entry->offset
+							     << RAM_PAGE_SHIFT),
+					     RAM_PAGE_SIZE);
 	}
 	trace(sim_ring_reap, "%u entries", count);
 }
 
-void sim_log_sync_all(void *opaque, bool is_last)
+void sim_harvest_all(struct sim *sim)
 {
-	struct sim *sim = opaque;
-	uint64_t start_ns = clock_mono_ns();
-
-	sim_flush_all(sim);
 	lock_acquire(&sim->slots_lock);
 	for (unsigned int i = 0; sim_has_rings(sim) && i < sim->cpus; i++) {
 		struct sim_vcpu *vcpu = vcpu_get(sim, i);
@@ -159,11 +153,20 @@ void sim_log_sync_all(void *opaque, bool is_last)
 		else if (slot->is_logged)
 			report_log(slot);
 	}
-	sim->stats.syncs++;
-	sim->stats.sync_ns += clock_mono_ns() - start_ns;
 	lock_release(&sim->slots_lock);
-	trace(sim_log_sync, "%s, %lu us", is_last ? "last" : "live",
-	      (unsigned long)((clock_mono_ns() - start_ns) / NS_PER_US));
+}
+
+void sim_log_sync_all(void *opaque, bool is_last)
+{
+	struct sim *sim = opaque;
+	uint64_t start_ns = clock_mono_ns(), flushed_ns;
+
+	sim_flush_all(sim);
+	flushed_ns = clock_mono_ns();
+	sim_harvest_all(sim);
+	trace(sim_log_sync, "%s: flush %lu ns, harvest %lu ns",
+	      is_last ? "last" : "live", flushed_ns - start_ns,
+	      clock_mono_ns() - flushed_ns);
 }
 
 /* ---- clear ---- */
@@ -184,12 +187,13 @@ static void slot_clear(struct sim *sim, struct sim_slot *slot, uint64_t from,
 
 			if (bitmap_test(bits, page - bits_first)) {
 				__atomic_fetch_and(
-					&slot->log->bits[bit / BITMAP_WORD_BITS],
+					&slot->log
+						 ->bits[bit / BITMAP_WORD_BITS],
 					~(1ull << bit % BITMAP_WORD_BITS),
 					__ATOMIC_SEQ_CST);
 				s2_protect_page(&sim->s2,
-						slot->gpa + (bit
-							     << RAM_PAGE_SHIFT),
+						slot->gpa +
+							(bit << RAM_PAGE_SHIFT),
 						sim->options.is_split_eager);
 			}
 			page++;
@@ -198,13 +202,14 @@ static void slot_clear(struct sim *sim, struct sim_slot *slot, uint64_t from,
 	}
 }
 
-void sim_log_clear(void *opaque, struct ram_block *block, uint64_t first,
-		   uint64_t count, const uint64_t *bits)
+int sim_log_clear(void *opaque, struct ram_block *block, uint64_t first,
+		  uint64_t count, const uint64_t *bits, struct err *err)
 {
 	struct sim *sim = opaque;
 
+	(void)err;
 	if (sim_has_rings(sim)) /* the reset did it */
-		return;
+		return 0;
 	for (uint32_t i = 0; i < sim->slots->count; i++) {
 		struct sim_slot *slot = sim->slots->slots[i];
 		uint64_t start = slot->offset >> RAM_PAGE_SHIFT;
@@ -215,4 +220,5 @@ void sim_log_clear(void *opaque, struct ram_block *block, uint64_t first,
 		if (slot->block == block && slot->is_logged && from < to)
 			slot_clear(sim, slot, from, to, bits, first);
 	}
+	return 0;
 }

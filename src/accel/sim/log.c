@@ -155,12 +155,11 @@ static void batch_protect(struct sim *sim, struct batch *batch)
 		return;
 	s2_lock(&sim->s2);
 	for (uint64_t mask = batch->mask; mask; mask &= mask - 1)
-		s2_protect_page(
-			&sim->s2,
-			slot->gpa + ((batch->offset +
-				      (uint64_t)__builtin_ctzll(mask))
-				     << RAM_PAGE_SHIFT),
-			sim->options.is_split_eager);
+		s2_protect_page(&sim->s2,
+				slot->gpa + ((batch->offset +
+					      (uint64_t)__builtin_ctzll(mask))
+					     << RAM_PAGE_SHIFT),
+				sim->options.is_split_eager);
 	s2_unlock(&sim->s2);
 }
 

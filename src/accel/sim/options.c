@@ -20,7 +20,7 @@
 
 /* Handed on as they are. */
 static const char *const workload_keys[] = {
-	"hot",  "fill", "skip", "rate", "seed", "reads",
+	"hot",    "fill", "skip", "rate", "seed",   "reads",
 	"verify", "scan", "tick", "poll", "report", "run",
 };
 
@@ -164,9 +164,8 @@ int sim_option(struct accel_options *options, const struct parse_kv *kv,
 	for (size_t i = 0; i < array_size(workload_keys) + 2; i++) {
 		const char *key = i < array_size(workload_keys)
 					  ? workload_keys[i]
-					  : i == array_size(workload_keys)
-						    ? "pattern"
-						    : "burst";
+				  : i == array_size(workload_keys) ? "pattern"
+								   : "burst";
 
 		if (strcmp(kv->key, key) != 0)
 			continue;
@@ -195,8 +194,7 @@ int sim_options_check(struct accel_options *options, struct err *err)
 	const char *wrong;
 
 	if (sim->ring_entries && !sim->has_rings)
-		return err_set(err, -EINVAL,
-			       "ring-entries=%u needs dirty=ring",
+		return err_set(err, -EINVAL, "ring-entries=%u needs dirty=ring",
 			       sim->ring_entries);
 	if (sim->has_rings && !sim->ring_entries)
 		sim->ring_entries = RING_DEFAULT;

@@ -188,7 +188,8 @@ static uint64_t pages_in(struct sim_vcpu *vcpu, unsigned int cpu,
 	struct gauge gauge;
 
 	peek(&gauge, &other->regs.gauge);
-	if (interval >= gauge.interval || interval + GAUGE_RING < gauge.interval)
+	if (interval >= gauge.interval ||
+	    interval + GAUGE_RING < gauge.interval)
 		return 0;
 	return sim_load(vcpu,
 			VCPUS_BASE + cpu * VCPU_SIZE + PAGE_SIZE +

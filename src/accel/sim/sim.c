@@ -57,10 +57,9 @@ static int sim_setup_load(struct accel *accel, struct err *err)
 	const struct sim *sim = sim_of(accel);
 
 	if (sim->setup.tables_size != sim->options.tables_size)
-		return err_set(err, -EINVAL,
-			       "tables of %lu bytes there, of %lu here",
-			       sim->setup.tables_size,
-			       sim->options.tables_size);
+		return err_set(
+			err, -EINVAL, "tables of %lu bytes there, of %lu here",
+			sim->setup.tables_size, sim->options.tables_size);
 	if (sim->setup.has_pv != sim->options.has_pv)
 		return err_set(err, -EINVAL, "pv=%s there, pv=%s here",
 			       sim->setup.has_pv ? "on" : "off",

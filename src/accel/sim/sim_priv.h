@@ -127,18 +127,18 @@ struct sim_regs {
 	uint64_t stamped, checked, errors, full_checks;
 	uint64_t checks_asked, resets_asked; /* vCPU 0 */
 
-	uint64_t start_info;  /* gpa */
-	uint64_t start;       /* TSC of "@ready" */
-	uint64_t warm_at;     /* fill pages, then hot ones */
-	uint64_t next_stamp;  /* TSC since start << 8 */
-	uint64_t next_scan;   /* TSC */
-	uint64_t to_scan;     /* stamps until then */
-	uint64_t hot_at;      /* next hot page to be only read */
-	uint64_t fill_at;     /* likewise */
-	uint64_t sum;         /* of what is expected of each hot page */
-	uint64_t sum_below;   /* of those below hot_at */
-	uint64_t check_left;  /* of a full check: hot pages, then fill pages */
-	uint64_t pv_writes;   /* to the page of steal time and clock */
+	uint64_t start_info; /* gpa */
+	uint64_t start;      /* TSC of "@ready" */
+	uint64_t warm_at;    /* fill pages, then hot ones */
+	uint64_t next_stamp; /* TSC since start << 8 */
+	uint64_t next_scan;  /* TSC */
+	uint64_t to_scan;    /* stamps until then */
+	uint64_t hot_at;     /* next hot page to be only read */
+	uint64_t fill_at;    /* likewise */
+	uint64_t sum;        /* of what is expected of each hot page */
+	uint64_t sum_below;  /* of those below hot_at */
+	uint64_t check_left; /* of a full check: hot pages, then fill pages */
+	uint64_t pv_writes;  /* to the page of steal time and clock */
 	uint64_t tick, poll, report, end; /* vCPU 0: TSC of the next */
 	uint64_t order;                   /* vCPU 0: command under way, or 0 */
 	struct pattern pattern;
@@ -165,12 +165,12 @@ struct sim_vcpu {
 	struct list link; /* in sim->retired */
 
 	/* atomic */
-	uint64_t epoch;     /* 0: outside of the guest; see sim_wait_epoch() */
+	uint64_t epoch; /* 0: outside of the guest; see sim_wait_epoch() */
 	bool is_kicked;
 	bool is_flush_asked;
-	uint32_t doorbell;  /* futex: something above changed */
-	uint32_t exits;     /* futex */
-	uint64_t barrier;   /* whose value says nothing */
+	uint32_t doorbell; /* futex: something above changed */
+	uint32_t exits;    /* futex */
+	uint64_t barrier;  /* whose value says nothing */
 	uint64_t ring_full_exits;
 
 	/* owned by the vCPU's thread */
@@ -197,7 +197,6 @@ struct sim_vm_state {
 };
 
 struct sim_stats {
-	uint64_t syncs, sync_ns, kicked;
 	uint64_t collected, resets, reset_ns;
 };
 
@@ -207,7 +206,7 @@ struct sim_collapse {
 	pthread_cond_t wake;
 	/* protected by slots_lock */
 	bool is_ending;
-	struct list works; /* struct sim_work, first come first */
+	struct list works;  /* struct sim_work, first come first */
 	uint64_t collapsed; /* tables taken out */
 };
 
@@ -243,13 +242,13 @@ struct sim {
 	struct sim_setup setup;
 	struct sim_vm_state vm;
 	struct state_entry setup_entry, vm_entry;
-	uint64_t tsc_offset;     /* atomic; to CLOCK_MONOTONIC */
-	uint64_t tables_gpa;     /* atomic; 0: no program has placed them */
+	uint64_t tsc_offset;      /* atomic; to CLOCK_MONOTONIC */
+	uint64_t tables_gpa;      /* atomic; 0: no program has placed them */
 	uint8_t lines[SIM_LINES]; /* atomic */
-	struct sim_vcpu **vcpus; /* by index, atomic */
-	struct list retired;     /* vCPUs that others may still look at */
+	struct sim_vcpu **vcpus;  /* by index, atomic */
+	struct list retired;      /* vCPUs that others may still look at */
 
-	bool is_printing; /* atomic: one line at a time */
+	bool is_printing;     /* atomic: one line at a time */
 	uint64_t error_lines; /* atomic */
 };
 
@@ -308,16 +307,19 @@ int sim_write_aside(struct sim *sim, uint64_t gpa, const void *from,
 void sim_flush_all(struct sim *sim);
 /* Collect, reset, publish (D2) what one ring holds; with slots_lock. */
 void sim_harvest_ring(struct sim *sim, struct sim_ring *ring);
+/* All rings and logs; what is still in a log buffer is missed. */
+void sim_harvest_all(struct sim *sim);
 void sim_log_sync_all(void *opaque, bool is_last);
-void sim_log_clear(void *opaque, struct ram_block *block, uint64_t first,
-		   uint64_t count, const uint64_t *bits);
+int sim_log_clear(void *opaque, struct ram_block *block, uint64_t first,
+		  uint64_t count, const uint64_t *bits, struct err *err);
 
 /* collapse.c */
 int sim_collapse_init(struct sim *sim, struct err *err);
 void sim_collapse_fini(struct sim *sim);
-/* @slot is logged no more, and what was its log is now the worker's to free. */
+/* @slot is logged no more, and what was its log is now the worker's to free.  It
+ * begins after @grace_ns. */
 void sim_collapse_add(struct sim *sim, struct sim_slot *slot,
-		      struct sim_log *log);
+		      struct sim_log *log, uint64_t grace_ns);
 /* @slot is logged again, or goes: when this returns, nobody works on it. */
 void sim_collapse_cancel(struct sim *sim, struct sim_slot *slot);
 
@@ -335,6 +337,8 @@ int sim_vcpu_load(struct accel_vcpu *vcpu, struct err *err);
 /* Into the guest and out of it; the latter flushes the log buffer. */
 void sim_enter(struct sim_vcpu *vcpu);
 void sim_leave(struct sim_vcpu *vcpu);
+/* Outside: its ring has no room, so it collects and resets for itself. */
+void sim_ring_full(struct sim_vcpu *vcpu);
 /* In the guest, between two accesses: whether the vCPU has to leave. */
 bool sim_is_wanted(struct sim_vcpu *vcpu);
 /*

@@ -157,7 +157,8 @@ static int slot_log_start(struct sim *sim, struct sim_slot *slot)
 	return 0;
 }
 
-static void slot_log_stop(struct sim *sim, struct sim_slot *slot)
+static void slot_log_stop(struct sim *sim, struct sim_slot *slot,
+			  uint64_t grace_ns)
 {
 	struct sim_log *log = slot->log;
 
@@ -167,17 +168,17 @@ static void slot_log_stop(struct sim *sim, struct sim_slot *slot)
 	__atomic_store_n(&slot->is_logged, false, __ATOMIC_SEQ_CST);
 	__atomic_store_n(&slot->log, NULL, __ATOMIC_RELEASE);
 	s2_unlock(&sim->s2);
-	sim_collapse_add(sim, slot, log);
+	sim_collapse_add(sim, slot, log, grace_ns);
 }
 
-static void sim_log_global_stop(void *opaque)
+static void sim_log_global_stop(void *opaque, uint64_t grace_ns)
 {
 	struct sim *sim = opaque;
 
 	sim->is_logging = false;
 	for (uint32_t i = 0; i < sim->slots->count; i++) {
 		if (!sim->slots->slots[i]->is_region_log)
-			slot_log_stop(sim, sim->slots->slots[i]);
+			slot_log_stop(sim, sim->slots->slots[i], grace_ns);
 	}
 }
 
@@ -194,7 +195,7 @@ static int sim_log_global_start(void *opaque, struct err *err)
 			err_set_errno(err, ret,
 				      "cannot log writes to memory at 0x%lx",
 				      slot->gpa);
-			sim_log_global_stop(sim);
+			sim_log_global_stop(sim, 0);
 			return ret;
 		}
 	}
@@ -330,7 +331,7 @@ static void section_set_log(struct sim *sim, const struct mem_section *section,
 	if (sim->is_logging)
 		return;
 	if (!is_logged)
-		slot_log_stop(sim, slot);
+		slot_log_stop(sim, slot, 0);
 	else if (slot_log_start(sim, slot))
 		slot_failed(start);
 }

@@ -16,7 +16,6 @@
 /* A holder lets go within this, or sleeps itself. */
 #define SPIN_NS (20 * NS_PER_US)
 
-
 static uint64_t load(const uint64_t *entry)
 {
 	return __atomic_load_n(entry, __ATOMIC_ACQUIRE);
@@ -133,7 +132,7 @@ static uint64_t *table_take(struct s2 *s2)
 int s2_init(struct s2 *s2)
 {
 	memset(s2, 0, sizeof(*s2));
-	lock_init(&s2->lock, LOCK_SECOND_STAGE);
+	lock_init(&s2->lock, LOCK_MMU);
 	s2->root = table_take(s2);
 	return s2->root ? 0 : -ENOMEM;
 }
@@ -200,8 +199,7 @@ static void put_leaf(struct s2 *s2, uint64_t *entry, unsigned int level,
 		     const struct s2_range *range, uint64_t gpa, bool is_open)
 {
 	uint64_t start = align_down(gpa, s2_size(level));
-	uint64_t host =
-		(uint64_t)(uintptr_t)range->host + (start - range->gpa);
+	uint64_t host = (uint64_t)(uintptr_t)range->host + (start - range->gpa);
 
 	s2->stats.leaves[level]++;
 	store(entry, host | S2_PRESENT | S2_LEAF | (is_open ? S2_WRITE : 0));
@@ -510,8 +508,8 @@ int s2_populate(struct s2 *s2, const struct s2_range *range, unsigned int level)
 	int ret = 0;
 
 	for (uint64_t at = range->gpa; !ret && at < end;) {
-		uint64_t next = align_down(at, s2_size(level + 1)) +
-				s2_size(level + 1);
+		uint64_t next =
+			align_down(at, s2_size(level + 1)) + s2_size(level + 1);
 		uint64_t stop = next < end ? next : end;
 
 		s2_lock(s2);

@@ -355,8 +355,7 @@ static bool is_kicked(const struct sim_vcpu *vcpu)
 	return __atomic_load_n(&vcpu->is_kicked, __ATOMIC_SEQ_CST);
 }
 
-/* Its ring has no room: it collects and resets for itself. */
-static void ring_full(struct sim_vcpu *vcpu)
+void sim_ring_full(struct sim_vcpu *vcpu)
 {
 	struct sim *sim = vcpu->sim;
 
@@ -405,7 +404,7 @@ enum accel_exit sim_vcpu_run(struct accel_vcpu *accel_vcpu, struct err *err)
 		if (vcpu->sim->options.has_pv)
 			sim_program_pv(vcpu);
 		if (sim_ring_is_full(&vcpu->ring))
-			ring_full(vcpu);
+			sim_ring_full(vcpu);
 		idle_ns = run_guest(vcpu);
 		if (idle_ns)
 			nap(vcpu, idle_ns);

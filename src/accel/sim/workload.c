@@ -44,10 +44,10 @@ enum exit_code {
 #define ERROR_LINES_MAX 16
 #define IDLE_MAX_NS     NS_PER_MS
 /* Less than this is not worth sleeping for. */
-#define IDLE_MIN_NS     (20 * NS_PER_US)
-#define WAIT_NS         (50 * NS_PER_US)
-#define CHECKS_A_STEP   8u
-#define FILL_WORDS      (PAGE_SIZE / 8)
+#define IDLE_MIN_NS   (20 * NS_PER_US)
+#define WAIT_NS       (50 * NS_PER_US)
+#define CHECKS_A_STEP 8u
+#define FILL_WORDS    (PAGE_SIZE / 8)
 
 /* Xen's public/arch-x86/hvm/start_info.h */
 #define HVM_START_MAGIC 0x336ec578
@@ -65,7 +65,7 @@ struct hvm_memmap_entry {
 	uint32_t type, reserved;
 };
 
-#define REG(member)      STATE_FIELD(struct sim_regs, member, STATE_U64)
+#define REG(member)       STATE_FIELD(struct sim_regs, member, STATE_U64)
 #define REG_GAUGE(member) STATE_FIELD(struct sim_regs, gauge.member, STATE_U64)
 
 static const struct state_field vcpu_fields[] = {
@@ -486,10 +486,10 @@ static int share_memory(struct sim_vcpu *vcpu, struct sim_program *program,
 	uint64_t next = config->skip / PAGE_SIZE, expected, pages;
 	uint64_t tables = vcpu->sim->options.tables_size / PAGE_SIZE;
 
-	program->hot_pages = share(config->hot, cpus, index, &next,
-				   &program->hot_first);
-	program->fill_pages = share(config->fill, cpus, index, &next,
-				    &program->fill_first);
+	program->hot_pages =
+		share(config->hot, cpus, index, &next, &program->hot_first);
+	program->fill_pages =
+		share(config->fill, cpus, index, &next, &program->fill_first);
 	pages = (program->hot_pages * 8 + PAGE_SIZE - 1) / PAGE_SIZE;
 	expected = ram_take_low(&program->ram, pages * cpus);
 	program->expected = expected + index * pages * PAGE_SIZE;
@@ -530,8 +530,8 @@ static void start_program(struct sim_vcpu *vcpu, struct sim_program *program)
 	const struct pattern before = regs->pattern;
 
 	if (config->rate_per_s)
-		program->stamp_tsc = ((NS_PER_SEC * config->cpus) << 8) /
-				     config->rate_per_s;
+		program->stamp_tsc =
+			((NS_PER_SEC * config->cpus) << 8) / config->rate_per_s;
 	program->max_backlog = MAX_BACKLOG_NS << 8;
 	program->scan_tsc = SCAN_NS;
 	program->burst_tsc = config->burst_us * NS_PER_US;
@@ -638,8 +638,8 @@ static void begin_work(struct sim_vcpu *vcpu, uint64_t start)
 	regs->poll = config->poll_us ? start : UINT64_MAX;
 	regs->report = config->report_s ? start + config->report_s * NS_PER_SEC
 					: UINT64_MAX;
-	regs->end = config->run_s ? start + config->run_s * NS_PER_SEC
-				  : UINT64_MAX;
+	regs->end =
+		config->run_s ? start + config->run_s * NS_PER_SEC : UINT64_MAX;
 	set(&regs->stage, SIM_WORK);
 }
 
@@ -824,8 +824,8 @@ static uint64_t stamp_due(const struct sim_vcpu *vcpu, uint64_t now)
 	if (program->stamp_tsc)
 		due = regs->start + (regs->next_stamp >> 8);
 	if (program->burst_tsc && elapsed / program->burst_tsc % 2)
-		due = regs->start + (elapsed / program->burst_tsc + 1) *
-					    program->burst_tsc;
+		due = regs->start +
+		      (elapsed / program->burst_tsc + 1) * program->burst_tsc;
 	return due;
 }
 

@@ -90,9 +90,86 @@ static void test_options_too_long_are_refused(void **state)
 	assert_refused(key + 4, "accelerator options");
 }
 
+static struct sim_options sim_taken(const char *text)
+{
+	struct accel_options options;
+	struct err err = ERR_INIT;
+
+	if (accel_options_parse(text, &options, &err))
+		fail_msg("'%s': %s", text, err_msg(&err));
+	assert_string_equal(options.type->name, "sim");
+	return options.sim;
+}
+
+static void test_sim_and_its_options_are_taken(void **state)
+{
+	struct sim_options sim = sim_taken("sim");
+
+	(void)state;
+	assert_int_equal(sim.ring_entries, 0);
+	assert_int_equal(sim.leaf, SIM_LEAF_1G);
+	assert_false(sim.is_split_eager || sim.is_collapse_inline ||
+		     sim.has_pv);
+	assert_string_equal(sim.workload, "");
+	assert_int_equal(sim_taken("sim,dirty=bitmap").ring_entries, 0);
+	assert_int_equal(sim_taken("sim,dirty=ring").ring_entries, 4096);
+	sim = sim_taken("sim,ring-entries=1024,dirty=ring,leaf=2M,split=eager,"
+			"collapse=inline,pv=on,tables=8M");
+	assert_int_equal(sim.ring_entries, 1024);
+	assert_int_equal(sim.leaf, SIM_LEAF_2M);
+	assert_true(sim.is_split_eager && sim.is_collapse_inline && sim.has_pv);
+	assert_int_equal(sim.tables_size, 8 << 20);
+}
+
+static void test_workload_becomes_the_guests_command_line(void **state)
+{
+	(void)state;
+	assert_string_equal(
+		sim_taken("sim,workload=zipf,rate=1k,hot=1M,reads=50,seed=7")
+			.workload,
+		"stress,hot=64M,pattern=zipf,rate=1k,hot=1M,reads=50,seed=7");
+	assert_string_equal(
+		sim_taken("sim,workload=burst,pattern=seq,burst=5ms").workload,
+		"stress,hot=64M,burst=10ms,pattern=seq,burst=5ms");
+}
+
+static void test_sim_options_that_contradict_are_refused(void **state)
+{
+	static const char *const texts[][2] = {
+		{ "sim,ring-entries=4096", "needs dirty=ring" },
+		{ "sim,dirty=bitmap,ring-entries=4096", "needs dirty=ring" },
+		{ "sim,dirty=ring,ring-entries=512", "from 1024 to 65536" },
+		{ "sim,dirty=ring,ring-entries=3000", "power of two" },
+		{ "sim,dirty=ring,ring-entries=131072", "65536" },
+		{ "sim,dirty=log", "bitmap or ring" },
+		{ "sim,split=eager,leaf=4K", "nothing is ever split" },
+		{ "sim,leaf=3M", "4K, 2M or 1G" },
+		{ "sim,split=never", "lazy or eager" },
+		{ "sim,collapse=later", "worker or inline" },
+		{ "sim,tables=5000", "multiple of 4K" },
+		{ "sim,tables=1G", "at most 64M" },
+		{ "sim,pv=perhaps", "perhaps" },
+		{ "sim,x-plain-log", "'x-plain-log'" },
+		{ "sim,workload=idle", "hotcold or burst" },
+		{ "sim,workload=zipf,workload=seq", "given twice" },
+		{ "sim,workload=zipf,pattern=seq", "contradicts workload=" },
+		{ "sim,workload=zipf,burst=5ms", "needs workload=burst" },
+		{ "sim,rate=100", "give workload= before it" },
+		{ "sim,workload=seq,reads=101", "'reads=101' makes no sense" },
+		{ "sim,workload=seq,rate=0", "'rate=0' makes no sense" },
+	};
+
+	(void)state;
+	for (size_t i = 0; i < array_size(texts); i++)
+		assert_refused(texts[i][0], texts[i][1]);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_sim_and_its_options_are_taken),
+		cmocka_unit_test(test_workload_becomes_the_guests_command_line),
+		cmocka_unit_test(test_sim_options_that_contradict_are_refused),
 		cmocka_unit_test(test_kvm_and_its_options_are_taken),
 		cmocka_unit_test(test_other_accelerators_are_refused_by_name),
 		cmocka_unit_test(
