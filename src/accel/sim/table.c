@@ -405,7 +405,7 @@ void s2_zap(struct s2 *s2, uint64_t gpa, unsigned int at_level)
 struct trees {
 	uint64_t *tables[S2_ENTRIES]; /* all at one level */
 	unsigned int count;
-	uint64_t leaves[3];
+	uint64_t leaves[S2_TOP_LEVEL + 1];
 };
 
 /* The pages go back to the host, and read as zero when they are used again. */
@@ -425,7 +425,7 @@ static void give_back(struct s2 *s2, struct trees *trees)
 	for (unsigned int i = trees->count; i-- > 0;)
 		s2->free_tables[s2->free_count++] = trees->tables[i];
 	s2->stats.tables -= trees->count;
-	for (unsigned int level = 0; level < 3; level++)
+	for (unsigned int level = 0; level <= S2_TOP_LEVEL; level++)
 		s2->stats.leaves[level] -= trees->leaves[level];
 	s2_unlock(s2);
 	*trees = (struct trees){ .count = 0 };

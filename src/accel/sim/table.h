@@ -52,8 +52,8 @@ struct s2_range {
 };
 
 struct s2_stats {
-	uint64_t tables;    /* of 4 KiB; those that wait to be freed included */
-	uint64_t leaves[3]; /* by level */
+	uint64_t tables; /* of 4 KiB; those that wait to be freed included */
+	uint64_t leaves[S2_TOP_LEVEL + 1]; /* by level; none at the top */
 	uint64_t splits;
 	uint64_t faults; /* that took the lock */
 	uint64_t hold_max_ns, wait_max_ns;
