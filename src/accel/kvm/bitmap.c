@@ -54,23 +54,37 @@ void kv_bitmap_fini(struct kv *kv)
 	bitmap_free(kv->harvest, KV_HARVEST_BITS);
 }
 
+/* Into kv->harvest.  False: it could not be read. */
+static bool fetch(struct kv *kv, const struct kv_slot *slot)
+{
+	struct kvm_dirty_log log = {
+		.slot = slot->id,
+		.dirty_bitmap = kv->harvest,
+	};
+
+	if (ioctl(kv->vm_fd, KVM_GET_DIRTY_LOG, &log) == 0)
+		return true;
+	/* Nothing lost: the whole slot is sent again. */
+	trace(kvm_log_failed, "slot %u: %s", slot->id, strerror(errno));
+	kv_slot_mark_dirty(slot);
+	return false;
+}
+
+void kv_bitmap_forget(struct kv *kv, const struct kv_slot *slot)
+{
+	if (!kv->has_manual_protect)
+		fetch(kv, slot);
+}
+
 void kv_bitmap_harvest(struct kv *kv, struct kv_slot *slot)
 {
 	struct ram_block *block = slot->block;
 	uint64_t pages = slot->size >> RAM_PAGE_SHIFT;
 	uint64_t first = slot->offset >> RAM_PAGE_SHIFT;
 	unsigned int shift = first % BITMAP_WORD_BITS;
-	struct kvm_dirty_log log = {
-		.slot = slot->id,
-		.dirty_bitmap = kv->harvest,
-	};
 
-	if (ioctl(kv->vm_fd, KVM_GET_DIRTY_LOG, &log) < 0) {
-		/* Nothing lost: the whole slot is sent again. */
-		trace(kvm_log_failed, "slot %u: %s", slot->id, strerror(errno));
-		kv_slot_mark_dirty(slot);
+	if (!fetch(kv, slot))
 		return;
-	}
 	for (uint64_t word = 0; word < bitmap_words(pages); word++) {
 		uint64_t bits = kv->harvest[word];
 		uint64_t to = first / BITMAP_WORD_BITS + word;

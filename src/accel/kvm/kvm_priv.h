@@ -218,6 +218,9 @@ void kv_bitmap_fini(struct kv *kv);
 /* Report the slot's dirty pages; with manual protect the kernel keeps its bits
  * until kv_bitmap_clear(). */
 void kv_bitmap_harvest(struct kv *kv, struct kv_slot *slot);
+/* What was written so far is of no interest: with manual protect it still is until
+ * kv_bitmap_clear(). */
+void kv_bitmap_forget(struct kv *kv, const struct kv_slot *slot);
 /* Clear the kernel's bits of block pages [from, to) that are set in @bits, whose
  * bit 0 is block page @bits_first; all of them lie in the slot. */
 void kv_bitmap_clear(struct kv *kv, struct kv_slot *slot, uint64_t from,

@@ -6,7 +6,7 @@
  * ones: 5 ms a GiB here (bench/memslot-size), seconds for a large guest, and
  * nothing needs it urgently.  So a stop leaves the memslots logged, on a list,
  * and a worker takes them from it one by one after a grace period, with rests
- * between; it lives until the list is empty.
+ * between.  It lives until the list is empty.
  *
  * Who owns a memslot: the holder of the topology lock, but while it is on the
  * list or `busy`, the lock below.  The holder of both takes it back by
@@ -32,8 +32,14 @@
 #include "base/trace.h"
 #include "kvm_priv.h"
 
-/* Of the worker's time nine tenths are rest, in which KVM's locks are free. */
+/* The worker rests nine times as long as it worked (not: as it waited), so that
+ * it takes a tenth of a CPU, and KVM's locks are free most of the time. */
 #define REST_FACTOR 9
+
+static uint64_t worked_ns(void)
+{
+	return clock_read_ns(CLOCK_THREAD_CPUTIME_ID);
+}
 
 void kv_log_stop_init(struct kv *kv)
 {
@@ -86,14 +92,14 @@ void kv_log_stop_fini(struct kv *kv)
 static void stop_one(struct kv *kv, struct kv_slot *slot)
 {
 	struct kv_log_stop *stop = &kv->log_stop;
-	uint64_t start = clock_mono_ns(), spent;
+	uint64_t start = worked_ns(), spent;
 	int ret;
 
 	list_del(&slot->stop_link);
 	stop->busy = slot;
 	lock_release(&stop->lock);
 	ret = kv_slot_tell(kv, slot, false, slot->size);
-	spent = clock_mono_ns() - start;
+	spent = worked_ns() - start;
 	if (ret) /* it stays logged: the next stop tries again */
 		trace(kvm_log_stop_failed, "slot %u: %s", slot->id,
 		      strerror(-ret));
@@ -104,7 +110,7 @@ static void stop_one(struct kv *kv, struct kv_slot *slot)
 	if (!ret)
 		slot->is_logged = false;
 	stop->busy = NULL;
-	stop->due_ns = start + spent + REST_FACTOR * spent;
+	stop->due_ns = clock_mono_ns() + REST_FACTOR * spent;
 	pthread_cond_broadcast(&stop->changed);
 }
 

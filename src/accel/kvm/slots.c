@@ -210,11 +210,16 @@ static int kv_log_global_start(void *opaque, struct err *err)
 
 /* From here on writes to the slot are found.  Called before its first page is
  * read (D1): until then all that is resident in it is unsent, whoever wrote it.
- * It may be logged from before; a page that is not dirty in KVM is protected. */
+ * It may be logged from before: a page that is not dirty in KVM is protected
+ * then, and one that is will be cleared, or is forgotten here. */
 static int slot_watch(struct kv *kv, struct kv_slot *slot, struct err *err)
 {
-	int ret = slot_set_log(kv, slot, true);
+	int ret;
 
+	kv_log_stop_take(kv, slot);
+	if (slot->is_logged)
+		kv_bitmap_forget(kv, slot);
+	ret = slot_set_log(kv, slot, true);
 	if (ret)
 		return err_set_errno(err, ret,
 				     "cannot log writes to memory at 0x%lx",
