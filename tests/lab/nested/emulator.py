@@ -44,6 +44,14 @@ def obtain() -> tuple[str, ...]:
     return system
 
 
+def has_xsave() -> bool:
+    """Whether XSETBV is trapped.
+
+    Before, KVM never learned what its guest wants to be saved, and told it wrong sizes.
+    """
+    return _version(obtain()) >= WANTED
+
+
 def _version(command: tuple[str, ...]) -> int:
     """The major number; 0 when it cannot tell."""
     if not shutil.which(command[0]):

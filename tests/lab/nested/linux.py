@@ -11,15 +11,15 @@ from harness.machine import Fleet, Machine
 from harness.move import Move, move
 from harness.serial import SerialTimeout
 
+from . import emulator
 from .cpio import Archive
 from .packages import Packages
 
 MODULES = ("ptp_kvm",)
 KERNELS = {"vmlinux": "/lab/vmlinux", "bzImage": "/lab/bzImage"}
 INITRD = "/lab/guest.cpio"
-# Only a panic may come between the lines of the guest's program.  Without XSAVE, since QEMU's
-# emulator does not trap XSETBV: KVM would tell the guest that its XSAVE area has the wrong size.
-COMMAND_LINE = "console=ttyS0 loglevel=1 panic=-1 mitigations=off noxsave"
+# Only a panic may come between the lines of the guest's program.
+COMMAND_LINE = "console=ttyS0 loglevel=1 panic=-1 mitigations=off"
 # What hashing 16 MiB that follow from its seed must give (guest/load.c).
 STEADY_HASH = "8cc24d30a1caeaf3"
 ADDRESSES = {"a": "10.7.0.1", "b": "10.7.0.2"}
@@ -42,8 +42,9 @@ def initrd(packages: Packages, program: Path) -> bytes:
 def options(kernel: str, cpus: int = 1, memory: str = "256M", initrd: str = INITRD,
             **more: Any) -> dict[str, Any]:
     """For Fleet.start(); the same for a source and its destination."""
+    append = COMMAND_LINE if emulator.has_xsave() else f"{COMMAND_LINE} noxsave"
     return {"memory": memory, "cpus": cpus, "guest_options": None, **more,
-            "extra": ["--kernel", KERNELS[kernel], "--initrd", initrd, "--append", COMMAND_LINE]}
+            "extra": ["--kernel", KERNELS[kernel], "--initrd", initrd, "--append", append]}
 
 
 class Traveller:
