@@ -43,14 +43,15 @@ FIELD_NAME_MAX = 47
 FIELDS_MAX = 512
 ELEMENTS_MAX = 1 << 20
 REASON_MAX = 400
-OPTIONAL_MAX = 64  # of a destination's
+OPTIONAL_MAX = 64  # of a destination's that are unknown
+COST_MAX = 1 << 40  # ns, bytes
 KINDS = {1: "B", 2: "H", 3: "I", 4: "Q"}  # a field's kind: how it is packed
 RUN_STATES = {1: "running", 2: "paused"}
 
 TYPES = {1: "MACHINE", 2: "SCHEMA", 3: "SETUP_STATE", 4: "SETUP_END", 5: "RAM", 6: "RAM_ZERO",
          7: "ROUND", 8: "STOPPED", 9: "STATE", 10: "VERIFY", 11: "END", 12: "GO", 13: "CANCEL",
          14: "SWITCH", 0x101: "BUILT", 0x102: "READY", 0x103: "RUNNING", 0x104: "FAILED",
-         0x105: "ROUND_DONE"}
+         0x105: "ROUND_DONE", OPTIONAL | 0x106: "COSTS"}
 
 # For each record: the steps in which it may come, and the one it leads to (None: no change).
 Order = dict[str, tuple[tuple[str, ...], str | None]]
@@ -75,11 +76,12 @@ SENT: Order = {
     "CANCEL": (("start", "setup", "rounds", "switch", "stopped", "verify", "whole"), "cancelled"),
 }
 REPLIES: Order = {
-    "BUILT": (("start",), "rounds"),
+    "COSTS": (("start",), "costs"),
+    "BUILT": (("start", "costs"), "rounds"),
     "ROUND_DONE": (("rounds",), None),
     "READY": (("rounds",), "ready"),
     "RUNNING": (("ready",), "running"),
-    "FAILED": (("start", "rounds", "ready"), "failed"),
+    "FAILED": (("start", "costs", "rounds", "ready"), "failed"),
 }
 
 
@@ -156,6 +158,7 @@ class Stream:
     run_state: str = ""
     verify: tuple[int, int] | None = None  # hash and pages, as they were found to be
     reason: str | None = None  # what CANCEL or FAILED gave
+    costs: tuple[int, ...] = ()  # of COSTS: ns, bytes
     reports: dict[str, tuple[int, ...]] = field(default_factory=dict)  # of READY and RUNNING
 
     def counts(self) -> dict[str, int]:
@@ -351,7 +354,8 @@ class Reader:
         head = Body(self.data[at:at + RECORD_SIZE], at, number, "head")
         kind = head.u32("type")
         # With its bit 31 a type is another one, even if it is known without.
-        head.record = name = "optional" if kind & OPTIONAL else TYPES.get(kind, f"{kind:#x}")
+        name = TYPES.get(kind, f"{kind:#x}")
+        head.record = name = "optional" if kind & OPTIONAL and name not in self.order else name
         head.check(name == "optional" or name in self.order, "type", f"{kind:#x}",
                    f"optional, or one of {' '.join(self.order)}")
         self.check_optional(head)
@@ -548,6 +552,12 @@ class RepliesReader(Reader):
         count = self.stream.records.count("optional") + (head.record == "optional")
         head.check(count <= OPTIONAL_MAX, "number of optional records", count,
                    f"at most {OPTIONAL_MAX}")
+
+    def read_costs(self, body: Body) -> None:
+        for what in ("switch", "state bytes"):
+            cost = body.u64(what)
+            body.check(cost <= COST_MAX, what, cost, f"at most {COST_MAX}")
+            self.stream.costs += (cost,)
 
     def read_built(self, body: Body) -> None:
         body.u64("build time")

@@ -8,8 +8,8 @@
  * accelerator is a listener of its machine's memory address space, so memory
  * slots and dirty logging need no call here.
  *
- * Threads.  vcpu_run is called by the vCPU's own thread; vcpu_save and vcpu_load
- * by any one thread while the vCPU does not run, for several vCPUs in parallel;
+ * Threads.  vcpu_run is called by the vCPU's own thread; vcpu_save, vcpu_load and
+ * vcpu_rehearse by any one thread while the vCPU does not run, for several vCPUs in parallel;
  * vcpu_kick and irq_set by any.  The VM-wide functions are called by the thread
  * that builds, stops or loads the machine, with no vCPU running.
  */
@@ -99,15 +99,6 @@ struct accel_boot_regs {
 	uint16_t gdt_limit;
 };
 
-/* A counter as it is now: one value, or the buckets of a histogram. */
-struct accel_stat {
-	const char *name;
-	const uint64_t *values;
-	unsigned int count;
-};
-
-typedef void accel_stat_fn(void *opaque, const struct accel_stat *stat);
-
 struct accel_ops {
 	const char *name;
 	void (*free)(struct accel *accel);
@@ -129,6 +120,10 @@ struct accel_ops {
 	/* Kernel state into the registered structure, and back. */
 	int (*vcpu_save)(struct accel_vcpu *vcpu, struct err *err);
 	int (*vcpu_load)(struct accel_vcpu *vcpu, struct err *err);
+	/* The work of vcpu_save and then of vcpu_load, for its time: before the
+	 * first run, with the state that the vCPU has.  Guest memory, the TSC and
+	 * what vcpu_load does later are not touched. */
+	int (*vcpu_rehearse)(struct accel_vcpu *vcpu, struct err *err);
 	/* Clock and interrupt controllers, likewise. */
 	int (*vm_save)(struct accel *accel, struct err *err);
 	int (*vm_load)(struct accel *accel, struct err *err);
@@ -136,12 +131,6 @@ struct accel_ops {
 	int (*setup_load)(struct accel *accel, struct err *err);
 
 	uint32_t (*tsc_khz)(struct accel *accel);
-
-	/* Call @fn for each counter of vCPU @vcpu, or of the VM if that is
-	 * negative; any thread.  -ENOTSUP where there are none; NULL when the
-	 * accelerator never has any. */
-	int (*stats_read)(struct accel *accel, int vcpu, accel_stat_fn *fn,
-			  void *opaque, struct err *err);
 };
 
 /* Embedded first in the accelerator's own structures. */

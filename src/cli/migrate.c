@@ -18,6 +18,7 @@
 #include "base/err.h"
 #include "base/log.h"
 #include "base/parse.h"
+#include "cli/answer.h"
 #include "cli/commands.h"
 #include "cli/progress.h"
 #include "cli/qmp_client.h"
@@ -41,6 +42,7 @@ struct move {
 	json_t *info;        /* owned: the last query-migrate */
 	int cancel_exit;     /* exit code once cancelled; 0: not asked to */
 	bool leaves_at_once; /* second Ctrl-C */
+	bool has_warned;     /* that the downtime limit is out of reach */
 };
 
 enum key {
@@ -265,12 +267,30 @@ static int step(struct move *move, struct err *err)
 	return 0;
 }
 
+/* Once: it goes on for as long as nobody does anything about it. */
+static void warn_out_of_reach(struct move *move)
+{
+	const json_t *pause = json_object_get(move->info, "pause");
+
+	if (move->has_warned ||
+	    !json_is_true(json_object_get(pause, "out-of-reach")))
+		return;
+	move->has_warned = true;
+	progress_end(&move->progress);
+	log_warn(
+		"a pause takes %.1f ms here with nothing left to send, and the downtime limit is %.1f ms: the guest runs on until you raise that (--downtime-limit, migrate-set-parameters) or cancel",
+		(double)answer_int(pause, "fixed-us") / 1e3,
+		(double)answer_int(pause, "limit-us") / 1e3);
+}
+
 static int watch(struct move *move, struct err *err)
 {
 	int ret;
 
 	do {
 		ret = step(move, err);
+		if (!ret)
+			warn_out_of_reach(move);
 		if (!ret && !move->options->json)
 			progress_show(&move->progress, move->info);
 	} while (!ret && !status_is(move, "completed") &&

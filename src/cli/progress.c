@@ -121,11 +121,12 @@ static void print_pause(const json_t *info)
 	json_int_t commits = answer_int(pause, "switch-commits");
 	const json_t *phase;
 	double longest = 0;
-	char us[TEXT_MAX];
+	char us[TEXT_MAX], expected[TEXT_MAX];
 	size_t i;
 
-	printf("pause %s, %lld topology commit%s in it\n",
+	printf("pause %s (%s expected), %lld topology commit%s in it\n",
 	       us_text((double)answer_int(pause, "downtime-us"), us),
+	       us_text((double)answer_int(pause, "expected-us"), expected),
 	       (long long)commits, commits == 1 ? "" : "s");
 	json_array_foreach(phases, i, phase)
 	{

@@ -82,8 +82,8 @@ static int ask(struct qmp_client *client, json_t *answers, struct err *err)
 static void print(const json_t *answers)
 {
 	const json_t *migration = json_object_get(answers, "migration");
-	const json_t *downtime = json_object_get(
-		json_object_get(migration, "pause"), "downtime-us");
+	const json_t *pause = json_object_get(migration, "pause");
+	const json_t *downtime = json_object_get(pause, "downtime-us");
 	const char *name =
 		answer_text(json_object_get(answers, "name"), "name");
 
@@ -103,6 +103,10 @@ static void print(const json_t *answers)
 	if (json_integer_value(downtime))
 		printf(", pause %lld us",
 		       (long long)json_integer_value(downtime));
+	if (json_is_true(json_object_get(pause, "out-of-reach")))
+		printf(", downtime limit of %lld us out of reach: a pause takes %lld us",
+		       (long long)answer_int(pause, "limit-us"),
+		       (long long)answer_int(pause, "fixed-us"));
 	if (*answer_text(migration, "error-desc"))
 		printf(": %s", answer_text(migration, "error-desc"));
 	printf("\n");

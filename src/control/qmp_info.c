@@ -78,13 +78,22 @@ static void add_pause(json_t *root, const struct mig_info *info)
 {
 	json_t *pause = json_object();
 
-	if (is_under_way(info->state)) {
+	if (is_under_way(info->state))
 		json_object_set_new(
 			root, "expected-downtime",
 			integer(info->expected_downtime_ns / NS_PER_MS));
+	if (!info->is_incoming) {
 		json_object_set_new(
 			pause, "expected-us",
 			integer(info->expected_downtime_ns / NS_PER_US));
+		json_object_set_new(
+			pause, "fixed-us",
+			integer(info->fixed_downtime_ns / NS_PER_US));
+		json_object_set_new(
+			pause, "limit-us",
+			integer(info->downtime_limit_ns / NS_PER_US));
+		json_object_set_new(pause, "out-of-reach",
+				    json_boolean(info->is_out_of_reach));
 	}
 	if (is_over(info->state) && !info->is_incoming) {
 		json_object_set_new(root, "downtime",

@@ -16,6 +16,7 @@
 #include <string.h>
 
 #include "base/bytes.h"
+#include "base/clock.h"
 #include "base/err.h"
 #include "base/lock.h"
 #include "base/log.h"
@@ -749,6 +750,33 @@ int machine_load_setup(struct machine *machine, struct err *err)
 	return machine->accel->ops->setup_load(machine->accel, err);
 }
 
+static int do_nothing(struct accel_vcpu *vcpu, struct err *err)
+{
+	(void)vcpu;
+	(void)err;
+	return 0;
+}
+
+/* A stop, a save and a load wake all vCPU threads and wait for them, once each.
+ * vm_save twice: vm_load, which is as many calls, would set the clock. */
+int machine_rehearse(struct machine *machine, uint64_t *ret_switch_ns,
+		     struct err *err)
+{
+	const struct accel_ops *ops = machine->accel->ops;
+	uint64_t start = clock_mono_ns();
+	int ret = 0;
+
+	for (int i = 0; !ret && i < 2; i++)
+		ret = vcpu_set_work(machine->vcpus, do_nothing, err);
+	if (!ret)
+		ret = vcpu_set_work(machine->vcpus, ops->vcpu_rehearse, err);
+	for (int i = 0; !ret && i < 2; i++)
+		ret = ops->vm_save(machine->accel, err);
+	if (!ret)
+		*ret_switch_ns = clock_mono_ns() - start;
+	return ret;
+}
+
 int machine_load_accel(struct machine *machine, struct err *err)
 {
 	/* The clock first: the vCPUs' TSC offsets follow from it. */
@@ -789,17 +817,4 @@ int machine_take_over(struct machine *machine, bool is_running, struct err *err)
 		set_run_state(machine, RUN_STATE_PAUSED);
 	lock_release(&machine->lock);
 	return ret;
-}
-
-int machine_read_stats(struct machine *machine, int vcpu, accel_stat_fn *fn,
-		       void *opaque, struct err *err)
-{
-	const struct accel_ops *ops = machine->accel->ops;
-
-	if (vcpu >= (int)machine->options.cpus)
-		return err_set(err, -EINVAL, "there is no vCPU %d", vcpu);
-	if (!ops->stats_read)
-		return err_set(err, -ENOTSUP,
-			       "accelerator %s has no statistics", ops->name);
-	return ops->stats_read(machine->accel, vcpu, fn, opaque, err);
 }

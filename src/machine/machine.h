@@ -111,6 +111,11 @@ void machine_switch_end(struct machine *machine, enum run_state to);
 
 /* The destination: the pre-state is in the registered structures. */
 int machine_load_setup(struct machine *machine, struct err *err);
+/* How long a machine like this one takes here to stop, to save its kernel state
+ * and to load it: what a switch costs before any page is sent.  Before
+ * machine_load_accel(); afterwards all is as it was. */
+int machine_rehearse(struct machine *machine, uint64_t *ret_switch_ns,
+		     struct err *err);
 /* All fields are loaded: kernel state of the VM and of all vCPUs goes in, which
  * needs no guest memory. */
 int machine_load_accel(struct machine *machine, struct err *err);
@@ -120,11 +125,6 @@ int machine_activate(struct machine *machine, struct err *err);
  * meanwhile. */
 int machine_take_over(struct machine *machine, bool is_running,
 		      struct err *err);
-
-/* The accelerator's counters: accel_ops.stats_read.  -EINVAL for a vCPU that
- * does not exist. */
-int machine_read_stats(struct machine *machine, int vcpu, accel_stat_fn *fn,
-		       void *opaque, struct err *err);
 
 /* The guest or the host ends the machine; the first cause stays. */
 void machine_shutdown(struct machine *machine, enum shutdown_cause cause,

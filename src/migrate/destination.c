@@ -185,6 +185,33 @@ static int reply(struct destination *dst, struct err *err)
 	return stream_flush(dst->channel, &dst->out, err);
 }
 
+/* Time what the switch will do, as urgently as it will.  An estimate is made of
+ * it: where something fails here, that has less to go by, and the switch will tell
+ * why. */
+static void put_costs(struct destination *dst)
+{
+	struct state_entry *entry;
+	struct fmt_costs costs;
+	uint64_t switch_ns, start, bytes = 0;
+	int ret;
+
+	machine_hurry(dst->machine, true);
+	ret = machine_rehearse(dst->machine, &switch_ns, NULL);
+	start = clock_mono_ns();
+	list_for_each (entry, &machine_state(dst->machine)->entries, link) {
+		bytes += sizeof(struct fmt_state);
+		ret = ret ? ret : state_save(entry, &dst->states, NULL);
+	}
+	/* Encoded there, decoded here. */
+	switch_ns += 2 * (clock_mono_ns() - start);
+	machine_hurry(dst->machine, false);
+	costs.switch_ns = le64_of(switch_ns);
+	costs.state_bytes = le64_of(bytes + dst->states.size);
+	dst->states.size = 0;
+	if (!ret)
+		record_put(&dst->out, FMT_COSTS, &costs, sizeof(costs));
+}
+
 static int on_setup_end(struct destination *dst, struct err *err)
 {
 	struct state_entry *entry;
@@ -200,6 +227,8 @@ static int on_setup_end(struct destination *dst, struct err *err)
 		      STATE_ROOM(machine_options(dst->machine)->cpus));
 	list_for_each (entry, &machine_state(dst->machine)->entries, link)
 		dst->states_left++;
+	if (!dst->channel->is_file)
+		put_costs(dst);
 	built.build_ns = le64_of(clock_mono_ns() - dst->start_ns);
 	record_put(&dst->out, FMT_BUILT, &built, sizeof(built));
 	ret = reply(dst, err);
@@ -240,7 +269,7 @@ static void hurry(struct destination *dst, bool is_near)
 
 	if (is_urgent)
 		dst->hurries++;
-	if (is_urgent || dst->hurry_end_ns)
+	if (is_urgent != (dst->hurry_end_ns != 0))
 		machine_hurry(dst->machine, is_urgent);
 	dst->hurry_end_ns = is_urgent ? clock_mono_ns() + HURRY_MAX_NS : 0;
 }

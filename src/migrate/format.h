@@ -12,7 +12,7 @@
 
 #define FMT_MAGIC        "GODWITMG"
 #define FMT_MAJOR        1
-#define FMT_MINOR        0
+#define FMT_MINOR        1
 #define FMT_FLAG_NO_PATH 1u /* no return path */
 
 #define FMT_BODY_MAX       (1u << 20)
@@ -20,6 +20,7 @@
 #define FMT_RUNS_MAX       1024u
 #define FMT_RAM_PAGES      1024u
 #define FMT_REASON_MAX     400u
+#define FMT_COSTS_MAX      (1ull << 40) /* each of them */
 #define FMT_OPTIONAL       0x80000000u
 #define FMT_RAM_CHECKED    1u
 #define FMT_WANT_RUN       1u
@@ -50,6 +51,9 @@ enum fmt_type {
 	FMT_FAILED,
 	FMT_ROUND_DONE,
 };
+
+/* Since minor version 1; beside the others, for it does not fit an int. */
+#define FMT_COSTS (FMT_OPTIONAL | 0x106u)
 
 struct fmt_header {
 	char magic[8];
@@ -121,6 +125,11 @@ struct fmt_built {
 	struct le64 build_ns;
 };
 static_assert(sizeof(struct fmt_built) == 8, "BUILT");
+
+struct fmt_costs {
+	struct le64 switch_ns, state_bytes;
+};
+static_assert(sizeof(struct fmt_costs) == 16, "COSTS");
 
 struct fmt_report {
 	struct le64 receive_ns, verify_ns, load_ns, activate_ns, start_ns;

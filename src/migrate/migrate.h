@@ -102,6 +102,10 @@ struct mig_info {
 	uint64_t total_ns, setup_ns,
 		downtime_ns; /* downtime: stop to RUNNING */
 	uint64_t expected_downtime_ns;
+	/* The part of that which no round makes less; above the limit, the
+	 * limit is out of reach. */
+	uint64_t fixed_downtime_ns, downtime_limit_ns;
+	bool is_out_of_reach;
 	uint64_t ram_total, ram_remaining, ram_transferred; /* bytes */
 	uint64_t pages_normal, pages_zero;                  /* sent */
 	uint64_t pages_hole;       /* never touched, not sent */

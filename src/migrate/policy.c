@@ -6,8 +6,11 @@
 
 /* Until something was measured: what one core moves through a local socket. */
 #define BANDWIDTH_GUESS (1ull << 30)
-/* Stop, save, load and start of a small guest without devices. */
-#define FIXED_GUESS_NS (300 * NS_PER_US)
+/* What nothing measures: the messages' wake-ups, events, and letting go. */
+#define UNMEASURED_NS (150 * NS_PER_US)
+/* Until COSTS came (or none comes: a file): stop, save and load of a small guest
+ * without devices. */
+#define SWITCH_GUESS_NS (150 * NS_PER_US)
 /* A pass of fewer bytes says nothing about the bandwidth. */
 #define BANDWIDTH_SAMPLE_MIN (256u << 10)
 /* Rounds shrink to a few percent in ten; a bandwidth that swings (a disk's) must
@@ -23,10 +26,22 @@ void policy_init(struct policy *policy, uint64_t limit_ns)
 	*policy = (struct policy){
 		.limit_ns = limit_ns,
 		.bandwidth = BANDWIDTH_GUESS,
-		.fixed_ns = FIXED_GUESS_NS,
-		.rtt_ns = UINT64_MAX,
+		.switch_ns = SWITCH_GUESS_NS,
+		.least_sync_ns = UINT64_MAX,
 		.best_ns = UINT64_MAX,
 	};
+}
+
+void policy_set_costs(struct policy *policy, uint64_t switch_ns,
+		      uint64_t state_bytes)
+{
+	policy->switch_ns = switch_ns;
+	policy->state_bytes = state_bytes;
+}
+
+void policy_set_rtt(struct policy *policy, uint64_t rtt_ns)
+{
+	policy->rtt_ns = rtt_ns;
 }
 
 static void measure_bandwidth(struct policy *policy,
@@ -57,23 +72,25 @@ static uint64_t send_time(const struct policy *policy, uint64_t bytes)
 static void measure_fixed(struct policy *policy,
 			  const struct policy_round *round)
 {
-	if (round->rtt_ns && round->rtt_ns < policy->rtt_ns)
-		policy->rtt_ns = round->rtt_ns;
-	policy->fixed_ns = FIXED_GUESS_NS;
-	if (policy->rtt_ns != UINT64_MAX)
-		policy->fixed_ns += policy->rtt_ns * 3 / 2;
+	if (round->sync_ns < policy->least_sync_ns)
+		policy->least_sync_ns = round->sync_ns;
+	policy->fixed_ns = UNMEASURED_NS + policy->switch_ns +
+			   policy->least_sync_ns + policy->rtt_ns * 3 / 2 +
+			   send_time(policy, policy->state_bytes);
 }
 
 bool policy_decide(struct policy *policy, const struct policy_round *round)
 {
-	uint64_t send_ns;
+	uint64_t send_ns, floor_ns;
 	bool is_idle;
 
 	measure_bandwidth(policy, round);
 	measure_fixed(policy, round);
-	policy->sync_ns = round->sync_ns;
 	send_ns = send_time(policy, round->remaining_bytes);
-	policy->estimate_ns = policy->fixed_ns + policy->sync_ns + send_ns;
+	floor_ns = policy->fixed_ns + round->sync_ns - policy->least_sync_ns;
+	policy->estimate_ns = floor_ns + send_ns;
+	policy->is_out_of_reach =
+		policy->fixed_ns > policy->limit_ns && !round->is_paused;
 
 	is_idle = policy->estimate_ns >= policy->best_ns - policy->best_ns / 10;
 	policy->idle_rounds = is_idle ? policy->idle_rounds + 1 : 0;
@@ -84,18 +101,18 @@ bool policy_decide(struct policy *policy, const struct policy_round *round)
 	if (policy->estimate_ns < policy->best_ns)
 		policy->best_ns = policy->estimate_ns;
 
-	/* Another round cannot leave less, whatever the limit. */
+	if (policy->estimate_ns > policy->limit_ns && !round->is_paused)
+		return false;
+	/* Another round cannot leave less. */
 	if (round->remaining_bytes == 0)
 		return true;
-	if (policy->estimate_ns > policy->limit_ns)
-		return false;
 	if (is_idle)
 		policy->fitting_idle_ns += round->busy_ns;
 	if (++policy->fitting_rounds >= FITTING_ROUNDS_MAX ||
 	    policy->fitting_idle_ns >= FITTING_IDLE_NS)
 		return true;
 	/* Nothing more to win. */
-	if (send_ns <= (policy->fixed_ns + policy->sync_ns) / 8)
+	if (send_ns <= floor_ns / 8)
 		return true;
 	/* No round has become better for a while: take one that is near the
 	 * best seen. */

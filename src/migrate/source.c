@@ -14,6 +14,7 @@
 
 #include "base/clock.h"
 #include "base/err.h"
+#include "base/thread.h"
 #include "base/trace.h"
 #include "machine/machine.h"
 #include "mem/ram.h"
@@ -21,6 +22,7 @@
 #include "mig_priv.h"
 #include "migrate/policy.h"
 #include "migrate/ram_send.h"
+#include "migrate/replies.h"
 #include "migrate/stream.h"
 #include "migrate/verify.h"
 #include "state/state.h"
@@ -32,10 +34,11 @@
 /* After GO there is nothing to take back; this long until handed-over. */
 #define RUNNING_WAIT_NS (10 * NS_PER_SEC)
 
-#define SKIPPED_MAX 64
-
 /* How often a sender that sleeps for the bandwidth limit looks around. */
 #define LIMIT_CHECK_NS (50 * NS_PER_MS)
+/* While the downtime limit is out of reach, a round serves only to notice that
+ * it no longer is. */
+#define FUTILE_ROUND_NS (50 * NS_PER_MS)
 
 struct source {
 	struct mig *mig;
@@ -47,8 +50,7 @@ struct source {
 	struct phase_clock phases;
 	struct bytes_writer out; /* records on their way */
 	struct record reply;
-	bool is_built;        /* BUILT arrived (or there is no return path) */
-	unsigned int skipped; /* unknown optional records */
+	struct replies replies;
 	bool was_running, is_stopped, is_given;
 	uint64_t stop_ns;
 
@@ -78,52 +80,6 @@ static void take_report(struct source *src, const struct fmt_report *report)
 	lock_release(&src->mig->lock);
 }
 
-static int check_round_done(const struct record *reply, struct err *err)
-{
-	struct fmt_round done;
-	int ret = record_take(reply, &done, sizeof(done), err);
-
-	if (!ret && le32_get(done.flags))
-		ret = err_set(err, -EBADMSG, "reserved bits are set");
-	return ret;
-}
-
-static int check_report(const struct record *reply, struct err *err)
-{
-	struct fmt_report report;
-	int ret = record_take(reply, &report, sizeof(report), err);
-
-	/* It may not have started a guest that is not its own yet. */
-	if (!ret && reply->type == FMT_READY && le64_get(report.start_ns))
-		ret = err_set(err, -EBADMSG, "%lu ns to start, must be 0",
-			      le64_get(report.start_ns));
-	return ret;
-}
-
-static int check_reply(struct source *src, struct err *err)
-{
-	switch (src->reply.type) {
-	case FMT_BUILT:
-		if (src->is_built)
-			return err_set(err, -EBADMSG, "it came twice");
-		src->is_built = true;
-		return record_check_size(&src->reply, sizeof(struct fmt_built),
-					 err);
-	case FMT_ROUND_DONE:
-		return check_round_done(&src->reply, err);
-	case FMT_READY:
-	case FMT_RUNNING:
-		return check_report(&src->reply, err);
-	default:
-		/* Not so many that they keep a stopped guest waiting. */
-		if (src->reply.type & FMT_OPTIONAL &&
-		    ++src->skipped <= SKIPPED_MAX)
-			return 0;
-		return err_set(err, -EBADMSG, "0x%x, which is no reply",
-			       src->reply.type);
-	}
-}
-
 /* Read one record from the destination; FAILED becomes an error. */
 static int read_reply(struct source *src, struct err *err)
 {
@@ -134,19 +90,13 @@ static int read_reply(struct source *src, struct err *err)
 		record_reason(&src->reply, reason, sizeof(reason));
 		ret = err_set(err, -EREMOTEIO, "%s", reason);
 	} else if (!ret) {
-		ret = check_reply(src, err);
+		ret = replies_take(&src->replies, &src->reply, err);
 		if (ret)
 			record_blame(&src->reply, err);
 	}
 	if (ret)
 		err_prefix(err, "destination");
 	return ret;
-}
-
-/* An unknown optional record, or BUILT, which comes when it is done. */
-static bool is_any_time(const struct source *src)
-{
-	return src->reply.type == FMT_BUILT || src->reply.type & FMT_OPTIONAL;
 }
 
 /* Read replies until one of @type. */
@@ -158,7 +108,8 @@ static int await_reply(struct source *src, uint32_t type, struct err *err)
 		ret = read_reply(src, err);
 		if (ret)
 			return ret;
-		if (src->reply.type != type && !is_any_time(src))
+		if (src->reply.type != type &&
+		    !(src->reply.type & FMT_OPTIONAL))
 			return err_set(err, -EBADMSG,
 				       "destination sent %s out of turn",
 				       record_name(src->reply.type));
@@ -174,7 +125,7 @@ static int poll_replies(struct source *src, struct err *err)
 
 		if (ret)
 			return ret;
-		if (!is_any_time(src))
+		if (!(src->reply.type & FMT_OPTIONAL))
 			return err_set(err, -EBADMSG,
 				       "destination sent %s out of turn",
 				       record_name(src->reply.type));
@@ -190,7 +141,8 @@ static void explain_failure(struct source *src, int code, struct err *err)
 	if ((code != -EPIPE && code != -ECONNRESET) || src->channel->is_file)
 		return;
 	src->channel->deadline_ns = clock_mono_ns() + NS_PER_SEC;
-	for (int i = 0; i < SKIPPED_MAX && !read_reply(src, &reason); i++)
+	for (int i = 0; i < REPLIES_SKIPPED_MAX && !read_reply(src, &reason);
+	     i++)
 		;
 	if (reason.code == -EREMOTEIO)
 		*err = reason;
@@ -281,7 +233,6 @@ static int source_setup(struct source *src, struct err *err)
 	if (ret)
 		return ret;
 	is_file = src->channel->is_file;
-	src->is_built = is_file;
 	/* For the switch, which fills it with the guest stopped. */
 	bytes_reserve(&src->out,
 		      STATE_ROOM(machine_options(src->machine)->cpus));
@@ -362,6 +313,9 @@ static void update_info(struct source *src, uint64_t remaining_pages)
 		(info->ram_total >> RAM_PAGE_SHIFT) - src->ram.known_pages;
 	info->bandwidth = src->policy.bandwidth;
 	info->expected_downtime_ns = src->policy.estimate_ns;
+	info->fixed_downtime_ns = src->policy.fixed_ns;
+	info->downtime_limit_ns = src->policy.limit_ns;
+	info->is_out_of_reach = src->policy.is_out_of_reach;
 	lock_release(&src->mig->lock);
 }
 
@@ -406,6 +360,7 @@ static bool source_sync(struct source *src, struct policy_round *round)
 	remaining = ram_send_sync(&src->ram, false);
 	round->sync_ns = clock_mono_ns() - start;
 	round->remaining_bytes = remaining << RAM_PAGE_SHIFT;
+	round->is_paused = machine_run_state(src->machine) == RUN_STATE_PAUSED;
 	mig_params(mig, &params);
 	src->policy.limit_ns = params.downtime_limit_ms * NS_PER_MS;
 
@@ -420,19 +375,29 @@ static bool source_sync(struct source *src, struct policy_round *round)
 	return policy_decide(&src->policy, round);
 }
 
-static int await_round(struct source *src, const struct fmt_round *note,
-		       struct err *err)
+/* Send ROUND; over a link, wait until the destination has all that came before
+ * it. */
+static int end_round(struct source *src, uint64_t number, uint32_t flags,
+		     struct err *err)
 {
+	const struct fmt_round note = {
+		.number = le32_of((uint32_t)number),
+		.flags = le32_of(flags),
+	};
 	struct fmt_round done;
-	int ret = await_reply(src, FMT_ROUND_DONE, err);
+	int ret;
 
-	if (ret)
+	record_put(&src->out, FMT_ROUND, &note, sizeof(note));
+	ret = stream_flush(src->channel, &src->out, err);
+	if (!ret && !src->channel->is_file)
+		ret = await_reply(src, FMT_ROUND_DONE, err);
+	if (ret || src->channel->is_file)
 		return ret;
 	memcpy(&done, src->reply.body, sizeof(done));
-	if (le32_get(done.number) != le32_get(note->number))
+	if (le32_get(done.number) != le32_get(note.number))
 		return err_set(err, -EBADMSG,
 			       "destination answered round %u with %u",
-			       le32_get(note->number), le32_get(done.number));
+			       le32_get(note.number), le32_get(done.number));
 	return 0;
 }
 
@@ -441,48 +406,90 @@ static int source_pass(struct source *src, struct policy_round *round,
 		       struct err *err)
 {
 	uint64_t sent = src->channel->sent, busy = src->channel->busy_ns;
-	const struct fmt_round note = {
-		.number = le32_of((uint32_t)src->mig->info.rounds),
-		.flags = le32_of(src->policy.estimate_ns <= src->policy.limit_ns
-					 ? FMT_ROUND_NEAR
-					 : 0),
-	};
+	bool is_near = src->policy.estimate_ns <= src->policy.limit_ns;
 	uint64_t start;
 	int ret;
 
 	ret = ram_send_pass(&src->ram, false, between_records, src, err);
 	if (ret)
 		return ret;
-	record_put(&src->out, FMT_ROUND, &note, sizeof(note));
-	ret = stream_flush(src->channel, &src->out, err);
+	busy = src->channel->busy_ns - busy;
+	start = clock_mono_ns();
+	ret = end_round(src, src->mig->info.rounds,
+			is_near ? FMT_ROUND_NEAR : 0, err);
+	round->sent_bytes = src->channel->sent - sent;
+	round->busy_ns = busy + clock_mono_ns() - start;
+	return ret;
+}
+
+/* Once, by rounds of nothing, with both sides as quick to wake as they are in
+ * the pause: the first makes the destination so.  Other rounds' answers wait for
+ * whatever else these hosts run, a guest that is not stopped yet for one. */
+static int measure_round_trip(struct source *src, struct err *err)
+{
+	uint64_t least = UINT64_MAX;
+	int ret = 0;
+
+	thread_set_urgent(pthread_self(), true);
+	for (int i = 0; !ret && i < 3; i++) {
+		uint64_t start = clock_mono_ns(), took;
+
+		ret = end_round(src, 1, FMT_ROUND_NEAR, err);
+		took = clock_mono_ns() - start;
+		least = took < least ? took : least;
+	}
+	thread_set_urgent(pthread_self(), false);
+	policy_set_rtt(&src->policy, least);
+	return ret;
+}
+
+/* Before any RAM is sent: what waits for a destination that is still being built
+ * says nothing about the link.  It reads none before that either. */
+static int await_built(struct source *src, struct err *err)
+{
+	int ret;
+
+	if (src->channel->is_file)
+		return 0;
+	ret = await_reply(src, FMT_BUILT, err);
 	if (ret)
 		return ret;
-	start = clock_mono_ns();
-	if (!src->channel->is_file) {
-		ret = await_round(src, &note, err);
-		round->rtt_ns = clock_mono_ns() - start;
-	}
-	round->sent_bytes = src->channel->sent - sent;
-	round->busy_ns = src->channel->busy_ns - busy + clock_mono_ns() - start;
-	return ret;
+	if (src->replies.has_costs)
+		policy_set_costs(&src->policy, src->replies.switch_ns,
+				 src->replies.state_bytes);
+	return measure_round_trip(src, err);
+}
+
+static int pace_rounds(struct source *src, struct err *err)
+{
+	if (src->policy.is_out_of_reach &&
+	    channel_sleep(src->channel, src->sync_start_ns + FUTILE_ROUND_NS))
+		return err_set(err, -ECANCELED, "cancelled");
+	return 0;
 }
 
 static int source_rounds(struct source *src, struct err *err)
 {
 	struct policy_round round = { .sent_bytes = 0 };
-	bool is_time;
-	int ret = 0;
+	int ret = await_built(src, err);
 
 	while (!ret) {
-		is_time = source_sync(src, &round);
+		bool is_time = source_sync(src, &round);
+
 		trace(mig_round,
-		      "round %lu: %lu pages, sync %lu us, pause estimate %lu us",
+		      "round %lu: %lu pages, sync %lu us, round trip %lu us, "
+		      "%lu MB/s, switch %lu us, pause estimate %lu us",
 		      src->mig->info.rounds, src->last_remaining,
-		      round.sync_ns / 1000, src->policy.estimate_ns / 1000);
+		      round.sync_ns / 1000, src->policy.rtt_ns / 1000,
+		      src->policy.bandwidth / 1000000,
+		      src->policy.switch_ns / 1000,
+		      src->policy.estimate_ns / 1000);
 		update_info(src, src->last_remaining);
-		if (is_time && src->is_built)
+		if (is_time)
 			return 0;
 		ret = source_pass(src, &round, err);
+		if (!ret)
+			ret = pace_rounds(src, err);
 	}
 	return ret;
 }

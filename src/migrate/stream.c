@@ -40,6 +40,7 @@ static const struct {
 	{ FMT_FAILED, "FAILED" },
 	{ FMT_SWITCH, "SWITCH" },
 	{ FMT_ROUND_DONE, "ROUND_DONE" },
+	{ FMT_COSTS, "COSTS" },
 };
 
 const char *record_name(uint32_t type)

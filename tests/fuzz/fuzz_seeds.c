@@ -34,17 +34,22 @@ static void write_seed(const char *folder, const char *target, const char *name,
 	must(fclose(file) == 0);
 }
 
-/* The replies, each as a piece behind its length. */
+/* The replies, each as a piece behind its length; COSTS, which nothing asks for,
+ * with the one behind it. */
 static struct text in_pieces(const struct text *replies)
 {
 	struct text pieces = { .bytes = NULL };
 	struct span span = { .end = 0 };
+	size_t at = 0;
 
 	while (span_at(replies, span.end, &span)) {
-		struct le16 size = le16_of((uint16_t)(span.end - span.at));
+		struct le16 size = le16_of((uint16_t)(span.end - at));
 
+		if (span.type == FMT_COSTS)
+			continue;
 		text_add(&pieces, &size, sizeof(size));
-		text_add(&pieces, replies->bytes + span.at, span.end - span.at);
+		text_add(&pieces, replies->bytes + at, span.end - at);
+		at = span.end;
 	}
 	return pieces;
 }

@@ -180,6 +180,10 @@ def test_both_directions_of_a_move_follow_the_specification(fleet: Fleet, is_che
     replies = reader.verify_replies(ear.heard["destination"])
     assert sent.records[-1] == "GO" and replies.records[-1] == "RUNNING"
     assert replies.rounds == sent.rounds and sent.rounds
+    _, state_bytes = replies.costs
+    assert state_bytes == sum(len(record.body) for record in
+                              Edit.parse(bytes(ear.heard["source"])).records
+                              if record.kind == TYPES["STATE"])
     topology_commits, pages, ram_hash = replies.reports["RUNNING"][5:]
     assert (ram_hash, pages) == sent.verify and topology_commits == 0
     checked = {record.body[4] & reader.FLAG_CHECKED
@@ -200,6 +204,7 @@ def replies(*records: tuple[int, bytes]) -> bytes:
 
 
 BUILT, READY, RUNNING, FAILED, ROUND_DONE = range(0x101, 0x106)
+COSTS = 0x80000106
 REPORT = struct.pack("<8Q", 1, 2, 3, 4, 0, 0, 7, 8)
 DONE = struct.pack("<II", 1, 0)
 TIME = bytes(8)
@@ -215,6 +220,10 @@ def test_whole_replies_are_read() -> None:
 @pytest.mark.parametrize("record, field, records", [
     ("ROUND_DONE", "step", [(ROUND_DONE, DONE)]),
     ("BUILT", "step", [(BUILT, TIME), (BUILT, TIME)]),
+    ("COSTS", "step", [(COSTS, REPORT[:16]), (COSTS, REPORT[:16])]),
+    ("COSTS", "step", [(BUILT, TIME), (COSTS, REPORT[:16])]),
+    ("COSTS", "switch", [(COSTS, struct.pack("<QQ", (1 << 40) + 1, 0))]),
+    ("COSTS", "state bytes", [(COSTS, TIME)]),
     ("RUNNING", "step", [(BUILT, TIME), (RUNNING, REPORT)]),
     ("ROUND_DONE", "step", [(BUILT, TIME), (READY, REPORT), (ROUND_DONE, DONE)]),
     ("ROUND_DONE", "flags", [(BUILT, TIME), (ROUND_DONE, struct.pack("<II", 1, 1))]),

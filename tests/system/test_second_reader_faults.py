@@ -117,8 +117,8 @@ class Wrong:
 WRONG = [
     # header
     Wrong("magic", header(magic=b"GODWITMH"), "header", "magic", "not a godwit migration stream"),
-    Wrong("newer major", header(major=2), "header", "major version", "version 2.0"),
-    Wrong("older major", header(major=0), "header", "major version", "version 0.0"),
+    Wrong("newer major", header(major=2), "header", "major version", "version 2."),
+    Wrong("older major", header(major=0), "header", "major version", "version 0."),
     Wrong("unknown flag", header(flags=3), "header", "flags", "stream header"),
     Wrong("file with a return path", header(flags=0), "header", "flags", "a way back"),
     Wrong("header reserved", header(reserved=1 << 63), "header", "reserved", "stream header"),

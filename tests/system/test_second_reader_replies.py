@@ -100,13 +100,21 @@ def optional(count: int) -> Change:
     return lambda right: [Edited(0x80001234, b"from the future")] * count + right
 
 
+def costs(switch_ns: int, state_bytes: int, count: int = 1) -> Change:
+    body = struct.pack("<QQ", switch_ns, state_bytes)
+    return lambda right: [Edited(TYPES["COSTS"], body)] * count + right
+
+
 def failed(reason: bytes) -> Change:
     return lambda right: [Edited(TYPES["FAILED"], reason)]
 
 
 @pytest.mark.parametrize("script", [
     lambda heard, right: right, on("SETUP_END", optional(64)), on("GO", optional(1)),
-], ids=["as it should", "64 optional records", "optional after GO"])
+    on("SETUP_END", costs(10 ** 6, 10 ** 4)),
+    on("SETUP_END", lambda right: costs(0, 1)(optional(64)(right))),
+], ids=["as it should", "64 optional records", "optional after GO", "COSTS",
+        "COSTS and 64 optional records"])
 def test_destination_from_the_specification_gets_the_guest(fleet: Fleet, script: Script) -> None:
     status, source, told, sent = answered(fleet, script)
     assert (status, source.status, told) == ("completed", "postmigrate", "")
@@ -119,6 +127,16 @@ def test_destination_from_the_specification_gets_the_guest(fleet: Fleet, script:
     (on("SETUP_END", body(lambda b: b * 2)), "BUILT", "length", "BUILT"),
     (on("SETUP_END", lambda right: [Edited(TYPES["BUILT"], bytes(8), hash=1)]), "BUILT", "hash",
      "BUILT: wrong checksum"),
+    (on("SETUP_END", costs(1, 1, count=2)), "COSTS", "step", "COSTS: it came twice"),
+    (on("SETUP_END", lambda right: right + costs(1, 1)([])), "COSTS", "step",
+     "COSTS: it came twice, or after BUILT"),
+    (on("SETUP_END", costs(1 << 40 | 1, 1)), "COSTS", "switch", "COSTS: 1099511627777 ns"),
+    (on("SETUP_END", costs(1, 1 << 63)), "COSTS", "state bytes",
+     "COSTS: 9223372036854775808 bytes of state"),
+    (on("SETUP_END", lambda right: [Edited(TYPES["COSTS"], bytes(8))] + right), "COSTS",
+     "state bytes", "COSTS: 8 bytes, must be 16"),
+    (on("SETUP_END", lambda right: [Edited(TYPES["COSTS"], bytes(24))] + right), "COSTS", "length",
+     "COSTS: 24 bytes, must be 16"),
     (on("SETUP_END", lambda right: [Edited(0x106)] + right), "0x106", "type", "0x106"),
     (on("SETUP_END", lambda right: [Edited(TYPES["ROUND"], bytes(8))] + right), "ROUND", "type",
      "ROUND"),

@@ -9,7 +9,6 @@
  *	log_stop.c   turns logging off when nothing wants it any more
  *	vcpu.c       one vCPU: creation, run loop, exits
  *	vcpu_state.c one vCPU's registers, both ways
- *	stats.c      the kernel's counters
  *	vm_state.c   clock, interrupt controllers and PIT, both ways
  *
  * Source of all ioctls: Documentation/virt/kvm/api.rst.
@@ -102,7 +101,6 @@ struct kv {
 
 	/* immutable after init */
 	int fd, vm_fd;
-	int stats_fd;    /* -1: none */
 	size_t run_size; /* of the shared kvm_run mapping */
 	uint32_t xsave_size;
 	uint32_t slot_max;
@@ -158,7 +156,6 @@ struct kv_vcpu {
 	struct accel_vcpu vcpu;
 	struct kv *kv;
 	int fd;
-	int stats_fd;        /* -1: none */
 	struct kvm_run *run; /* shared with the kernel */
 	struct state_entry entry;
 	struct kv_vcpu_state state;
@@ -237,12 +234,6 @@ enum accel_exit kv_vcpu_run(struct accel_vcpu *vcpu, struct err *err);
 void kv_vcpu_kick(struct accel_vcpu *vcpu);
 void kv_vcpu_unkick(struct accel_vcpu *vcpu);
 
-/* stats.c */
-/* Of a VM or a vCPU that does not run: a descriptor, or -1. */
-int kv_stats_open(int fd);
-int kv_stats_read(struct accel *accel, int vcpu, accel_stat_fn *fn,
-		  void *opaque, struct err *err);
-
 /* vcpu_state.c */
 void kv_vcpu_state_register(struct kv_vcpu *vcpu);
 /* Find out which MSRs can be saved and set, on a vCPU that never ran. */
@@ -251,6 +242,7 @@ int kv_vcpu_boot(struct accel_vcpu *vcpu, const struct accel_boot_regs *regs,
 		 struct err *err);
 int kv_vcpu_save(struct accel_vcpu *vcpu, struct err *err);
 int kv_vcpu_load(struct accel_vcpu *vcpu, struct err *err);
+int kv_vcpu_rehearse(struct accel_vcpu *vcpu, struct err *err);
 /* Note what a new vCPU has, until it is booted, loaded, or may run. */
 int kv_vcpu_note_fresh(struct kv_vcpu *vcpu, struct err *err);
 void kv_vcpu_forget_fresh(struct kv_vcpu *vcpu);

@@ -440,6 +440,24 @@ static bool has_kvmclock(const struct kv_vcpu_state *s)
 	return false;
 }
 
+static int load_plain(struct kv_vcpu *vcpu, struct err *err)
+{
+	struct kv_vcpu_state *s = &vcpu->state;
+
+	for (size_t i = 0; i < array_size(plain_state); i++) {
+		char *member = (char *)s + plain_state[i].offset;
+
+		if (is_fresh(vcpu, member, plain_state[i].size))
+			continue;
+		if (ioctl(vcpu->fd, plain_state[i].set, member) < 0)
+			return err_set_errno(err, -errno, "%s",
+					     plain_state[i].set_name);
+	}
+	if (ioctl(vcpu->fd, KVM_SET_XSAVE, s->xsave) < 0)
+		return err_set_errno(err, -errno, "KVM_SET_XSAVE");
+	return 0;
+}
+
 int kv_vcpu_load(struct accel_vcpu *accel_vcpu, struct err *err)
 {
 	struct kv_vcpu *vcpu = kv_vcpu_of(accel_vcpu);
@@ -453,21 +471,9 @@ int kv_vcpu_load(struct accel_vcpu *accel_vcpu, struct err *err)
 			s->xsave_used, vcpu->kv->xsave_size);
 		goto out;
 	}
-	for (size_t i = 0; i < array_size(plain_state); i++) {
-		char *member = (char *)s + plain_state[i].offset;
-
-		if (is_fresh(vcpu, member, plain_state[i].size))
-			continue;
-		if (ioctl(vcpu->fd, plain_state[i].set, member) < 0) {
-			ret = err_set_errno(err, -errno, "%s",
-					    plain_state[i].set_name);
-			goto out;
-		}
-	}
-	if (ioctl(vcpu->fd, KVM_SET_XSAVE, s->xsave) < 0) {
-		ret = err_set_errno(err, -errno, "KVM_SET_XSAVE");
+	ret = load_plain(vcpu, err);
+	if (ret)
 		goto out;
-	}
 	ret = tsc_offset_set(vcpu, s->tsc_offset + vcpu->kv->tsc_delta);
 	if (ret) {
 		err_set_errno(err, ret, "TSC offset");
@@ -496,5 +502,23 @@ int kv_vcpu_load(struct accel_vcpu *accel_vcpu, struct err *err)
 out:
 	kv_vcpu_forget_fresh(vcpu);
 	err_prefix(err, "loading vCPU %u", accel_vcpu->index);
+	return ret;
+}
+
+/* The TSC is set once in a vCPU's life (docs/lessons.md), so not here. */
+int kv_vcpu_rehearse(struct accel_vcpu *accel_vcpu, struct err *err)
+{
+	struct kv_vcpu *vcpu = kv_vcpu_of(accel_vcpu);
+	struct kv_vcpu_state *fresh = vcpu->fresh;
+	int ret = kv_vcpu_save(accel_vcpu, err);
+
+	if (ret)
+		return ret;
+	vcpu->fresh = NULL; /* for its time, set what it has */
+	ret = load_plain(vcpu, err);
+	if (!ret)
+		ret = load_msrs(vcpu, err);
+	vcpu->fresh = fresh;
+	err_prefix(err, "rehearsing vCPU %u", accel_vcpu->index);
 	return ret;
 }

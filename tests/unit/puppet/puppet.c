@@ -336,6 +336,13 @@ static int puppet_vcpu_load(struct accel_vcpu *vcpu, struct err *err)
 				 vcpu->index);
 }
 
+static int puppet_vcpu_rehearse(struct accel_vcpu *vcpu, struct err *err)
+{
+	(void)vcpu;
+	(void)err;
+	return 0;
+}
+
 static int puppet_vm_save(struct accel *accel, struct err *err)
 {
 	struct puppet *puppet = puppet_of(accel);
@@ -399,6 +406,7 @@ static const struct accel_ops puppet_ops = {
 	.vcpu_unkick = puppet_vcpu_unkick,
 	.vcpu_save = puppet_vcpu_save,
 	.vcpu_load = puppet_vcpu_load,
+	.vcpu_rehearse = puppet_vcpu_rehearse,
 	.vm_save = puppet_vm_save,
 	.vm_load = puppet_vm_load,
 	.setup_load = puppet_setup_load,
