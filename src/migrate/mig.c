@@ -19,7 +19,7 @@
 #include "mig_priv.h"
 
 #define DEFAULT_DOWNTIME_LIMIT_MS 300
-#define DEFAULT_LOG_STOP_DELAY_MS 5000
+#define DEFAULT_LOG_STOP_DELAY_MS 1000
 
 static const char *const phase_names[MIG_PHASE_COUNT] = {
 	[MIG_PHASE_STOP_VCPUS] = "stop-vcpus",

@@ -57,7 +57,7 @@ struct mig_params {
 	uint64_t max_bandwidth;     /* bytes a second, 0: no limit */
 	uint64_t downtime_limit_ms; /* default 300 */
 	/* x-log-stop-delay: how long dirty logging stays on after the end
-	 * (default 5000); a migration until then finds it on. */
+	 * (default 1000); a migration until then finds it on. */
 	uint64_t log_stop_delay_ms;
 };
 

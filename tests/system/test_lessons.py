@@ -130,9 +130,11 @@ def test_lesson_long_limit_is_no_reason_to_freeze_the_control_socket(fleet: Flee
 
 
 def test_lesson_logging_stops_after_the_guest_was_let_go(fleet: Fleet) -> None:
-    source = working(fleet, extra=["--trace", "kvm_slot,mig_state"])
+    source = working(fleet, extra=["--trace", "kvm_slot,mig_state,kvm_log_stop_end"])
+    source.qmp.command("migrate-set-parameters", x_log_stop_delay=0)
     moved = move(source, *listening(fleet))
     assert moved.status == "completed", moved.info
+    source.wait_output("kvm_log_stop_end")
     source.qmp.command("quit")
     source.wait_end()
     lines = [line.split(" ", 2)[2] for line in source.output.splitlines()]

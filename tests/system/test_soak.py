@@ -20,6 +20,7 @@ from harness import guest, injector
 from harness.injector import HANDED, LOST, MOVED, NOBODY, SOURCE
 from harness.machine import Fleet, Machine
 from harness.move import start, wait
+from harness.resources import assert_same, resources
 from harness.qmp import QmpClosed
 from test_injector import ARCS
 
@@ -45,26 +46,10 @@ STEPS = [
 SIGNALS = {"kill": signal.SIGKILL, "term": signal.SIGTERM}
 
 
-def resources(machine: Machine) -> tuple[int, int]:
-    """Descriptors and threads."""
-    proc = f"/proc/{machine.process.pid}"
-    return len(os.listdir(f"{proc}/fd")), len(os.listdir(f"{proc}/task"))
-
-
 def anonymous_kib(machine: Machine) -> int:
     """Memory of its own; the guest's is a memfd."""
     text = Path(f"/proc/{machine.process.pid}/smaps_rollup").read_text()
     return int(re.search(r"^Anonymous:\s+(\d+) kB$", text, re.MULTILINE).group(1))
-
-
-def assert_same(machine: Machine, before: tuple[int, int]) -> None:
-    """A thread that has told its end takes a moment to be gone."""
-    deadline = time.monotonic() + 5
-    while resources(machine) != before:
-        assert time.monotonic() < deadline, (
-            machine, before, resources(machine),
-            [os.readlink(link) for link in Path(f"/proc/{machine.process.pid}/fd").iterdir()])
-        time.sleep(0.002)
 
 
 def children() -> int:
