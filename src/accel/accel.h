@@ -99,6 +99,15 @@ struct accel_boot_regs {
 	uint16_t gdt_limit;
 };
 
+/* A counter as it is now: one value, or the buckets of a histogram. */
+struct accel_stat {
+	const char *name;
+	const uint64_t *values;
+	unsigned int count;
+};
+
+typedef void accel_stat_fn(void *opaque, const struct accel_stat *stat);
+
 struct accel_ops {
 	const char *name;
 	void (*free)(struct accel *accel);
@@ -131,6 +140,12 @@ struct accel_ops {
 	int (*setup_load)(struct accel *accel, struct err *err);
 
 	uint32_t (*tsc_khz)(struct accel *accel);
+
+	/* Call @fn for each counter of vCPU @vcpu, or of the VM if that is
+	 * negative; any thread.  -ENOTSUP where there are none; NULL when the
+	 * accelerator never has any. */
+	int (*stats_read)(struct accel *accel, int vcpu, accel_stat_fn *fn,
+			  void *opaque, struct err *err);
 };
 
 /* Embedded first in the accelerator's own structures. */

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
  * The table, in one array of {name, arguments, when it is allowed, handler};
- * handlers are in qmp_machine.c, qmp_migrate.c, qmp_memory.c.
+ * handlers are in qmp_machine.c, qmp_migrate.c, qmp_memory.c, qmp_stats.c.
  */
 #include "control/qmp_commands.h"
 
@@ -13,6 +13,7 @@
 #include "control/qmp_memory.h"
 #include "control/qmp_migrate.h"
 #include "control/qmp_server.h"
+#include "control/qmp_stats.h"
 
 static qmp_handler_fn run_capabilities;
 static qmp_handler_fn run_query_commands;
@@ -62,6 +63,22 @@ static const struct qmp_arg capability_args[] = {
 	{ .name = NULL },
 };
 
+static const struct qmp_arg provider_members[] = {
+	{ .name = "provider", .type = QMP_STRING },
+	{ .name = "names", .type = QMP_STRINGS, .is_optional = true },
+	{ .name = NULL },
+};
+
+static const struct qmp_arg stats_args[] = {
+	{ .name = "target", .type = QMP_STRING },
+	{ .name = "vcpus", .type = QMP_STRINGS, .is_optional = true },
+	{ .name = "providers",
+	  .type = QMP_OBJECTS,
+	  .members = provider_members,
+	  .is_optional = true },
+	{ .name = NULL },
+};
+
 static const struct qmp_arg fd_args[] = {
 	{ .name = "fdname", .type = QMP_STRING },
 	{ .name = NULL },
@@ -75,6 +92,7 @@ static const struct qmp_command commands[] = {
 	{ "query-name", qmp_run_query_name, no_args },
 	{ "query-status", qmp_run_query_status, no_args },
 	{ "query-cpus-fast", qmp_run_query_cpus_fast, no_args },
+	{ "query-stats", qmp_run_query_stats, stats_args },
 	{ "query-memory-map", qmp_run_query_memory_map, no_args },
 	{ "stop", qmp_run_stop, no_args },
 	{ "cont", qmp_run_cont, cont_args },

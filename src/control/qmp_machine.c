@@ -6,6 +6,7 @@
 
 #include "control/control.h"
 #include "control/qmp_server.h"
+#include "control/qmp_stats.h"
 #include "machine/machine.h"
 #include "machine/vcpu.h"
 
@@ -54,8 +55,8 @@ json_t *qmp_run_query_cpus_fast(struct qmp_call *call, const json_t *args,
 	for (i = 0; i < cpus; i++)
 		json_array_append_new(
 			list,
-			json_pack("{s:i, s:i, s:s}", "cpu-index", (int)i,
-				  "thread-id",
+			json_pack("{s:i, s:o, s:i, s:s}", "cpu-index", (int)i,
+				  "qom-path", qmp_vcpu_path_new(i), "thread-id",
 				  vcpu_set_thread_id(
 					  machine_vcpus(call->machine), i),
 				  "target", "x86_64"));

@@ -818,3 +818,16 @@ int machine_take_over(struct machine *machine, bool is_running, struct err *err)
 	lock_release(&machine->lock);
 	return ret;
 }
+
+int machine_read_stats(struct machine *machine, int vcpu, accel_stat_fn *fn,
+		       void *opaque, struct err *err)
+{
+	const struct accel_ops *ops = machine->accel->ops;
+
+	if (vcpu >= (int)machine->options.cpus)
+		return err_set(err, -EINVAL, "there is no vCPU %d", vcpu);
+	if (!ops->stats_read)
+		return err_set(err, -ENOTSUP,
+			       "accelerator %s has no statistics", ops->name);
+	return ops->stats_read(machine->accel, vcpu, fn, opaque, err);
+}

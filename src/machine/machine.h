@@ -126,6 +126,11 @@ int machine_activate(struct machine *machine, struct err *err);
 int machine_take_over(struct machine *machine, bool is_running,
 		      struct err *err);
 
+/* The accelerator's counters: accel_ops.stats_read.  -EINVAL for a vCPU that
+ * does not exist. */
+int machine_read_stats(struct machine *machine, int vcpu, accel_stat_fn *fn,
+		       void *opaque, struct err *err);
+
 /* The guest or the host ends the machine; the first cause stays. */
 void machine_shutdown(struct machine *machine, enum shutdown_cause cause,
 		      uint32_t code);

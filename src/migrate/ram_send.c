@@ -53,7 +53,6 @@ static void scan_residency(struct ram_send *ram, struct ram_block *block)
 int ram_send_start(struct ram_send *ram, struct mem *mem,
 		   struct channel *channel, bool is_checked, struct err *err)
 {
-	struct ram_block *block = NULL;
 	int ret;
 
 	memset(ram, 0, sizeof(*ram));
@@ -67,14 +66,7 @@ int ram_send_start(struct ram_send *ram, struct mem *mem,
 	ret = mem_log_global_start(mem, err);
 	if (ret)
 		return ret;
-	/* Only now are the logs and bitmaps ours.  A bit set meanwhile is no
-	 * loss: its page is resident, and becomes dirty as it becomes known. */
-	ram->mem = mem;
-	while ((block = ram_block_next(mem, block))) {
-		bitmap_clear(block->known, 0, block->pages);
-		for (uint64_t w = 0; w < bitmap_words(block->pages); w++)
-			bitmap_take_word_atomic(block->dirty, w);
-	}
+	ram->mem = mem; /* only now are the logs and bitmaps ours */
 	return 0;
 }
 
@@ -89,11 +81,24 @@ void ram_send_stop(struct ram_send *ram, uint64_t grace_ns)
 	ram->bounce = NULL;
 }
 
+/* Of a migration before this one.  A bit that is left in a dirty bitmap is no
+ * loss: its page is resident, and becomes dirty as it becomes known. */
+static void forget_pages(struct mem *mem)
+{
+	struct ram_block *block = NULL;
+
+	while ((block = ram_block_next(mem, block)))
+		bitmap_clear(block->known, 0, block->pages);
+}
+
 uint64_t ram_send_sync(struct ram_send *ram, bool is_last)
 {
 	struct ram_block *block = NULL;
 	uint64_t dirty = 0;
 
+	if (!ram->is_begun)
+		forget_pages(ram->mem);
+	ram->is_begun = true;
 	/* Dirty logs first: what they miss because a page was not known yet is
 	 * then found resident. */
 	mem_log_sync(ram->mem, is_last);

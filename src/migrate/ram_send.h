@@ -36,6 +36,7 @@ struct ram_send {
 	XXH3_state_t *hasher; /* owned; of the record under construction */
 	uint8_t *bounce;      /* owned; one record's pages, for is_checked */
 
+	bool is_begun;              /* the first sync was */
 	uint64_t pages, zero_pages; /* sent, counting repeats */
 	uint64_t known_pages;       /* resident at some time */
 
@@ -47,8 +48,8 @@ struct ram_send {
 	struct iovec iov[FMT_RUNS_MAX + 2];
 };
 
-/* Turn logging on; every resident page becomes dirty.  -EBUSY while somebody
- * else has it on. */
+/* Turn logging on, which takes as long for any amount of memory; every resident page
+ * becomes dirty in the first sync.  -EBUSY while somebody else has it on. */
 int ram_send_start(struct ram_send *ram, struct mem *mem,
 		   struct channel *channel, bool is_checked, struct err *err);
 /* Let logging end, not before @grace_ns, if ram_send_start() turned it on; after a

@@ -203,6 +203,7 @@ ALWAYS: list[tuple[str, dict[str, Any], str]] = [
     ("qmp_capabilities", {}, "already complete"),
     ("query-commands", {}, OK), ("query-version", {}, OK), ("query-name", {}, OK),
     ("query-status", {}, OK), ("query-cpus-fast", {}, OK), ("query-memory-map", {}, OK),
+    ("query-stats", {"target": "vcpu"}, OK),
     ("query-migrate", {}, OK), ("query-migrate-parameters", {}, OK),
     ("query-migrate-capabilities", {}, OK),
     ("migrate-set-parameters", {"max_bandwidth": 1 << 30}, OK),

@@ -136,6 +136,8 @@ static void kv_free(struct accel *accel)
 
 	kv_log_stop_end(kv);
 	/* Before the slots, so that none is deleted one by one. */
+	if (kv->stats_fd >= 0)
+		close(kv->stats_fd);
 	if (kv->vm_fd >= 0)
 		close(kv->vm_fd);
 	kv->vm_fd = -1;
@@ -169,6 +171,7 @@ const struct accel_ops kv_accel_ops = {
 	.vm_load = kv_vm_load,
 	.setup_load = kv_setup_load,
 	.tsc_khz = kv_tsc_khz,
+	.stats_read = kv_stats_read,
 };
 
 static int open_kvm(struct kv *kv, struct err *err)
@@ -200,6 +203,7 @@ static int open_kvm(struct kv *kv, struct err *err)
 	} while (kv->vm_fd < 0 && errno == EINTR);
 	if (kv->vm_fd < 0)
 		return err_set_errno(err, -errno, "KVM_CREATE_VM");
+	kv->stats_fd = kv_stats_open(kv->vm_fd);
 	return 0;
 }
 
@@ -212,7 +216,7 @@ int kv_new(const struct accel_config *config, struct accel **ret_accel,
 	if (!kv)
 		return err_set(err, -ENOMEM, "no memory for the VM");
 	kv->accel.ops = &kv_accel_ops;
-	kv->fd = kv->vm_fd = -1;
+	kv->fd = kv->vm_fd = kv->stats_fd = -1;
 	kv_log_stop_init(kv);
 	kv->cpus = config->cpus;
 	kv->memory = config->memory;

@@ -9,6 +9,7 @@
  *	log_stop.c   turns logging off when nothing wants it any more
  *	vcpu.c       one vCPU: creation, run loop, exits
  *	vcpu_state.c one vCPU's registers, both ways
+ *	stats.c      the kernel's counters
  *	vm_state.c   clock, interrupt controllers and PIT, both ways
  *
  * Source of all ioctls: Documentation/virt/kvm/api.rst.
@@ -101,6 +102,7 @@ struct kv {
 
 	/* immutable after init */
 	int fd, vm_fd;
+	int stats_fd;    /* -1: none */
 	size_t run_size; /* of the shared kvm_run mapping */
 	uint32_t xsave_size;
 	uint32_t slot_max;
@@ -156,6 +158,7 @@ struct kv_vcpu {
 	struct accel_vcpu vcpu;
 	struct kv *kv;
 	int fd;
+	int stats_fd;        /* -1: none */
 	struct kvm_run *run; /* shared with the kernel */
 	struct state_entry entry;
 	struct kv_vcpu_state state;
@@ -233,6 +236,12 @@ void kv_vcpu_free(struct accel_vcpu *vcpu);
 enum accel_exit kv_vcpu_run(struct accel_vcpu *vcpu, struct err *err);
 void kv_vcpu_kick(struct accel_vcpu *vcpu);
 void kv_vcpu_unkick(struct accel_vcpu *vcpu);
+
+/* stats.c */
+/* Of a VM or a vCPU that does not run: a descriptor, or -1. */
+int kv_stats_open(int fd);
+int kv_stats_read(struct accel *accel, int vcpu, accel_stat_fn *fn,
+		  void *opaque, struct err *err);
 
 /* vcpu_state.c */
 void kv_vcpu_state_register(struct kv_vcpu *vcpu);

@@ -20,6 +20,12 @@
 #include "kvm_priv.h"
 #include "mem/access.h"
 
+static void close_stats(struct kv_vcpu *vcpu)
+{
+	if (vcpu->stats_fd >= 0)
+		close(vcpu->stats_fd);
+}
+
 int kv_vcpu_new(struct accel *accel, unsigned int index,
 		struct accel_vcpu **ret_vcpu, struct err *err)
 {
@@ -39,6 +45,7 @@ int kv_vcpu_new(struct accel *accel, unsigned int index,
 		free(vcpu);
 		return ret;
 	}
+	vcpu->stats_fd = kv_stats_open(vcpu->fd);
 	run = mmap(NULL, kv->run_size, PROT_READ | PROT_WRITE, MAP_SHARED,
 		   vcpu->fd, 0);
 	if (run == MAP_FAILED) {
@@ -68,6 +75,7 @@ int kv_vcpu_new(struct accel *accel, unsigned int index,
 out_unmap:
 	munmap(vcpu->run, kv->run_size);
 out_close:
+	close_stats(vcpu);
 	close(vcpu->fd);
 	free(vcpu);
 	return ret;
@@ -80,6 +88,7 @@ void kv_vcpu_free(struct accel_vcpu *accel_vcpu)
 	vcpu->kv->vcpus[accel_vcpu->index] = NULL;
 	state_unregister(&vcpu->entry);
 	munmap(vcpu->run, vcpu->kv->run_size);
+	close_stats(vcpu);
 	close(vcpu->fd);
 	kv_vcpu_forget_fresh(vcpu);
 	free(vcpu);

@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What logging does to large mappings, where KVM has a TDP MMU: they fall, and come back."""
+from __future__ import annotations
+
+import time
+from typing import Callable
+
+from harness.machine import Fleet, Machine
+from harness.move import wait
+from nested.lab import Lab
+
+MEMORY_MIB, HOT_MIB = 96, 32
+LARGE = HOT_MIB // 2  # what the guest rewrites, in pages of 2 MiB
+DELAY_MS, LONG_S = 6_000, 40.0
+
+
+def mappings(machine: Machine) -> dict[str, int]:
+    vm, = machine.qmp.command("query-stats", target="vm",
+                              providers=[{"provider": "kvm", "names": ["pages_4k", "pages_2m"]}])
+    return {stat["name"]: stat["value"] for stat in vm["stats"]}
+
+
+def wait_for(machine: Machine, condition: Callable[[dict[str, int]], bool]) -> dict[str, int]:
+    deadline = time.monotonic() + LONG_S
+    while not condition(now := mappings(machine)):
+        assert time.monotonic() < deadline, now
+        time.sleep(0.05)
+    return now
+
+
+def test_large_mappings_fall_while_logging_and_come_back_after_the_lazy_stop(
+        lab: Lab, fleets: Callable[[str], Fleet]) -> None:
+    lab.host("a").free_hugepages(2 * MEMORY_MIB // 2)
+    told = {"memory": f"{MEMORY_MIB}M,hugepages=2M", "cpus": 2,
+            "guest_options": f"hot={HOT_MIB}M,rate=max,verify=on,tick=1ms"}
+    fleet = fleets("a")
+    source = fleet.start("source", **told)
+    before = wait_for(source, lambda now: now["pages_2m"] >= LARGE)
+
+    uri = f"unix:{fleet.folder}/log-stop.move"
+    fleet.start("destination", incoming=uri, **told).ready()
+    source.qmp.command("migrate-set-parameters", downtime_limit=1, x_log_stop_delay=DELAY_MS)
+    source.qmp.command("migrate", uri=uri)
+    low = wait_for(source, lambda now: now["pages_2m"] <= before["pages_2m"] - LARGE)
+    assert low["pages_4k"] > before["pages_4k"]
+
+    source.qmp.command("migrate_cancel")
+    assert wait(source) == "cancelled"
+    cancelled = time.monotonic()
+    held = mappings(source)
+    assert time.monotonic() - cancelled > DELAY_MS / 1000 or \
+        held["pages_2m"] <= before["pages_2m"] - LARGE  # nobody waits for the collapse
+    back = wait_for(source, lambda now: now["pages_2m"] >= before["pages_2m"])
+    print(f"before {before}, while logging {low}, cancelled {held}, after the stop {back}")
+    source.serial.wait_ticks(100)
+    assert source.report()["errors"] == 0
