@@ -17,44 +17,9 @@
 #include "migrate/channel.h"
 #include "migrate/stream.h"
 
-/*
- * New resident pages become known and dirty.  Only what is not known yet is
- * asked for: known runs are stepped over in the bitmap, holes by SEEK_DATA, so
- * the cost follows the number of borders between the two.
- */
-static void scan_residency(struct ram_send *ram, struct ram_block *block)
-{
-	uint64_t page = 0;
-
-	while ((page = bitmap_next_clear(block->known, page, block->pages)) <
-	       block->pages) {
-		uint64_t start, end, last;
-
-		if (!ram_block_find_data(block, page << RAM_PAGE_SHIFT,
-					 block->size, &start))
-			return;
-		page = start >> RAM_PAGE_SHIFT;
-		/* SEEK_HOLE walks all of an extent (30 ns a page): only new
-		 * ones are worth it. */
-		if (bitmap_test(block->known, page))
-			continue;
-		if (!ram_block_next_data(block, start, block->size, &start,
-					 &end))
-			return;
-		last = bitmap_next_set(block->known, page,
-				       end >> RAM_PAGE_SHIFT);
-		bitmap_set(block->known, page, last - page);
-		bitmap_set_atomic(block->dirty, page, last - page);
-		ram->known_pages += last - page;
-		page = last;
-	}
-}
-
 int ram_send_start(struct ram_send *ram, struct mem *mem,
 		   struct channel *channel, bool is_checked, struct err *err)
 {
-	int ret;
-
 	memset(ram, 0, sizeof(*ram));
 	ram->channel = channel;
 	ram->is_checked = is_checked;
@@ -63,17 +28,12 @@ int ram_send_start(struct ram_send *ram, struct mem *mem,
 		ram->bounce = malloc(FMT_RAM_PAGES << RAM_PAGE_SHIFT);
 	if (!ram->hasher || (is_checked && !ram->bounce))
 		return err_set(err, -ENOMEM, "no memory to send RAM");
-	ret = mem_log_global_start(mem, err);
-	if (ret)
-		return ret;
-	ram->mem = mem; /* only now are the logs and bitmaps ours */
-	return 0;
+	return ram_watch_start(&ram->watch, mem, err);
 }
 
 void ram_send_stop(struct ram_send *ram, uint64_t grace_ns)
 {
-	if (ram->mem)
-		mem_log_global_stop(ram->mem, grace_ns);
+	ram_watch_stop(&ram->watch, grace_ns);
 	bytes_writer_fini(&ram->out);
 	XXH3_freeState(ram->hasher);
 	ram->hasher = NULL;
@@ -81,32 +41,9 @@ void ram_send_stop(struct ram_send *ram, uint64_t grace_ns)
 	ram->bounce = NULL;
 }
 
-/* Of a migration before this one.  A bit that is left in a dirty bitmap is no
- * loss: its page is resident, and becomes dirty as it becomes known. */
-static void forget_pages(struct mem *mem)
-{
-	struct ram_block *block = NULL;
-
-	while ((block = ram_block_next(mem, block)))
-		bitmap_clear(block->known, 0, block->pages);
-}
-
 uint64_t ram_send_sync(struct ram_send *ram, bool is_last)
 {
-	struct ram_block *block = NULL;
-	uint64_t dirty = 0;
-
-	if (!ram->is_begun)
-		forget_pages(ram->mem);
-	ram->is_begun = true;
-	/* Dirty logs first: what they miss because a page was not known yet is
-	 * then found resident. */
-	mem_log_sync(ram->mem, is_last);
-	while ((block = ram_block_next(ram->mem, block))) {
-		scan_residency(ram, block);
-		dirty += bitmap_count(block->dirty, 0, block->pages);
-	}
-	return dirty;
+	return ram_watch_sync(&ram->watch, is_last);
 }
 
 static void add_page(struct fmt_run *runs, uint32_t *count, uint64_t page)
@@ -219,19 +156,14 @@ static int send_window(struct ram_send *ram, struct ram_block *block,
 		       uint64_t first, uint64_t count, bool is_stopped,
 		       uint64_t *pages, struct err *err)
 {
-	uint64_t taken = 0;
+	uint64_t taken = ram_watch_take(block, first, count, ram->window);
 	int ret = 0;
 
-	for (uint64_t w = 0; w < bitmap_words(count); w++) {
-		ram->window[w] =
-			bitmap_take_word_atomic(block->dirty, first / 64 + w);
-		taken += (uint64_t)__builtin_popcountll(ram->window[w]);
-	}
 	if (!taken)
 		return 0;
 	if (!is_stopped) /* D1 */
-		ret = mem_log_clear(ram->mem, block, first, count, ram->window,
-				    err);
+		ret = mem_log_clear(ram->watch.mem, block, first, count,
+				    ram->window, err);
 	if (!ret)
 		build_runs(ram, block, first, count);
 	if (!ret && ram->zero_run_count)
@@ -248,17 +180,6 @@ static int send_window(struct ram_send *ram, struct ram_block *block,
 	return 0;
 }
 
-/* Dirty sources set bits meanwhile. */
-static uint64_t next_dirty_word(const struct ram_block *block, uint64_t word)
-{
-	uint64_t words = bitmap_words(block->pages);
-
-	while (word < words &&
-	       !__atomic_load_n(&block->dirty[word], __ATOMIC_RELAXED))
-		word++;
-	return word;
-}
-
 int ram_send_pass(struct ram_send *ram, bool is_stopped, ram_send_fn *between,
 		  void *opaque, struct err *err)
 {
@@ -266,15 +187,11 @@ int ram_send_pass(struct ram_send *ram, bool is_stopped, ram_send_fn *between,
 	uint64_t pages = 0;
 	int ret;
 
-	while ((block = ram_block_next(ram->mem, block))) {
-		uint64_t first = 0;
+	while ((block = ram_block_next(ram->watch.mem, block))) {
+		uint64_t first = 0, count;
 
-		while ((first = next_dirty_word(block, first / 64) * 64) <
-		       block->pages) {
-			uint64_t count = block->pages - first;
-
-			if (count > FMT_RAM_PAGES)
-				count = FMT_RAM_PAGES;
+		while ((count = ram_watch_window(block, &first,
+						 FMT_RAM_PAGES))) {
 			ret = send_window(ram, block, first, count, is_stopped,
 					  &pages, err);
 			if (!ret)

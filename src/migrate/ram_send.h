@@ -1,17 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * RAM on the source: which pages the destination lacks, and sending them.
+ * RAM on the source: sending the pages that the destination lacks.
  *
- * A page is one of:
- *
- *	hole ----> dirty ----> clean
- *	            ^            |
- *	            +------------+  reported by a dirty source
- *
- * A hole was never touched (SEEK_DATA): it is neither cleared nor read nor
- * sent.  Once seen resident it is `known` and dirty.  A dirty page is taken
- * (its bit cleared), watched again (mem_log_clear(), D1), then read and sent.
- * When the send fails, or the migration does, its bit is given back (D4).
+ * A dirty page (ram_watch.h) is taken, watched again (mem_log_clear(), D1), then
+ * read and sent.  When the send fails, or the migration does, its bit is given
+ * back (D4).
  */
 #ifndef GODWIT_MIGRATE_RAM_SEND_H
 #define GODWIT_MIGRATE_RAM_SEND_H
@@ -24,21 +17,20 @@
 #include "base/bytes.h"
 #include "mem/ram.h"
 #include "migrate/format.h"
+#include "migrate/ram_watch.h"
 
 struct channel;
 struct err;
 struct mem;
 
 struct ram_send {
-	struct mem *mem;
+	struct ram_watch watch;
 	struct channel *channel;
 	bool is_checked;      /* copy live pages and send their hash */
 	XXH3_state_t *hasher; /* owned; of the record under construction */
 	uint8_t *bounce;      /* owned; one record's pages, for is_checked */
 
-	bool is_begun;              /* the first sync was */
 	uint64_t pages, zero_pages; /* sent, counting repeats */
-	uint64_t known_pages;       /* resident at some time */
 
 	/* one record under construction */
 	struct bytes_writer out; /* of zero runs */

@@ -309,8 +309,8 @@ static void update_info(struct source *src, uint64_t remaining_pages)
 	info->ram_transferred = src->channel->sent;
 	info->pages_normal = src->ram.pages;
 	info->pages_zero = src->ram.zero_pages;
-	info->pages_hole =
-		(info->ram_total >> RAM_PAGE_SHIFT) - src->ram.known_pages;
+	info->pages_hole = (info->ram_total >> RAM_PAGE_SHIFT) -
+			   src->ram.watch.known_pages;
 	info->bandwidth = src->policy.bandwidth;
 	info->expected_downtime_ns = src->policy.estimate_ns;
 	info->fixed_downtime_ns = src->policy.fixed_ns;

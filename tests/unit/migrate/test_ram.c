@@ -64,7 +64,8 @@ static void test_all_that_was_touched_arrives(void **state)
 	pair_start(pair, false);
 	assert_int_equal(pair_round(pair), resident_pages(&pair->from));
 	assert_true(pair_is_same(pair));
-	assert_int_equal(pair->send.known_pages, resident_pages(&pair->from));
+	assert_int_equal(pair->send.watch.known_pages,
+			 resident_pages(&pair->from));
 	assert_int_equal(pair->recv_pages, pair->send.pages);
 	assert_int_equal(pair->recv_zero_pages, pair->send.zero_pages);
 	assert_int_equal(pair->cleared_pages,
