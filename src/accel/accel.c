@@ -11,37 +11,10 @@
 #include "base/err.h"
 #include "base/parse.h"
 
-/* 1 when it is taken. */
-static int kvm_option(struct accel_options *options, const struct parse_kv *kv,
-		      struct err *err)
-{
-	const char *value = kv->value ? kv->value : "on";
-	int ret;
-
-	if (strcmp(kv->key, "dirty") == 0)
-		return strcmp(value, "bitmap") == 0
-			       ? 1
-			       : err_set(err, -EINVAL,
-					 "dirty=%s is unknown; use dirty=bitmap",
-					 value);
-	if (strcmp(kv->key, "x-plain-log") == 0) {
-		ret = parse_bool(value, &options->use_plain_log, err);
-		return ret ? ret : 1;
-	}
-	return 0;
-}
-
-static int kvm_options_check(struct accel_options *options, struct err *err)
-{
-	(void)options;
-	(void)err;
-	return 0;
-}
-
 static const struct accel_type types[] = {
 	{ .name = "kvm",
-	  .option = kvm_option,
-	  .check = kvm_options_check,
+	  .option = kv_option,
+	  .check = kv_options_check,
 	  .create = kv_new },
 	{ .name = "sim",
 	  .option = sim_option,

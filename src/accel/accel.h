@@ -9,15 +9,21 @@
  * slots and dirty logging need no call here.
  *
  * Threads.  vcpu_run is called by the vCPU's own thread; vcpu_save, vcpu_load and
- * vcpu_rehearse by any one thread while the vCPU does not run, for several vCPUs in parallel;
- * vcpu_kick and irq_set by any.  The VM-wide functions are called by the thread
- * that builds, stops or loads the machine, with no vCPU running.
+ * vcpu_rehearse by any one thread while the vCPU does not run, for several vCPUs
+ * in parallel; vcpu_kick and irq_set by any.  A thread in vcpu_run handles
+ * ACCEL_KICK_SIGNAL, by a handler that may do nothing, without SA_RESTART.  The
+ * VM-wide functions are called by the thread that builds, stops or loads the
+ * machine, with no vCPU running.
  */
 #ifndef GODWIT_ACCEL_ACCEL_H
 #define GODWIT_ACCEL_ACCEL_H
 
+#include <signal.h>
 #include <stdbool.h>
 #include <stdint.h>
+
+/* Interrupts vcpu_run, beside vcpu_kick; an accelerator may send it too. */
+#define ACCEL_KICK_SIGNAL SIGUSR1
 
 struct accel;
 struct accel_vcpu;
@@ -48,6 +54,13 @@ struct accel_type {
 #define ACCEL_OWN_GPA  0xfffbc000u
 #define ACCEL_OWN_SIZE 0x4000u
 
+/* How guest writes are logged (docs/dirty-tracking.md). */
+enum accel_dirty {
+	ACCEL_DIRTY_BITMAP,
+	ACCEL_DIRTY_RING, /* one a vCPU; -ENOTSUP where there are none */
+	ACCEL_DIRTY_RING_OR_BITMAP, /* the bitmap there */
+};
+
 enum sim_leaf {
 	SIM_LEAF_1G,
 	SIM_LEAF_2M,
@@ -73,11 +86,13 @@ struct accel_options {
 	/* Use KVM_GET_DIRTY_LOG without manual protect, as on kernels before
 	 * 5.0, so that this path can be tested on any kernel. */
 	bool use_plain_log;
+	enum accel_dirty dirty;
+	uint32_t ring_entries; /* of each; 0: the default */
 	struct sim_options sim;
 };
 
-/* "kvm[,dirty=bitmap][,x-plain-log=on|off]" or "sim[,KEY=VALUE...]"; -EINVAL or
- * -ERANGE with a reason. */
+/* "kvm[,dirty=bitmap|ring|ring-or-bitmap][,ring-entries=N][,x-plain-log=on|off]"
+ * or "sim[,KEY=VALUE...]"; -EINVAL or -ERANGE with a reason. */
 int accel_options_parse(const char *text, struct accel_options *ret_options,
 			struct err *err);
 
@@ -107,6 +122,14 @@ struct accel_stat {
 };
 
 typedef void accel_stat_fn(void *opaque, const struct accel_stat *stat);
+
+/* Of all dirty rings, since the VM was made. */
+struct accel_ring_stats {
+	uint64_t full_exits; /* a vCPU left the guest since its ring was full */
+	uint64_t entries;    /* harvested */
+	uint64_t strays;     /* of these, naming no memory (any more) */
+	uint64_t reset_ns;   /* protecting pages again */
+};
 
 struct accel_ops {
 	const char *name;
@@ -146,6 +169,10 @@ struct accel_ops {
 	 * accelerator never has any. */
 	int (*stats_read)(struct accel *accel, int vcpu, accel_stat_fn *fn,
 			  void *opaque, struct err *err);
+
+	/* Any thread; false without dirty rings.  NULL: has none. */
+	bool (*ring_stats)(struct accel *accel,
+			   struct accel_ring_stats *ret_stats);
 };
 
 /* Embedded first in the accelerator's own structures. */

@@ -21,6 +21,7 @@ enum lock_rank {
 	LOCK_DEVICE,      /* one device's registers (dev/) */
 	LOCK_SLOTS,       /* memslots and rings (accel/sim) */
 	LOCK_MMU,         /* second-stage tables (accel/sim) */
+	LOCK_RING,        /* of the dirty rings (accel/kvm/ring.c, vcpu.c) */
 	LOCK_EVENT,       /* event queues towards control/ */
 };
 

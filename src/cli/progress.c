@@ -140,6 +140,7 @@ void progress_summary(const json_t *info)
 {
 	const json_t *ram = json_object_get(info, "ram");
 	const json_t *verify = json_object_get(info, "verify");
+	const json_t *rings = json_object_get(info, "dirty-ring");
 	json_int_t rounds = answer_int(ram, "dirty-sync-count");
 	char sent[TEXT_MAX], rate[TEXT_MAX], stopped[TEXT_MAX];
 
@@ -156,6 +157,11 @@ void progress_summary(const json_t *info)
 	       (long long)answer_int(ram, "normal"),
 	       (long long)answer_int(ram, "duplicate"),
 	       (long long)answer_int(ram, "holes"));
+	if (rings)
+		printf("dirty rings: %lld entries, full %lld times, reset in %.3f ms\n",
+		       (long long)answer_int(rings, "entries"),
+		       (long long)answer_int(rings, "full-exits"),
+		       (double)answer_int(rings, "reset-us") / 1e3);
 	if (verify)
 		printf("verified: %lld pages are the same on both sides (%s)\n",
 		       (long long)answer_int(verify, "pages"),

@@ -109,6 +109,14 @@ static void add_pause(json_t *root, const struct mig_info *info)
 	json_object_set_new(root, "pause", pause);
 }
 
+static json_t *rings_new(const struct mig_info *info)
+{
+	return json_pack("{s:I, s:I, s:I}", "full-exits",
+			 (json_int_t)info->ring_full_exits, "entries",
+			 (json_int_t)info->ring_entries, "reset-us",
+			 (json_int_t)(info->ring_reset_ns / NS_PER_US));
+}
+
 json_t *qmp_info_new(const struct mig_info *info)
 {
 	json_t *root = json_object();
@@ -126,6 +134,8 @@ json_t *qmp_info_new(const struct mig_info *info)
 			    integer(info->setup_ns / NS_PER_MS));
 	add_pause(root, info);
 	json_object_set_new(root, "ram", ram_new(info));
+	if (info->has_rings)
+		json_object_set_new(root, "dirty-ring", rings_new(info));
 	if (info->is_verified) {
 		snprintf(hash, sizeof(hash), "%016" PRIx64, info->verify_hash);
 		json_object_set_new(root, "verify",

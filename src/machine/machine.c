@@ -578,6 +578,15 @@ static void set_run_state(struct machine *machine, enum run_state to)
 	machine->run_state = to;
 }
 
+bool machine_ring_stats(struct machine *machine,
+			struct accel_ring_stats *ret_stats)
+{
+	struct accel *accel = machine->accel;
+
+	return accel->ops->ring_stats &&
+	       accel->ops->ring_stats(accel, ret_stats);
+}
+
 enum run_state machine_run_state(struct machine *machine)
 {
 	enum run_state state;

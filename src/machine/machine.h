@@ -77,6 +77,10 @@ struct vcpu_set *machine_vcpus(struct machine *machine);
 struct state_registry *machine_setup_state(struct machine *machine);
 struct state_registry *machine_state(struct machine *machine);
 
+/* Any thread; false without dirty rings. */
+bool machine_ring_stats(struct machine *machine,
+			struct accel_ring_stats *ret_stats);
+
 enum run_state machine_run_state(struct machine *machine);
 /* First start of a machine that is not incoming. */
 int machine_start(struct machine *machine, struct err *err);

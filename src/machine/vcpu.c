@@ -20,9 +20,6 @@
 #include "base/thread.h"
 #include "base/trace.h"
 
-/* Interrupts KVM_RUN, beside the accelerator's vcpu_kick. */
-#define VCPU_KICK_SIGNAL SIGUSR1
-
 #define SPIN_NS (100 * NS_PER_US)
 
 struct vcpu {
@@ -193,7 +190,7 @@ int vcpu_set_new(struct accel *accel, unsigned int count, vcpu_exit_fn *on_exit,
 		return err_set(err, -ENOMEM, "no memory for %u vCPUs", count);
 	}
 	/* Without SA_RESTART, so that KVM_RUN returns EINTR. */
-	sigaction(VCPU_KICK_SIGNAL, &action, NULL);
+	sigaction(ACCEL_KICK_SIGNAL, &action, NULL);
 	for (unsigned int i = 0; i < count; i++) {
 		set->count = set->parked = i + 1;
 		ret = vcpu_start(set, i, err);
@@ -284,7 +281,7 @@ static void kick_all(struct vcpu_set *set)
 		if (vcpu->is_parked)
 			continue;
 		vcpu->accel_vcpu->ops->vcpu_kick(vcpu->accel_vcpu);
-		pthread_kill(vcpu->thread, VCPU_KICK_SIGNAL);
+		pthread_kill(vcpu->thread, ACCEL_KICK_SIGNAL);
 		/* Not before: urgent and not kicked, it would run its guest in
 		 * front of this thread. */
 		if (set->is_urgent)

@@ -115,7 +115,9 @@ struct mig_info {
 	uint64_t precopy_bytes, downtime_bytes;
 	uint64_t phase_ns[MIG_PHASE_COUNT];
 	uint64_t switch_commits; /* topology commits in the pause */
-	bool is_verified;        /* hashes were compared and agreed */
+	bool has_rings;          /* dirty rings, and of this migration: */
+	uint64_t ring_full_exits, ring_entries, ring_reset_ns;
+	bool is_verified; /* hashes were compared and agreed */
 	uint64_t verified_pages;
 	uint64_t verify_hash;
 };

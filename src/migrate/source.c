@@ -58,6 +58,9 @@ struct source {
 	uint64_t last_remaining;
 	uint64_t sync_start_ns;
 
+	bool has_rings;
+	struct accel_ring_stats rings; /* as the migration began */
+
 	/* bandwidth limit */
 	uint64_t limit, limit_start_ns, limit_start_sent;
 
@@ -233,6 +236,7 @@ static int source_setup(struct source *src, struct err *err)
 	if (ret)
 		return ret;
 	is_file = src->channel->is_file;
+	src->has_rings = machine_ring_stats(src->machine, &src->rings);
 	/* For the switch, which fills it with the guest stopped. */
 	bytes_reserve(&src->out,
 		      STATE_ROOM(machine_options(src->machine)->cpus));
@@ -303,6 +307,9 @@ static int obey_bandwidth_limit(struct source *src, struct err *err)
 static void update_info(struct source *src, uint64_t remaining_pages)
 {
 	struct mig_info *info = &src->mig->info;
+	struct accel_ring_stats rings = src->rings;
+
+	machine_ring_stats(src->machine, &rings);
 
 	lock_acquire(&src->mig->lock);
 	info->ram_remaining = remaining_pages << RAM_PAGE_SHIFT;
@@ -316,6 +323,10 @@ static void update_info(struct source *src, uint64_t remaining_pages)
 	info->fixed_downtime_ns = src->policy.fixed_ns;
 	info->downtime_limit_ns = src->policy.limit_ns;
 	info->is_out_of_reach = src->policy.is_out_of_reach;
+	info->has_rings = src->has_rings;
+	info->ring_full_exits = rings.full_exits - src->rings.full_exits;
+	info->ring_entries = rings.entries - src->rings.entries;
+	info->ring_reset_ns = rings.reset_ns - src->rings.reset_ns;
 	lock_release(&src->mig->lock);
 }
 

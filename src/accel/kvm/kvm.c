@@ -130,6 +130,16 @@ static uint32_t kv_tsc_khz(struct accel *accel)
 	return kv_of(accel)->tsc_rate.guest_khz;
 }
 
+static bool kv_get_ring_stats(struct accel *accel,
+			      struct accel_ring_stats *ret_stats)
+{
+	struct kv *kv = kv_of(accel);
+
+	if (kv->ring)
+		kv_ring_stats(kv, ret_stats);
+	return kv->ring;
+}
+
 static void kv_free(struct accel *accel)
 {
 	struct kv *kv = kv_of(accel);
@@ -143,6 +153,7 @@ static void kv_free(struct accel *accel)
 	kv->vm_fd = -1;
 	kv_slots_fini(kv);
 	kv_log_stop_fini(kv);
+	kv_ring_fini(kv);
 	kv_bitmap_fini(kv);
 	if (kv->is_registered) {
 		state_unregister(&kv->cpuid_entry);
@@ -150,6 +161,9 @@ static void kv_free(struct accel *accel)
 	}
 	if (kv->fd >= 0)
 		close(kv->fd);
+	pthread_cond_destroy(&kv->left);
+	lock_fini(&kv->left_lock);
+	free(kv->left_seqs);
 	free(kv->vcpus);
 	free(kv);
 }
@@ -172,6 +186,7 @@ const struct accel_ops kv_accel_ops = {
 	.setup_load = kv_setup_load,
 	.tsc_khz = kv_tsc_khz,
 	.stats_read = kv_stats_read,
+	.ring_stats = kv_get_ring_stats,
 };
 
 static int open_kvm(struct kv *kv, struct err *err)
@@ -223,14 +238,23 @@ int kv_new(const struct accel_config *config, struct accel **ret_accel,
 	kv->ports = config->ports;
 	kv->state = config->state;
 	kv->vcpus = calloc(config->cpus, sizeof(struct kv_vcpu *));
-	ret = kv->vcpus ? open_kvm(kv, err)
-			: err_set(err, -ENOMEM, "no memory for vCPUs");
+	kv->left_seqs = calloc(config->cpus, sizeof(uint64_t));
+	lock_init(&kv->left_lock, LOCK_RING);
+	pthread_cond_init(&kv->left, NULL);
+	ret = kv->vcpus && kv->left_seqs
+		      ? open_kvm(kv, err)
+		      : err_set(err, -ENOMEM, "no memory for vCPUs");
 	if (!ret)
 		ret = check_capabilities(kv, config, err);
 	if (!ret)
 		ret = kv_cpuid_init(kv, err);
 	if (!ret)
-		ret = kv_bitmap_init(kv, config->options.use_plain_log, err);
+		ret = kv_ring_init(kv, &config->options, err);
+	/* Manual protect would leave all pages writable at the start: no write
+	 * would reach a ring. */
+	if (!ret)
+		ret = kv_bitmap_init(
+			kv, kv->ring || config->options.use_plain_log, err);
 	/* Memory before the interrupt controllers: they register on KVM's I/O
 	 * buses, and a memslot set after that waits 4 to 7 ms for the SRCU grace
 	 * period they began. */

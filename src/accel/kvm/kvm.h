@@ -10,4 +10,9 @@
 int kv_new(const struct accel_config *config, struct accel **ret_accel,
 	   struct err *err);
 
+/* A row of the table in accel.c: see there. */
+int kv_option(struct accel_options *options, const struct parse_kv *kv,
+	      struct err *err);
+int kv_options_check(struct accel_options *options, struct err *err);
+
 #endif

@@ -7,6 +7,7 @@
  *	slots.c      memslots and dirty logging on and off, as a memory listener
  *	bitmap.c     the dirty bitmap of a memslot
  *	log_stop.c   turns logging off when nothing wants it any more
+ *	ring.c       the dirty rings of vCPUs, instead
  *	vcpu.c       one vCPU: creation, run loop, exits
  *	vcpu_state.c one vCPU's registers, both ways
  *	stats.c      the kernel's counters
@@ -27,6 +28,7 @@
 #include "base/list.h"
 #include "base/lock.h"
 #include "mem/space.h"
+#include "ring.h"
 #include "state/state.h"
 
 #define KV_CPUID_MAX 256u
@@ -114,6 +116,8 @@ struct kv {
 	struct state_registry *state;
 	struct kv_msr_list msrs; /* filled when the first vCPU is created */
 
+	struct kv_ring *ring; /* owned; NULL: writes are logged in bitmaps */
+
 	struct mem_listener listener, port_listener;
 	bool has_listeners, is_registered;
 
@@ -125,6 +129,10 @@ struct kv {
 	uint64_t *harvest;   /* room for one slot's bitmap */
 
 	struct kv_log_stop log_stop;
+	struct lock left_lock;
+	pthread_cond_t left;  /* a vCPU left the guest; with left_lock */
+	uint64_t *left_seqs;  /* owned by kv_vcpus_flush(): run_seq of each */
+	bool left_is_awaited; /* atomic */
 
 	/* owned by whoever builds, saves or loads the machine */
 	struct kv_cpuid cpuid;      /* the guest's */
@@ -160,6 +168,12 @@ struct kv_vcpu {
 	int fd;
 	int stats_fd;        /* -1: none */
 	struct kvm_run *run; /* shared with the kernel */
+	/* atomic */
+	uint64_t run_seq; /* odd: in KVM_RUN */
+	int thread_id;    /* of who runs it */
+	bool is_kicked;   /* to return, not only to leave the guest */
+
+	struct kv_vcpu_ring ring; /* see ring.h */
 	struct state_entry entry;
 	struct kv_vcpu_state state;
 	/* owned: as created; NULL once it may differ from that */
@@ -236,6 +250,11 @@ void kv_vcpu_free(struct accel_vcpu *vcpu);
 enum accel_exit kv_vcpu_run(struct accel_vcpu *vcpu, struct err *err);
 void kv_vcpu_kick(struct accel_vcpu *vcpu);
 void kv_vcpu_unkick(struct accel_vcpu *vcpu);
+/* Have every vCPU leave the guest once; returns when each has, or was not in it.
+ * With the topology lock. */
+void kv_vcpus_flush(struct kv *kv);
+/* Changes whenever it enters or leaves the guest; odd: it is in it. */
+uint64_t kv_vcpu_run_seq(const struct kv_vcpu *vcpu);
 
 /* stats.c */
 /* Of a VM or a vCPU that does not run: a descriptor, or -1. */

@@ -99,6 +99,7 @@ static void slot_add(struct kv *kv, const struct mem_range *range, uint64_t gpa,
 		return;
 	}
 	slot_insert(kv, slot);
+	kv_ring_slot_add(kv, slot);
 }
 
 /* The page-aligned part of a RAM range; false when there is none. */
@@ -150,6 +151,7 @@ static void slot_del(struct kv *kv, struct kv_slot *slot)
 {
 	kv_log_stop_take(kv, slot);
 	kv_slot_tell(kv, slot, false, 0);
+	kv_ring_slot_del(kv, slot);
 	if (slot_is_wanted(kv, slot))
 		kv_slot_mark_dirty(slot);
 	kv->slot_ids[slot->id] = 0;
@@ -190,6 +192,7 @@ static void kv_log_global_stop(void *opaque, uint64_t grace_ns)
 	struct kv *kv = opaque;
 
 	kv->is_logging = false;
+	kv_ring_stop(kv);
 	kv_log_stop_later(kv, grace_ns);
 }
 
@@ -199,8 +202,10 @@ static int kv_log_global_start(void *opaque, struct err *err)
 {
 	struct kv *kv = opaque;
 	struct kv_slot *slot;
+	int ret = kv_ring_start(kv, err);
 
-	(void)err;
+	if (ret)
+		return ret;
 	kv->is_logging = true;
 	kv_log_stop_call_off(kv);
 	list_for_each (slot, &kv->slots, link)
@@ -260,7 +265,10 @@ static void kv_log_sync_all(void *opaque, bool is_last)
 	struct kv *kv = opaque;
 	struct kv_slot *slot;
 
-	(void)is_last;
+	if (kv->ring) {
+		kv_ring_sync(kv, is_last);
+		return;
+	}
 	list_for_each (slot, &kv->slots, link) {
 		if (slot->is_watched && slot_is_wanted(kv, slot))
 			kv_bitmap_harvest(kv, slot);
@@ -287,7 +295,8 @@ static int kv_log_clear(void *opaque, struct ram_block *block, uint64_t first,
 			ret = slot_watch(kv, slot, err);
 		if (ret)
 			return ret;
-		kv_bitmap_clear(kv, slot, from, to, bits, first);
+		if (!kv->ring) /* whose reset did it */
+			kv_bitmap_clear(kv, slot, from, to, bits, first);
 	}
 	return 0;
 }

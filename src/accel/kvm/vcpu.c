@@ -8,15 +8,21 @@
  * returns EINTR, and by then KVM has completed the I/O of the last exit (api.rst,
  * KVM_RUN: "complete pending operations").  So kv_vcpu_run() returns
  * ACCEL_EXIT_KICKED only with the vCPU in a state that may be saved.
+ *
+ * kv_vcpus_flush() does the same, but for is_kicked, so that the vCPU goes on
+ * again at once.
  */
 #include <errno.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "base/clock.h"
 #include "base/err.h"
+#include "base/trace.h"
 #include "kvm_priv.h"
 #include "mem/access.h"
 
@@ -58,6 +64,8 @@ int kv_vcpu_new(struct accel *accel, unsigned int index,
 	ret = kv_cpuid_apply(vcpu, err);
 	if (!ret && index == 0)
 		ret = kv_msr_list_probe(vcpu, err);
+	if (!ret)
+		ret = kv_ring_vcpu_add(vcpu, err);
 	if (ret)
 		goto out_unmap;
 	kv_vcpu_state_register(vcpu);
@@ -87,6 +95,7 @@ void kv_vcpu_free(struct accel_vcpu *accel_vcpu)
 
 	vcpu->kv->vcpus[accel_vcpu->index] = NULL;
 	state_unregister(&vcpu->entry);
+	kv_ring_vcpu_del(vcpu);
 	munmap(vcpu->run, vcpu->kv->run_size);
 	close_stats(vcpu);
 	close(vcpu->fd);
@@ -94,18 +103,99 @@ void kv_vcpu_free(struct accel_vcpu *accel_vcpu)
 	free(vcpu);
 }
 
-void kv_vcpu_kick(struct accel_vcpu *vcpu)
+/* Pairs with the kernel's read on entry to KVM_RUN. */
+static void set_immediate_exit(struct kv_vcpu *vcpu, uint8_t value)
 {
-	/* Pairs with the kernel's read on entry to KVM_RUN. */
-	__atomic_store_n(&kv_vcpu_of(vcpu)->run->immediate_exit, 1,
-			 __ATOMIC_SEQ_CST);
+	__atomic_store_n(&vcpu->run->immediate_exit, value, __ATOMIC_SEQ_CST);
 }
 
-void kv_vcpu_unkick(struct accel_vcpu *vcpu)
+/* In this order: was_kicked() looks the other way round. */
+void kv_vcpu_kick(struct accel_vcpu *accel_vcpu)
 {
-	kv_vcpu_forget_fresh(kv_vcpu_of(vcpu));
-	__atomic_store_n(&kv_vcpu_of(vcpu)->run->immediate_exit, 0,
-			 __ATOMIC_SEQ_CST);
+	struct kv_vcpu *vcpu = kv_vcpu_of(accel_vcpu);
+
+	__atomic_store_n(&vcpu->is_kicked, true, __ATOMIC_SEQ_CST);
+	set_immediate_exit(vcpu, 1);
+}
+
+void kv_vcpu_unkick(struct accel_vcpu *accel_vcpu)
+{
+	struct kv_vcpu *vcpu = kv_vcpu_of(accel_vcpu);
+
+	kv_vcpu_forget_fresh(vcpu);
+	__atomic_store_n(&vcpu->is_kicked, false, __ATOMIC_SEQ_CST);
+	set_immediate_exit(vcpu, 0);
+}
+
+/* After EINTR: true for kv_vcpu_kick(), whose mark stays.  After a flush the next
+ * KVM_RUN is to enter the guest; a kick meanwhile is either seen here, or sets
+ * immediate_exit after this has cleared it. */
+static bool was_kicked(struct kv_vcpu *vcpu)
+{
+	if (!__atomic_load_n(&vcpu->is_kicked, __ATOMIC_SEQ_CST))
+		set_immediate_exit(vcpu, 0);
+	return __atomic_load_n(&vcpu->is_kicked, __ATOMIC_SEQ_CST);
+}
+
+/* KVM_RUN, between the two marks that kv_vcpus_flush() looks at. */
+static int enter_guest(struct kv_vcpu *vcpu)
+{
+	struct kv *kv = vcpu->kv;
+	int ret;
+
+	__atomic_add_fetch(&vcpu->run_seq, 1, __ATOMIC_SEQ_CST);
+	ret = ioctl(vcpu->fd, KVM_RUN, 0) < 0 ? -errno : 0;
+	__atomic_add_fetch(&vcpu->run_seq, 1, __ATOMIC_SEQ_CST);
+	/* Pairs with the store in kv_vcpus_flush(): either this sees that
+	 * somebody waits, or that one sees that the vCPU left. */
+	if (__atomic_load_n(&kv->left_is_awaited, __ATOMIC_SEQ_CST)) {
+		lock_acquire(&kv->left_lock);
+		pthread_cond_signal(&kv->left);
+		lock_release(&kv->left_lock);
+	}
+	return ret;
+}
+
+uint64_t kv_vcpu_run_seq(const struct kv_vcpu *vcpu)
+{
+	return __atomic_load_n(&vcpu->run_seq, __ATOMIC_SEQ_CST);
+}
+
+static bool all_left(const struct kv *kv)
+{
+	for (unsigned int i = 0; i < kv->cpus; i++) {
+		if (kv->left_seqs[i] & 1 &&
+		    kv_vcpu_run_seq(kv->vcpus[i]) == kv->left_seqs[i])
+			return false;
+	}
+	return true;
+}
+
+void kv_vcpus_flush(struct kv *kv)
+{
+	uint64_t start = clock_mono_ns();
+	unsigned int kicked = 0;
+
+	for (unsigned int i = 0; i < kv->cpus; i++) {
+		struct kv_vcpu *vcpu = kv->vcpus[i];
+
+		kv->left_seqs[i] = kv_vcpu_run_seq(vcpu);
+		if (!(kv->left_seqs[i] & 1))
+			continue;
+		set_immediate_exit(vcpu, 1);
+		tgkill(getpid(),
+		       __atomic_load_n(&vcpu->thread_id, __ATOMIC_RELAXED),
+		       ACCEL_KICK_SIGNAL);
+		kicked++;
+	}
+	lock_acquire(&kv->left_lock);
+	__atomic_store_n(&kv->left_is_awaited, true, __ATOMIC_SEQ_CST);
+	while (!all_left(kv))
+		lock_wait(&kv->left_lock, &kv->left);
+	__atomic_store_n(&kv->left_is_awaited, false, __ATOMIC_SEQ_CST);
+	lock_release(&kv->left_lock);
+	trace(kvm_ring_flush, "%u vCPUs kicked, %lu us", kicked,
+	      (clock_mono_ns() - start) / 1000);
 }
 
 static void exit_io(struct kv_vcpu *vcpu)
@@ -152,6 +242,8 @@ static bool handle_exit(struct kv_vcpu *vcpu, enum accel_exit *ret_exit,
 	case KVM_EXIT_MMIO:
 		exit_mmio(vcpu);
 		return true;
+	case KVM_EXIT_DIRTY_RING_FULL:
+		return kv_ring_full(vcpu, err) == 0;
 	case KVM_EXIT_INTR:
 	case KVM_EXIT_IRQ_WINDOW_OPEN:
 		return true;
@@ -186,17 +278,18 @@ enum accel_exit kv_vcpu_run(struct accel_vcpu *accel_vcpu, struct err *err)
 	struct kv_vcpu *vcpu = kv_vcpu_of(accel_vcpu);
 	enum accel_exit exit = ACCEL_EXIT_FAILED;
 
+	__atomic_store_n(&vcpu->thread_id, gettid(), __ATOMIC_RELAXED);
 	for (;;) {
-		if (ioctl(vcpu->fd, KVM_RUN, 0) < 0) {
-			/* EAGAIN: a vCPU that waited for SIPI was made
-			 * runnable meanwhile. */
-			if (errno == EINTR &&
-			    __atomic_load_n(&vcpu->run->immediate_exit,
-					    __ATOMIC_SEQ_CST))
-				return ACCEL_EXIT_KICKED;
-			if (errno == EINTR || errno == EAGAIN)
-				continue;
-			err_set_errno(err, -errno, "KVM_RUN of vCPU %u",
+		int ret = enter_guest(vcpu);
+
+		if (ret == -EINTR && was_kicked(vcpu))
+			return ACCEL_EXIT_KICKED;
+		/* EAGAIN: a vCPU that waited for SIPI was made runnable
+		 * meanwhile. */
+		if (ret == -EINTR || ret == -EAGAIN)
+			continue;
+		if (ret < 0) {
+			err_set_errno(err, ret, "KVM_RUN of vCPU %u",
 				      accel_vcpu->index);
 			return ACCEL_EXIT_FAILED;
 		}

@@ -36,7 +36,7 @@ def runs_code() -> bool:
 
 def with_accel(argv: Sequence[str]) -> list[str]:
     """The arguments of `godwit run`, with --accel unless they have it."""
-    return [*argv] if runs_code() or "--accel" in argv else [*argv, "--accel", accel()]
+    return [*argv] if accel() == "kvm" or "--accel" in argv else [*argv, "--accel", accel()]
 
 
 def run(*argv: str, timeout_s: float = 30.0, **options: Any) -> subprocess.CompletedProcess[str]:

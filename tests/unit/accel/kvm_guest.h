@@ -15,6 +15,7 @@
 
 #include "base/bitmap.h"
 #include "base/err.h"
+#include "kvm_ring3.h"
 #include "kvm_vm.h"
 #include "mem/access.h"
 #include "migrate/ram_send.h"
@@ -36,15 +37,6 @@ struct fixture {
 	struct err err;
 };
 
-/* Tables for the first 4 GiB in 2 MiB pages at 0x1000, a task state that opens
- * the ports (a guest in ring 3 may lose its IOPL: PVM), and a program. */
-#define GUEST_PML4 0x1000u
-#define GUEST_PDPT 0x2000u
-#define GUEST_PD   0x3000u
-#define GUEST_TSS  0x7000u
-#define GUEST_CODE 0x8000u
-#define GUEST_DATA MIB /* nothing of the above is behind this */
-
 /* All of the RAM is resident afterwards. */
 static inline void guest_load(struct fixture *f)
 {
@@ -58,19 +50,9 @@ static inline void guest_load(struct fixture *f)
 		0xe6, 0x80,                               /* out 0x80, al */
 		0xeb, 0xe7,                               /* jmp again */
 	};
-	uint8_t *ram = memset(f->vm.block->host, 0, RAM_SIZE);
-	uint64_t *pml4 = (uint64_t *)(ram + GUEST_PML4);
-	uint64_t *pdpt = (uint64_t *)(ram + GUEST_PDPT);
-	uint64_t *pd = (uint64_t *)(ram + GUEST_PD);
 
-	pml4[0] = GUEST_PDPT | 0x27; /* accessed, user, writable, present */
-	for (uint64_t i = 0; i < 4; i++)
-		pdpt[i] = (GUEST_PD + i * PAGE) | 0x27;
-	for (uint64_t i = 0; i < 4 * 512; i++)
-		pd[i] = i * 2 * MIB | 0xe7; /* large, dirty, and the same */
-	ram[GUEST_TSS + 102] = 104;         /* the bitmap of ports, all open */
-	ram[GUEST_TSS + 104 + 32] = 0xff;
-	memcpy(ram + GUEST_CODE, program, sizeof(program));
+	memset(f->vm.block->host, 0, RAM_SIZE);
+	ring3_load(f->vm.block->host, program, sizeof(program));
 }
 
 static inline uint64_t port_read(void *opaque, uint64_t offset,
@@ -96,11 +78,11 @@ static inline void port_write(void *opaque, uint64_t offset, uint64_t value,
 static const struct mem_io_ops port_ops = { .read = port_read,
 					    .write = port_write };
 
-static inline struct fixture *fixture_new(bool use_plain_log)
+static inline struct fixture *fixture_new(const char *accel)
 {
 	struct fixture *f = calloc(1, sizeof(*f));
 
-	vm_init(&f->vm, RAM_SIZE, use_plain_log);
+	vm_init(&f->vm, RAM_SIZE, accel);
 	f->port = mem_region_new_io(f->vm.mem, "port", 1, &port_ops, f);
 	mem_region_add(f->vm.ports_root, 0x80, f->port, 0);
 	sem_init(&f->pass, 0, 0);
@@ -118,44 +100,6 @@ static inline void fixture_free(struct fixture *f)
 	free(f->copy[0]);
 	free(f->copy[1]);
 	free(f);
-}
-
-/* Ring 3, 64 bit: native on every KVM. */
-static inline void guest_regs(struct fixture *f, uint64_t gpa, uint64_t pages)
-{
-	const struct kvm_segment data = { .limit = 0xffffffff,
-					  .selector = 0x13,
-					  .type = 3,
-					  .present = 1,
-					  .dpl = 3,
-					  .db = 1,
-					  .s = 1,
-					  .g = 1 };
-	const struct kvm_regs regs = { .rip = GUEST_CODE,
-				       .rbx = gpa,
-				       .rdx = pages,
-				       .rsp = GUEST_CODE + 0x1000,
-				       .rflags = 0x3002 };
-	int fd = vm_vcpu_fd(&f->vm, 0);
-	struct kvm_sregs sregs;
-
-	assert_int_equal(ioctl(fd, KVM_GET_SREGS, &sregs), 0);
-	sregs.ds = sregs.es = sregs.fs = sregs.gs = sregs.ss = sregs.cs = data;
-	sregs.cs.selector = 0x1b;
-	sregs.cs.type = 11;
-	sregs.cs.db = 0;
-	sregs.cs.l = 1;
-	sregs.tr = (struct kvm_segment){ .base = GUEST_TSS,
-					 .limit = 104 + 32,
-					 .selector = 0x20,
-					 .type = 11,
-					 .present = 1 };
-	sregs.cr0 = 0x80000033;
-	sregs.cr3 = GUEST_PML4;
-	sregs.cr4 = 0x620;
-	sregs.efer = 0x500;
-	assert_int_equal(ioctl(fd, KVM_SET_SREGS, &sregs), 0);
-	assert_int_equal(ioctl(fd, KVM_SET_REGS, &regs), 0);
 }
 
 static inline void *guest_thread(void *opaque)
@@ -186,7 +130,9 @@ static inline void guest_wait_pass(struct fixture *f)
 /* It adds 1 to the first word of each of @pages pages, over and over. */
 static inline void guest_start(struct fixture *f, uint64_t gpa, uint64_t pages)
 {
-	guest_regs(f, gpa, pages);
+	const struct kvm_regs regs = { .rbx = gpa, .rdx = pages };
+
+	ring3_regs(vm_vcpu_fd(&f->vm, 0), &regs);
 	f->vm.vcpus[0]->ops->vcpu_unkick(f->vm.vcpus[0]);
 	assert_int_equal(pthread_create(&f->thread, NULL, guest_thread, f), 0);
 }

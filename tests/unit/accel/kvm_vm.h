@@ -7,6 +7,7 @@
 #define GODWIT_TEST_ACCEL_KVM_VM_H
 
 #include <cmocka.h>
+#include <signal.h>
 #include <stdio.h>
 #include <sys/ioctl.h>
 #include <unistd.h>
@@ -40,10 +41,16 @@ static inline void need_kvm(void)
 	exit(77);
 }
 
-/* @ram_size bytes at guest-physical 0. */
-static inline void vm_init(struct test_vm *vm, uint64_t ram_size,
-			   bool use_plain_log)
+static inline void vm_on_kick(int signal)
 {
+	(void)signal;
+}
+
+/* @ram_size bytes at guest-physical 0; @accel as for --accel. */
+static inline void vm_init(struct test_vm *vm, uint64_t ram_size,
+			   const char *accel)
+{
+	const struct sigaction action = { .sa_handler = vm_on_kick };
 	struct accel_config config = {
 		.cpus = VM_CPUS,
 		.setup_state = &vm->setup_state,
@@ -65,8 +72,8 @@ static inline void vm_init(struct test_vm *vm, uint64_t ram_size,
 	state_registry_init(&vm->state);
 	config.memory = vm->memory;
 	config.ports = vm->ports;
-	if (accel_options_parse(use_plain_log ? "kvm,x-plain-log" : "kvm",
-				&config.options, &err) ||
+	sigaction(ACCEL_KICK_SIGNAL, &action, NULL);
+	if (accel_options_parse(accel, &config.options, &err) ||
 	    accel_new(&config, &vm->accel, &err))
 		fail_msg("%s", err_msg(&err));
 	vm->kv = kv_of(vm->accel);

@@ -150,7 +150,7 @@ static void test_each_vcpu_has_its_own_apic_id(void **state)
 	struct test_vm vm;
 
 	(void)state;
-	vm_init(&vm, 2 << 20, false);
+	vm_init(&vm, 2 << 20, "kvm");
 	for (uint32_t cpu = 0; cpu < VM_CPUS; cpu++) {
 		union {
 			struct kvm_cpuid2 head;

@@ -98,21 +98,21 @@ static void assert_slot(uint64_t gpa, uint64_t size, const void *host,
 	assert_int_equal(slot->flags, flags);
 }
 
-static int set_up(void **state, bool use_plain_log)
+static int set_up(void **state, const char *accel)
 {
 	memset(&seen, 0, sizeof(seen));
-	*state = fixture_new(use_plain_log);
+	*state = fixture_new(accel);
 	return 0;
 }
 
 static int setup(void **state)
 {
-	return set_up(state, false);
+	return set_up(state, "kvm");
 }
 
 static int setup_plain(void **state)
 {
-	return set_up(state, true);
+	return set_up(state, "kvm,x-plain-log");
 }
 
 static int teardown(void **state)

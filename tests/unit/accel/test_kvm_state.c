@@ -759,8 +759,8 @@ static int setup(void **state)
 {
 	struct fixture *f = calloc(1, sizeof(*f));
 
-	vm_init(&f->source, RAM_SIZE, false);
-	vm_init(&f->destination, RAM_SIZE, false);
+	vm_init(&f->source, RAM_SIZE, "kvm");
+	vm_init(&f->destination, RAM_SIZE, "kvm");
 	*state = f;
 	return 0;
 }
@@ -788,7 +788,7 @@ static void test_every_register_is_the_same_on_the_destination(void **state)
 	for (unsigned int cpu = 0; cpu < VM_CPUS; cpu++) {
 		struct test_vm untouched;
 
-		vm_init(&untouched, RAM_SIZE, false);
+		vm_init(&untouched, RAM_SIZE, "kvm");
 		read_image(&untouched, cpu, &fresh);
 		vm_fini(&untouched);
 		read_image(&f->source, cpu, &here);

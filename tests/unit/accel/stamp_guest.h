@@ -1,0 +1,289 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Guests that write numbered stamps to pages drawn at random, and log in memory
+ * of their own which page each stamp went to; and the copy of their memory that a
+ * destination would have.  What a page of the copy must hold follows from the
+ * guest's log alone.
+ *
+ * vCPU N writes word N of each data page.  Every @stride stamps it leaves for a
+ * port, where it can be stopped with all that it logged in memory.
+ */
+#ifndef GODWIT_TEST_ACCEL_STAMP_GUEST_H
+#define GODWIT_TEST_ACCEL_STAMP_GUEST_H
+
+#include <cmocka.h>
+#include <pthread.h>
+#include <stdlib.h>
+
+#include "base/bitmap.h"
+#include "base/clock.h"
+#include "base/err.h"
+#include "kvm_ring3.h"
+#include "kvm_vm.h"
+#include "mem/access.h"
+#include "migrate/ram_send.h"
+
+#define STAMP_MAX   (4u << 20) /* a vCPU, over its life */
+#define STAMP_LOG   (16ull << 20)
+#define STAMP_RAM   (STAMP_LOG + VM_CPUS * STAMP_MAX * 4ull)
+#define STAMP_DATA  (1ull << 30) /* guest-physical, in a block of its own */
+#define STAMP_PAGES 4096ull      /* a power of two */
+
+struct stamp_vcpu {
+	struct stamp_guest *guest;
+	unsigned int index;
+	pthread_t thread;
+	bool is_running;
+	enum accel_exit exit;
+	struct err err;
+	uint64_t stamps, seed; /* so far */
+};
+
+struct stamp_guest {
+	struct test_vm vm;
+	struct ram_send send;
+	struct mem_region *port;
+	uint64_t pages, stride;
+	struct stamp_vcpu vcpus[VM_CPUS];
+	uint8_t *copy[2]; /* of each block, by index */
+};
+
+static uint64_t stamp_port_read(void *opaque, uint64_t offset,
+				unsigned int size)
+{
+	(void)opaque;
+	(void)offset;
+	(void)size;
+	return 0;
+}
+
+static void stamp_port_write(void *opaque, uint64_t offset, uint64_t value,
+			     unsigned int size)
+{
+	(void)opaque;
+	(void)offset;
+	(void)value;
+	(void)size;
+}
+
+static const struct mem_io_ops stamp_port_ops = { .read = stamp_port_read,
+						  .write = stamp_port_write };
+
+/* @pages (a power of two) are written, and there is one more page behind them. */
+static inline struct stamp_guest *stamp_new(const char *accel, uint64_t pages,
+					    uint64_t stride)
+{
+	static const uint8_t program[] = {
+		0x4c, 0x89, 0xd1,       /* again: mov rcx, r10  (stride) */
+		0x4d, 0x39, 0xf1,       /* next: cmp r9, r14  (stamp, limit) */
+		0x73, 0x25,             /* jae done */
+		0x4d, 0x0f, 0xaf, 0xdc, /* imul r11, r12  (seed) */
+		0x4d, 0x01, 0xeb,       /* add r11, r13 */
+		0x4c, 0x89, 0xd8,       /* mov rax, r11 */
+		0x48, 0xc1, 0xe8, 0x28, /* shr rax, 40 */
+		0x48, 0x21, 0xd0,       /* and rax, rdx  (pages - 1) */
+		0x49, 0xff, 0xc1,       /* inc r9 */
+		0x43, 0x89, 0x04, 0x88, /* mov [r8 + r9 * 4], eax  (log) */
+		0x48, 0xc1, 0xe0, 0x0c, /* shl rax, 12 */
+		0x4c, 0x89, 0x0c, 0x03, /* mov [rbx + rax], r9  (data) */
+		0x48, 0xff, 0xc9,       /* dec rcx */
+		0x75, 0xd6,             /* jnz next */
+		0xe6, 0x80,             /* done: out 0x80, al */
+		0xeb, 0xcf,             /* jmp again */
+	};
+	struct stamp_guest *g = calloc(1, sizeof(*g));
+
+	g->pages = pages;
+	g->stride = stride;
+	vm_init(&g->vm, STAMP_RAM, accel);
+	vm_window_new(&g->vm, (pages + 1) * RAM_PAGE_SIZE);
+	mem_region_add(g->vm.root, STAMP_DATA, g->vm.window, 0);
+	g->port = mem_region_new_io(g->vm.mem, "port", 1, &stamp_port_ops, g);
+	mem_region_add(g->vm.ports_root, 0x80, g->port, 0);
+	ring3_load(g->vm.block->host, program, sizeof(program));
+	for (unsigned int i = 0; i < VM_CPUS; i++)
+		g->vcpus[i] = (struct stamp_vcpu){ .guest = g,
+						   .index = i,
+						   .seed = i + 1 };
+	g->copy[g->vm.block->index] = malloc(g->vm.block->size);
+	g->copy[g->vm.window_block->index] = malloc(g->vm.window_block->size);
+	return g;
+}
+
+static inline void stamp_free(struct stamp_guest *g)
+{
+	ram_send_stop(&g->send, 0);
+	mem_region_del(g->port);
+	mem_region_put(g->port);
+	vm_fini(&g->vm);
+	free(g->copy[0]);
+	free(g->copy[1]);
+	free(g);
+}
+
+/* ---- running ---- */
+
+static void *stamp_thread(void *opaque)
+{
+	struct stamp_vcpu *v = opaque;
+	struct accel_vcpu *vcpu = v->guest->vm.vcpus[v->index];
+
+	v->exit = vcpu->ops->vcpu_run(vcpu, &v->err);
+	return NULL;
+}
+
+/* Each vCPU writes @more stamps, unless it is stopped before. */
+static inline void stamp_start(struct stamp_guest *g, uint64_t more)
+{
+	for (unsigned int i = 0; i < VM_CPUS; i++) {
+		struct stamp_vcpu *v = &g->vcpus[i];
+		const struct kvm_regs regs = {
+			.rbx = STAMP_DATA + i * sizeof(uint64_t),
+			.rdx = g->pages - 1,
+			.r8 = STAMP_LOG + i * STAMP_MAX * 4ull,
+			.r9 = v->stamps,
+			.r10 = g->stride,
+			.r11 = v->seed,
+			.r12 = 6364136223846793005,
+			.r13 = 1442695040888963407,
+			.r14 = v->stamps + more,
+		};
+
+		assert_true(v->stamps + more < STAMP_MAX);
+		ring3_regs(vm_vcpu_fd(&g->vm, i), &regs);
+		g->vm.accel->ops->vcpu_unkick(g->vm.vcpus[i]);
+		assert_int_equal(
+			pthread_create(&v->thread, NULL, stamp_thread, v), 0);
+		v->is_running = true;
+	}
+}
+
+/* At the port, by its next exit: no signal, so that no write is cut off from its
+ * line in the log. */
+static inline void stamp_stop(struct stamp_guest *g)
+{
+	for (unsigned int i = 0; i < VM_CPUS; i++)
+		g->vm.accel->ops->vcpu_kick(g->vm.vcpus[i]);
+	for (unsigned int i = 0; i < VM_CPUS; i++) {
+		struct stamp_vcpu *v = &g->vcpus[i];
+		struct kvm_regs regs;
+
+		if (!v->is_running)
+			continue;
+		pthread_join(v->thread, NULL);
+		v->is_running = false;
+		if (v->exit != ACCEL_EXIT_KICKED)
+			fail_msg("vCPU %u ended: %d, %s", i, v->exit,
+				 err_msg(&v->err));
+		assert_int_equal(
+			ioctl(vm_vcpu_fd(&g->vm, i), KVM_GET_REGS, &regs), 0);
+		v->stamps = regs.r9;
+		v->seed = regs.r11;
+	}
+}
+
+static inline const uint32_t *stamp_log(const struct stamp_guest *g,
+					unsigned int vcpu)
+{
+	return (const uint32_t *)(g->vm.block->host + STAMP_LOG) +
+	       vcpu * (size_t)STAMP_MAX;
+}
+
+/* How far the guest is, from outside: the first stamp not logged.  Page 0 is
+ * logged as 0 too; a few of those in a row do not matter. */
+static inline bool stamp_is_past(const struct stamp_guest *g, uint64_t stamp)
+{
+	for (unsigned int i = 0; i < VM_CPUS; i++) {
+		const uint32_t *log = stamp_log(g, i) + stamp;
+		uint32_t any = 0;
+
+		for (int j = 0; j < 8; j++)
+			any |= __atomic_load_n(&log[j], __ATOMIC_RELAXED);
+		if (!any)
+			return false;
+	}
+	return true;
+}
+
+/* ---- the copy ---- */
+
+static inline void stamp_log_start(struct stamp_guest *g)
+{
+	struct err err = ERR_INIT;
+
+	if (ram_send_start(&g->send, g->vm.mem, NULL, false, &err))
+		fail_msg("%s", err_msg(&err));
+	/* Of what came in a move that was given up nothing counts. */
+	memset(g->copy[g->vm.window_block->index], 0xee,
+	       g->vm.window_block->size);
+}
+
+/* In order: take, watch again, read (D1). */
+static inline void stamp_send(struct stamp_guest *g)
+{
+	struct ram_block *block = NULL;
+
+	while ((block = ram_block_next(g->vm.mem, block))) {
+		uint8_t *copy = g->copy[block->index];
+
+		for (uint64_t w = 0; w < bitmap_words(block->pages); w++) {
+			uint64_t bits = __atomic_load_n(&block->dirty[w],
+							__ATOMIC_RELAXED);
+			uint64_t at = w * 64, page = 0;
+			uint64_t count = block->pages - at;
+
+			if (!bits)
+				continue;
+			bits = bitmap_take_word_atomic(block->dirty, w);
+			assert_int_equal(mem_log_clear(g->vm.mem, block, at,
+						       count < 64 ? count : 64,
+						       &bits, NULL),
+					 0);
+			while ((page = bitmap_next_set(&bits, page, 64)) < 64) {
+				memcpy(copy + (at + page) * RAM_PAGE_SIZE,
+				       block->host +
+					       (at + page) * RAM_PAGE_SIZE,
+				       RAM_PAGE_SIZE);
+				page++;
+			}
+		}
+	}
+}
+
+static inline void stamp_round(struct stamp_guest *g)
+{
+	ram_send_sync(&g->send, false);
+	stamp_send(g);
+}
+
+/* How many data words of the copy lack the last stamp that the log has for them. */
+static inline uint64_t stamp_count_lost(const struct stamp_guest *g)
+{
+	const uint8_t *copy = g->copy[g->vm.window_block->index];
+	const uint8_t *log_copy = g->copy[g->vm.block->index] + STAMP_LOG;
+	uint32_t *last = calloc(g->pages, sizeof(*last));
+	uint64_t lost = 0;
+
+	for (unsigned int i = 0; i < VM_CPUS; i++) {
+		const uint32_t *log = stamp_log(g, i);
+		uint64_t stamps = g->vcpus[i].stamps;
+
+		lost += memcmp(log, log_copy + i * STAMP_MAX * 4ull,
+			       (stamps + 1) * sizeof(*log)) != 0;
+		memset(last, 0, g->pages * sizeof(*last));
+		for (uint64_t s = 1; s <= stamps; s++)
+			last[log[s]] = (uint32_t)s;
+		for (uint64_t page = 0; page < g->pages; page++) {
+			uint64_t word;
+
+			memcpy(&word,
+			       copy + page * RAM_PAGE_SIZE + i * sizeof(word),
+			       sizeof(word));
+			lost += last[page] && word != last[page];
+		}
+	}
+	free(last);
+	return lost;
+}
+
+#endif

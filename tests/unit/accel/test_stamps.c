@@ -1,0 +1,256 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * Real KVM, dirty bitmap and dirty rings: more than a million stamped writes by the
+ * guest's own log, of which a destination would have lost none.  And a test of
+ * this test: with the order of things broken, it must find losses.
+ *
+ * The breaks are made between godwit and the kernel, by the linker's --wrap: the
+ * code under test is the one that is installed.
+ */
+#include <cmocka.h>
+#include <errno.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "stamp_guest.h"
+
+/* ---- breaks ---- */
+
+static struct {
+	/* KVM_CLEAR_DIRTY_LOG and KVM_RESET_DIRTY_RINGS say that they are done,
+	 * and are at the next call: the pages are read before. */
+	bool is_late;
+	bool has_no_last_sync;
+
+	int vm_fd; /* of a reset that is due, or -1 */
+	struct kvm_clear_dirty_log clear;
+	uint64_t clear_bits[64 + 1];
+	bool is_clear_due;
+} broken = { .vm_fd = -1 };
+
+int __real_ioctl(int fd, unsigned long request, void *arg);
+int __wrap_ioctl(int fd, unsigned long request, void *arg);
+void __real_kv_ring_sync(struct kv *kv, bool is_last);
+void __wrap_kv_ring_sync(struct kv *kv, bool is_last);
+void __real_kv_bitmap_harvest(struct kv *kv, struct kv_slot *slot);
+void __wrap_kv_bitmap_harvest(struct kv *kv, struct kv_slot *slot);
+
+static int clear_late(int fd, const struct kvm_clear_dirty_log *clear)
+{
+	if (broken.is_clear_due)
+		__real_ioctl(fd, KVM_CLEAR_DIRTY_LOG, &broken.clear);
+	broken.clear = *clear;
+	broken.clear.dirty_bitmap = broken.clear_bits;
+	assert_true(clear->num_pages <= 64 * 64);
+	memcpy(broken.clear_bits, clear->dirty_bitmap,
+	       bitmap_words(clear->num_pages) * sizeof(uint64_t));
+	broken.is_clear_due = true;
+	return 0;
+}
+
+/* In the turn of whoever harvests, one thread at a time. */
+static int reset_late(int fd)
+{
+	if (broken.vm_fd >= 0)
+		__real_ioctl(fd, KVM_RESET_DIRTY_RINGS, NULL);
+	broken.vm_fd = fd;
+	return INT32_MAX;
+}
+
+int __wrap_ioctl(int fd, unsigned long request, void *arg)
+{
+	if (broken.is_late && request == KVM_CLEAR_DIRTY_LOG)
+		return clear_late(fd, arg);
+	if (broken.is_late && request == KVM_RESET_DIRTY_RINGS)
+		return reset_late(fd);
+	return __real_ioctl(fd, request, arg);
+}
+
+static bool is_last_sync;
+
+void __wrap_kv_ring_sync(struct kv *kv, bool is_last)
+{
+	if (!is_last || !broken.has_no_last_sync)
+		__real_kv_ring_sync(kv, is_last);
+}
+
+void __wrap_kv_bitmap_harvest(struct kv *kv, struct kv_slot *slot)
+{
+	if (!is_last_sync || !broken.has_no_last_sync)
+		__real_kv_bitmap_harvest(kv, slot);
+}
+
+/* ---- one life: start, rounds, slots that go, cancel, restart, end ---- */
+
+/* A page of I/O behind the data: the slot with the data is taken away and comes
+ * back as two, or the two as one.  The guest's writes meanwhile come to godwit,
+ * which finds the memory. */
+static void split_slot(struct stamp_guest *g, struct mem_region *io, bool is_on)
+{
+	if (is_on)
+		mem_region_add(g->vm.root,
+			       STAMP_DATA + g->pages * RAM_PAGE_SIZE, io, 1);
+	else
+		mem_region_del(io);
+}
+
+static void rounds_until(struct stamp_guest *g, struct mem_region *io,
+			 uint64_t stamp)
+{
+	for (int i = 0; !stamp_is_past(g, stamp); i++) {
+		stamp_round(g);
+		if (io && i % 3 == 0)
+			split_slot(g, io, i % 6 == 0);
+	}
+	if (io)
+		mem_region_del(io);
+}
+
+/* What a switch does: stop, last sync, send. */
+static uint64_t switch_and_count(struct stamp_guest *g)
+{
+	stamp_stop(g);
+	is_last_sync = true;
+	ram_send_sync(&g->send, true);
+	is_last_sync = false;
+	stamp_send(g);
+	ram_send_stop(&g->send, 0);
+	return stamp_count_lost(g);
+}
+
+static void life(const char *accel, uint64_t stamps)
+{
+	struct stamp_guest *g = stamp_new(accel, STAMP_PAGES, 8);
+	struct mem_region *io = mem_region_new_io(
+		g->vm.mem, "io", RAM_PAGE_SIZE, &stamp_port_ops, g);
+	struct accel_ring_stats rings;
+	uint64_t step = stamps / 5 / VM_CPUS, total = 0;
+
+	stamp_start(g, 5 * step);
+	stamp_log_start(g);
+	rounds_until(g, NULL, step);
+	rounds_until(g, io, 2 * step);
+	ram_send_stop(&g->send, 0); /* cancelled in the middle of a round */
+	stamp_log_start(g);
+	rounds_until(g, io, 3 * step);
+	assert_int_equal(switch_and_count(g), 0);
+
+	/* That switch failed: the guest goes on here, and moves once more. */
+	stamp_start(g, 2 * step);
+	while (!stamp_is_past(g, g->vcpus[0].stamps + step / 8))
+		;
+	stamp_log_start(g);
+	rounds_until(g, io, 5 * step - 100);
+	assert_int_equal(switch_and_count(g), 0);
+
+	for (unsigned int i = 0; i < VM_CPUS; i++)
+		total += g->vcpus[i].stamps;
+	assert_true(total >= stamps - 2 * 100);
+	if (g->vm.accel->ops->ring_stats(g->vm.accel, &rings)) {
+		print_message("%lu stamps: %lu entries, %lu full exits, "
+			      "%lu strays, reset %lu ns an entry\n",
+			      total, rings.entries, rings.full_exits,
+			      rings.strays, rings.reset_ns / rings.entries);
+		assert_int_equal(rings.strays, 0);
+	}
+	mem_region_put(io);
+	stamp_free(g);
+}
+
+static void test_bitmap_loses_none_of_a_million_writes(void **state)
+{
+	(void)state;
+	life("kvm", 1000000 + 1000);
+}
+
+static void test_plain_bitmap_loses_none_of_a_million_writes(void **state)
+{
+	(void)state;
+	life("kvm,x-plain-log", 1000000 + 1000);
+}
+
+static void test_rings_lose_none_of_a_million_writes(void **state)
+{
+	(void)state;
+	life("kvm,dirty=ring", 1000000 + 1000);
+}
+
+static void test_smallest_rings_lose_none_of_a_million_writes(void **state)
+{
+	(void)state;
+	life("kvm,dirty=ring,ring-entries=1024", 1000000 + 1000);
+}
+
+/* ---- the same, broken ---- */
+
+/* Losses in one of a few moves. */
+static bool loses(const char *accel)
+{
+	uint64_t lost = 0, goal;
+
+	for (int try = 0; try < 20 && !lost; try++) {
+		struct stamp_guest *g = stamp_new(accel, STAMP_PAGES, 8);
+
+		goal = 20000;
+		stamp_start(g, STAMP_MAX / 2);
+		stamp_log_start(g);
+		rounds_until(g, NULL, goal);
+		lost = switch_and_count(g);
+		stamp_free(g);
+		broken.vm_fd = -1;
+		broken.is_clear_due = false;
+	}
+	return lost;
+}
+
+static void
+test_this_test_finds_pages_read_before_they_are_cleared(void **state)
+{
+	(void)state;
+	assert_false(loses("kvm"));
+	broken.is_late = true;
+	assert_true(loses("kvm"));
+	broken.is_late = false;
+}
+
+static void
+test_this_test_finds_entries_published_before_the_reset(void **state)
+{
+	(void)state;
+	assert_false(loses("kvm,dirty=ring"));
+	broken.is_late = true;
+	assert_true(loses("kvm,dirty=ring"));
+	broken.is_late = false;
+}
+
+static void test_this_test_finds_that_the_last_sync_is_missing(void **state)
+{
+	(void)state;
+	broken.has_no_last_sync = true;
+	assert_true(loses("kvm"));
+	assert_true(loses("kvm,dirty=ring"));
+	broken.has_no_last_sync = false;
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_bitmap_loses_none_of_a_million_writes),
+		cmocka_unit_test(
+			test_plain_bitmap_loses_none_of_a_million_writes),
+		cmocka_unit_test(test_rings_lose_none_of_a_million_writes),
+		cmocka_unit_test(
+			test_smallest_rings_lose_none_of_a_million_writes),
+		cmocka_unit_test(
+			test_this_test_finds_pages_read_before_they_are_cleared),
+		cmocka_unit_test(
+			test_this_test_finds_entries_published_before_the_reset),
+		cmocka_unit_test(
+			test_this_test_finds_that_the_last_sync_is_missing),
+	};
+
+	need_kvm();
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
