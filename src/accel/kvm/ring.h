@@ -56,8 +56,9 @@ void kv_ring_vcpu_del(struct kv_vcpu *vcpu);
 int kv_ring_full(struct kv_vcpu *vcpu, struct err *err);
 
 /* With the topology lock: */
-/* The slot exists in KVM, or has just been taken from it: when @is_logged, all
- * entries that name it are harvested before its number can name another. */
+/* Before KVM knows the slot, since its first entry may come at once; and after KVM
+ * has let go of it: when it was logged, all entries that name it are harvested
+ * before its number can name another (D5). */
 void kv_ring_slot_add(struct kv *kv, struct kv_slot *slot);
 void kv_ring_slot_del(struct kv *kv, struct kv_slot *slot);
 /* Global logging begins: entries will come.  -errno: no thread. */

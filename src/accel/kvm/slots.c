@@ -91,15 +91,16 @@ static void slot_add(struct kv *kv, const struct mem_range *range, uint64_t gpa,
 	 * watched from the start, and all asked once (INITIALLY_SET). */
 	slot->is_logged = kv->is_logging;
 	slot->is_watched = kv->is_logging;
+	kv_ring_slot_add(kv, slot);
 	ret = kv_slot_tell(kv, slot, slot->is_logged, size);
 	if (ret) {
 		slot_failed(kv, ret, gpa);
+		kv_ring_slot_del(kv, slot);
 		kv->slot_ids[slot->id] = 0;
 		free(slot);
 		return;
 	}
 	slot_insert(kv, slot);
-	kv_ring_slot_add(kv, slot);
 }
 
 /* The page-aligned part of a RAM range; false when there is none. */

@@ -6,13 +6,14 @@
  * guest's log alone.
  *
  * vCPU N writes word N of each data page.  Every @stride stamps it leaves for a
- * port, where it can be stopped with all that it logged in memory.
+ * port, where it can be stopped.
  */
 #ifndef GODWIT_TEST_ACCEL_STAMP_GUEST_H
 #define GODWIT_TEST_ACCEL_STAMP_GUEST_H
 
 #include <cmocka.h>
 #include <pthread.h>
+#include <semaphore.h>
 #include <stdlib.h>
 
 #include "base/bitmap.h"
@@ -29,6 +30,12 @@
 #define STAMP_DATA  (1ull << 30) /* guest-physical, in a block of its own */
 #define STAMP_PAGES 4096ull      /* a power of two */
 
+/* In the program: from behind the first to the second a stamp is half written. */
+#define STAMP_INC   0x19u
+#define STAMP_STORE 0x24u
+
+#define STAMP_WINDOW 1024ull /* pages that are cleared at once */
+
 struct stamp_vcpu {
 	struct stamp_guest *guest;
 	unsigned int index;
@@ -44,6 +51,8 @@ struct stamp_guest {
 	struct ram_send send;
 	struct mem_region *port;
 	uint64_t pages, stride;
+	bool is_spinning; /* at its last stamp, instead of leaving */
+	sem_t exits;      /* one for each visit to the port */
 	struct stamp_vcpu vcpus[VM_CPUS];
 	uint8_t *copy[2]; /* of each block, by index */
 };
@@ -60,10 +69,12 @@ static uint64_t stamp_port_read(void *opaque, uint64_t offset,
 static void stamp_port_write(void *opaque, uint64_t offset, uint64_t value,
 			     unsigned int size)
 {
-	(void)opaque;
+	struct stamp_guest *g = opaque;
+
 	(void)offset;
 	(void)value;
 	(void)size;
+	sem_post(&g->exits);
 }
 
 static const struct mem_io_ops stamp_port_ops = { .read = stamp_port_read,
@@ -76,7 +87,7 @@ static inline struct stamp_guest *stamp_new(const char *accel, uint64_t pages,
 	static const uint8_t program[] = {
 		0x4c, 0x89, 0xd1,       /* again: mov rcx, r10  (stride) */
 		0x4d, 0x39, 0xf1,       /* next: cmp r9, r14  (stamp, limit) */
-		0x73, 0x25,             /* jae done */
+		0x73, 0x27,             /* jae done */
 		0x4d, 0x0f, 0xaf, 0xdc, /* imul r11, r12  (seed) */
 		0x4d, 0x01, 0xeb,       /* add r11, r13 */
 		0x4c, 0x89, 0xd8,       /* mov rax, r11 */
@@ -88,8 +99,11 @@ static inline struct stamp_guest *stamp_new(const char *accel, uint64_t pages,
 		0x4c, 0x89, 0x0c, 0x03, /* mov [rbx + rax], r9  (data) */
 		0x48, 0xff, 0xc9,       /* dec rcx */
 		0x75, 0xd6,             /* jnz next */
-		0xe6, 0x80,             /* done: out 0x80, al */
-		0xeb, 0xcf,             /* jmp again */
+		0xeb, 0x05,             /* jmp port */
+		0x4d, 0x85, 0xff,       /* done: test r15, r15 */
+		0x75, 0xcc,             /* jnz again */
+		0xe6, 0x80,             /* port: out 0x80, al */
+		0xeb, 0xc8,             /* jmp again */
 	};
 	struct stamp_guest *g = calloc(1, sizeof(*g));
 
@@ -100,6 +114,7 @@ static inline struct stamp_guest *stamp_new(const char *accel, uint64_t pages,
 	mem_region_add(g->vm.root, STAMP_DATA, g->vm.window, 0);
 	g->port = mem_region_new_io(g->vm.mem, "port", 1, &stamp_port_ops, g);
 	mem_region_add(g->vm.ports_root, 0x80, g->port, 0);
+	sem_init(&g->exits, 0, 0);
 	ring3_load(g->vm.block->host, program, sizeof(program));
 	for (unsigned int i = 0; i < VM_CPUS; i++)
 		g->vcpus[i] = (struct stamp_vcpu){ .guest = g,
@@ -116,6 +131,7 @@ static inline void stamp_free(struct stamp_guest *g)
 	mem_region_del(g->port);
 	mem_region_put(g->port);
 	vm_fini(&g->vm);
+	sem_destroy(&g->exits);
 	free(g->copy[0]);
 	free(g->copy[1]);
 	free(g);
@@ -147,6 +163,7 @@ static inline void stamp_start(struct stamp_guest *g, uint64_t more)
 			.r12 = 6364136223846793005,
 			.r13 = 1442695040888963407,
 			.r14 = v->stamps + more,
+			.r15 = g->is_spinning,
 		};
 
 		assert_true(v->stamps + more < STAMP_MAX);
@@ -158,8 +175,7 @@ static inline void stamp_start(struct stamp_guest *g, uint64_t more)
 	}
 }
 
-/* At the port, by its next exit: no signal, so that no write is cut off from its
- * line in the log. */
+/* By its next exit, mostly at the port; but one that spins. */
 static inline void stamp_stop(struct stamp_guest *g)
 {
 	for (unsigned int i = 0; i < VM_CPUS; i++)
@@ -170,6 +186,8 @@ static inline void stamp_stop(struct stamp_guest *g)
 
 		if (!v->is_running)
 			continue;
+		if (g->is_spinning)
+			pthread_kill(v->thread, ACCEL_KICK_SIGNAL);
 		pthread_join(v->thread, NULL);
 		v->is_running = false;
 		if (v->exit != ACCEL_EXIT_KICKED)
@@ -177,7 +195,9 @@ static inline void stamp_stop(struct stamp_guest *g)
 				 err_msg(&v->err));
 		assert_int_equal(
 			ioctl(vm_vcpu_fd(&g->vm, i), KVM_GET_REGS, &regs), 0);
-		v->stamps = regs.r9;
+		/* Left for another reason, it sees the kick wherever it is. */
+		v->stamps = regs.r9 - (regs.rip > GUEST_CODE + STAMP_INC &&
+				       regs.rip <= GUEST_CODE + STAMP_STORE);
 		v->seed = regs.r11;
 	}
 }
@@ -205,6 +225,19 @@ static inline bool stamp_is_past(const struct stamp_guest *g, uint64_t stamp)
 	return true;
 }
 
+/* Until the guest wrote about @stamps more, or has no more to write. */
+static inline void stamp_wait(struct stamp_guest *g, uint64_t stamps)
+{
+	struct timespec limit;
+
+	clock_gettime(CLOCK_REALTIME, &limit);
+	limit.tv_sec += 60;
+	for (uint64_t i = 0; i < stamps / g->stride; i++) {
+		if (sem_timedwait(&g->exits, &limit))
+			fail_msg("the guest does not get on");
+	}
+}
+
 /* ---- the copy ---- */
 
 static inline void stamp_log_start(struct stamp_guest *g)
@@ -226,20 +259,24 @@ static inline void stamp_send(struct stamp_guest *g)
 	while ((block = ram_block_next(g->vm.mem, block))) {
 		uint8_t *copy = g->copy[block->index];
 
-		for (uint64_t w = 0; w < bitmap_words(block->pages); w++) {
-			uint64_t bits = __atomic_load_n(&block->dirty[w],
-							__ATOMIC_RELAXED);
-			uint64_t at = w * 64, page = 0;
-			uint64_t count = block->pages - at;
+		for (uint64_t at = 0; at < block->pages; at += STAMP_WINDOW) {
+			uint64_t count = block->pages - at, page = 0;
+			uint64_t bits[STAMP_WINDOW / 64], any = 0;
 
-			if (!bits)
+			if (count > STAMP_WINDOW)
+				count = STAMP_WINDOW;
+			for (uint64_t w = 0; w < bitmap_words(count); w++) {
+				bits[w] = bitmap_take_word_atomic(block->dirty,
+								  at / 64 + w);
+				any |= bits[w];
+			}
+			if (!any)
 				continue;
-			bits = bitmap_take_word_atomic(block->dirty, w);
 			assert_int_equal(mem_log_clear(g->vm.mem, block, at,
-						       count < 64 ? count : 64,
-						       &bits, NULL),
+						       count, bits, NULL),
 					 0);
-			while ((page = bitmap_next_set(&bits, page, 64)) < 64) {
+			while ((page = bitmap_next_set(bits, page, count)) <
+			       count) {
 				memcpy(copy + (at + page) * RAM_PAGE_SIZE,
 				       block->host +
 					       (at + page) * RAM_PAGE_SIZE,

@@ -6,6 +6,7 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "accel/accel.h"
@@ -24,6 +25,18 @@ static void assert_taken(const char *text, bool use_plain_log)
 	assert_string_equal(options.type->name, "kvm");
 	assert_int_equal(options.use_plain_log, use_plain_log);
 	assert_int_equal(err.code, 0);
+}
+
+static void assert_rings(const char *text, enum accel_dirty dirty,
+			 uint32_t entries)
+{
+	struct accel_options options = { .type = &untouched };
+	struct err err = ERR_INIT;
+
+	if (accel_options_parse(text, &options, &err))
+		fail_msg("'%s': %s", text, err_msg(&err));
+	assert_int_equal(options.dirty, dirty);
+	assert_int_equal(options.ring_entries, entries);
 }
 
 static void assert_refused(const char *text, const char *reason)
@@ -50,6 +63,49 @@ static void test_kvm_and_its_options_are_taken(void **state)
 	assert_taken("kvm,x-plain-log=on,x-plain-log=off", false);
 }
 
+static void test_rings_are_taken(void **state)
+{
+	(void)state;
+	assert_rings("kvm", ACCEL_DIRTY_BITMAP, 0);
+	assert_rings("kvm,dirty=ring", ACCEL_DIRTY_RING, 0);
+	assert_rings("kvm,dirty=ring,ring-entries=4096", ACCEL_DIRTY_RING,
+		     4096);
+	assert_rings("kvm,ring-entries=65536,dirty=ring-or-bitmap",
+		     ACCEL_DIRTY_RING_OR_BITMAP, 65536);
+	assert_rings("kvm,dirty=ring,ring-entries=1", ACCEL_DIRTY_RING, 1);
+	assert_rings("kvm,dirty=ring,dirty=bitmap", ACCEL_DIRTY_BITMAP, 0);
+	assert_rings("kvm,dirty=ring-or-bitmap,x-plain-log",
+		     ACCEL_DIRTY_RING_OR_BITMAP, 0);
+}
+
+static void test_ring_sizes_that_no_kernel_has_are_refused(void **state)
+{
+	static const char *const sizes[] = {
+		"0",    "3",        "-4096",      "4096.0",
+		"4k",   " 4096",    "",           "0x",
+		"4095", "12288",    "4294967296", "18446744073709551616",
+		"many", "99999999",
+	};
+	char text[80];
+
+	(void)state;
+	for (size_t i = 0; i < array_size(sizes); i++) {
+		snprintf(text, sizeof(text), "kvm,dirty=ring,ring-entries=%s",
+			 sizes[i]);
+		assert_refused(text, "is no power of two");
+	}
+	assert_refused("kvm,dirty=ring,ring-entries", "ring-entries=on");
+}
+
+static void test_options_that_contradict_each_other_are_refused(void **state)
+{
+	(void)state;
+	assert_refused("kvm,ring-entries=4096", "without dirty=ring");
+	assert_refused("kvm,dirty=bitmap,ring-entries=4096",
+		       "without dirty=ring");
+	assert_refused("kvm,dirty=ring,x-plain-log", "x-plain-log=on");
+}
+
 static void test_other_accelerators_are_refused_by_name(void **state)
 {
 	(void)state;
@@ -71,6 +127,8 @@ static void test_unknown_options_and_values_are_refused_by_name(void **state)
 	assert_refused("kvm,dirty", "dirty=on");
 	assert_refused("kvm,dirty=", "dirty=");
 	assert_refused("kvm,dirty=log", "dirty=log");
+	assert_refused("kvm,dirty=rings", "dirty=ring or");
+	assert_refused("kvm,dirty=RING", "dirty=RING");
 	assert_refused("kvm,x-plain-log=perhaps", "perhaps");
 	assert_refused("kvm,kvm", "'kvm'");
 }
@@ -171,6 +229,11 @@ int main(void)
 		cmocka_unit_test(test_workload_becomes_the_guests_command_line),
 		cmocka_unit_test(test_sim_options_that_contradict_are_refused),
 		cmocka_unit_test(test_kvm_and_its_options_are_taken),
+		cmocka_unit_test(test_rings_are_taken),
+		cmocka_unit_test(
+			test_ring_sizes_that_no_kernel_has_are_refused),
+		cmocka_unit_test(
+			test_options_that_contradict_each_other_are_refused),
 		cmocka_unit_test(test_other_accelerators_are_refused_by_name),
 		cmocka_unit_test(
 			test_unknown_options_and_values_are_refused_by_name),
