@@ -82,6 +82,8 @@ void __wrap_kv_bitmap_harvest(struct kv *kv, struct kv_slot *slot)
 		__real_kv_bitmap_harvest(kv, slot);
 }
 
+#define A_ROUND 10000u /* stamps */
+
 /* ---- one life: start, rounds, slots that go, cancel, restart, end ---- */
 
 /* A page of I/O behind the data: the slot with the data is taken away and comes
@@ -97,12 +99,12 @@ static void split_slot(struct stamp_guest *g, struct mem_region *io, bool is_on)
 }
 
 static void rounds_until(struct stamp_guest *g, struct mem_region *io,
-			 uint64_t stamp)
+			 uint64_t stamp, uint64_t a_round)
 {
 	bool is_split = false;
 
 	for (int i = 0; !stamp_is_past(g, stamp); i++) {
-		stamp_wait(g, 2000);
+		stamp_wait(g, a_round);
 		stamp_round(g);
 		if (io && i % 3 == 0) {
 			is_split = !is_split;
@@ -135,18 +137,18 @@ static void life(const char *accel, uint64_t stamps)
 
 	stamp_start(g, 5 * step);
 	stamp_log_start(g);
-	rounds_until(g, NULL, step);
-	rounds_until(g, io, 2 * step);
+	rounds_until(g, NULL, step, A_ROUND);
+	rounds_until(g, io, 2 * step, A_ROUND);
 	ram_send_stop(&g->send, 0); /* cancelled in the middle of a round */
 	stamp_log_start(g);
-	rounds_until(g, io, 3 * step);
+	rounds_until(g, io, 3 * step, A_ROUND);
 	assert_int_equal(switch_and_count(g), 0);
 
 	/* That switch failed: the guest goes on here, and moves once more. */
 	stamp_start(g, 2 * step);
 	stamp_wait(g, step / 8);
 	stamp_log_start(g);
-	rounds_until(g, io, 5 * step - 100);
+	rounds_until(g, io, 5 * step - 100, A_ROUND);
 	assert_int_equal(switch_and_count(g), 0);
 
 	for (unsigned int i = 0; i < VM_CPUS; i++)
@@ -192,15 +194,14 @@ static void test_small_rings_lose_none(void **state)
 /* Losses in one of a few moves. */
 static bool loses(const char *accel)
 {
-	uint64_t lost = 0, goal;
+	uint64_t lost = 0;
 
 	for (int try = 0; try < 20 && !lost; try++) {
 		struct stamp_guest *g = stamp_new(accel, STAMP_PAGES, 50);
 
-		goal = 20000;
 		stamp_start(g, STAMP_MAX / 2);
 		stamp_log_start(g);
-		rounds_until(g, NULL, goal);
+		rounds_until(g, NULL, 20000, 2000);
 		lost = switch_and_count(g);
 		stamp_free(g);
 		broken.vm_fd = -1;
