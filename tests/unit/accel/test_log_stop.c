@@ -153,7 +153,7 @@ static void part_add(struct bed *bed, size_t i)
 	mem_region_add(bed->f->vm.root, part_gpa(i), bed->part[i], 0);
 }
 
-static int set_up(void **state, bool use_plain_log)
+static int set_up(void **state, const char *accel)
 {
 	struct bed *bed = calloc(1, sizeof(*bed));
 
@@ -163,7 +163,7 @@ static int set_up(void **state, bool use_plain_log)
 	seen.fail_stops = 0;
 	sem_init(&seen.held, 0, 0);
 	sem_init(&seen.go, 0, 0);
-	bed->f = fixture_new(use_plain_log);
+	bed->f = fixture_new(accel);
 	bed->mem = bed->f->vm.mem;
 	vm_window_new(&bed->f->vm, PARTS * PART_SIZE);
 	memset(bed->f->vm.window_block->host, 1, PARTS * PART_SIZE);
@@ -181,12 +181,12 @@ static int set_up(void **state, bool use_plain_log)
 
 static int setup(void **state)
 {
-	return set_up(state, false);
+	return set_up(state, "kvm");
 }
 
 static int setup_plain(void **state)
 {
-	return set_up(state, true);
+	return set_up(state, "kvm,x-plain-log");
 }
 
 static int teardown(void **state)
@@ -434,7 +434,7 @@ static void test_the_machine_ends_while_the_worker_waits(void **state)
 	fixture_free(bed->f);
 	assert_true(clock_mono_ns() - start < 60 * NS_PER_SEC);
 	assert_int_equal(take_count(&seen.stops), 0);
-	set_up(state, false);
+	set_up(state, "kvm");
 	free(bed);
 }
 
