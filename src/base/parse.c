@@ -75,6 +75,108 @@ int parse_size(const char *text, uint64_t *ret_size, struct err *err)
 	return 0;
 }
 
+/* Takes one of @letters and multiplies by as many powers of @step. */
+static int take_scale(const char **at, const char *letters, uint64_t step,
+		      uint64_t *value)
+{
+	const char *letter = **at ? strchr(letters, **at) : NULL;
+
+	if (!letter)
+		return 0;
+	(*at)++;
+	for (; letter >= letters; letter--) {
+		if (__builtin_mul_overflow(*value, step, value))
+			return -ERANGE;
+	}
+	return 0;
+}
+
+int parse_count(const char *text, uint64_t *ret_count, struct err *err)
+{
+	const char *at = text;
+	uint64_t count;
+	int ret;
+
+	ret = take_digits(&at, 10, &count);
+	if (!ret)
+		ret = take_scale(&at, "kMG", 1000, &count);
+	if (!ret && *at)
+		ret = -EINVAL;
+	if (ret == -ERANGE)
+		return err_set(err, ret, "'%.64s' is past 64 bits", text);
+	if (ret)
+		return err_set(err, ret,
+			       "'%.64s' is not a count such as 500, 20k or 3M",
+			       text);
+	*ret_count = count;
+	return 0;
+}
+
+int parse_rate(const char *text, uint64_t *ret_bytes_per_s, struct err *err)
+{
+	const char *at = text;
+	uint64_t rate;
+	int ret;
+
+	ret = take_digits(&at, 10, &rate);
+	if (!ret && *at && at[1] == 'i')
+		ret = take_scale(&at, "KMGT", 1024, &rate);
+	else if (!ret)
+		ret = take_scale(&at, "kMGT", 1000, &rate);
+	if (!ret && *at == 'i' && at[-1] >= 'A' && at[-1] <= 'Z')
+		at++;
+	if (!ret && strcmp(at, "b/s") == 0)
+		rate /= 8;
+	else if (!ret && strcmp(at, "B/s") != 0)
+		ret = -EINVAL;
+	if (ret == -ERANGE)
+		return err_set(err, ret, "rate '%.64s' is past 64 bits", text);
+	if (ret)
+		return err_set(
+			err, ret,
+			"'%.64s' is not a rate such as 10Gb/s, 500MB/s or 2GiB/s",
+			text);
+	*ret_bytes_per_s = rate;
+	return 0;
+}
+
+int parse_duration(const char *text, uint64_t *ret_ns, struct err *err)
+{
+	static const struct {
+		const char *name;
+		uint64_t ns;
+	} units[] = {
+		{ "ns", 1 },
+		{ "us", 1000 },
+		{ "ms", 1000000 },
+		{ "s", 1000000000 },
+	};
+	const char *at = text;
+	uint64_t value;
+	int ret;
+	size_t i;
+
+	ret = take_digits(&at, 10, &value);
+	for (i = 0; !ret && i < sizeof(units) / sizeof(units[0]); i++) {
+		if (strcmp(at, units[i].name) != 0)
+			continue;
+		if (__builtin_mul_overflow(value, units[i].ns, &value))
+			ret = -ERANGE;
+		break;
+	}
+	if (!ret && i == sizeof(units) / sizeof(units[0]) && (*at || value))
+		ret = -EINVAL;
+	if (ret == -ERANGE)
+		return err_set(err, ret, "'%.64s' is past 64 bits", text);
+	if (ret)
+		return err_set(
+			err, ret,
+			"'%.64s' is not a duration such as 50us, 10ms or 2s",
+			text);
+	*ret_ns = value;
+	return 0;
+}
+
 int parse_u64(const char *text, uint64_t min, uint64_t max, uint64_t *ret_value,
 	      struct err *err)
 {

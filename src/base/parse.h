@@ -19,6 +19,17 @@ struct err;
  * "4096", "64M", "1g".  -EINVAL; -ERANGE past 64 bits. */
 int parse_size(const char *text, uint64_t *ret_size, struct err *err);
 
+/* Decimal with one optional suffix k, M or G, of thousands: "20k".  -EINVAL;
+ * -ERANGE past 64 bits. */
+int parse_count(const char *text, uint64_t *ret_count, struct err *err);
+
+/* Bits or bytes a second, the unit said: "10Gb/s", "500MB/s" (thousands),
+ * "2GiB/s" (1024).  -EINVAL; -ERANGE past 64 bits. */
+int parse_rate(const char *text, uint64_t *ret_bytes_per_s, struct err *err);
+
+/* "50us", with ns, us, ms or s; "0" needs none.  -EINVAL; -ERANGE. */
+int parse_duration(const char *text, uint64_t *ret_ns, struct err *err);
+
 /* Decimal, or hexadecimal after "0x".  -EINVAL; -ERANGE outside [min, max]. */
 int parse_u64(const char *text, uint64_t min, uint64_t max, uint64_t *ret_value,
 	      struct err *err);

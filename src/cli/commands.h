@@ -10,6 +10,7 @@
 enum cli_exit {
 	CLI_EXIT_OK = 0,
 	CLI_EXIT_FAILED = 1,
+	CLI_EXIT_NONSENSE = 2,      /* `sim`: readable, but impossible */
 	CLI_EXIT_USAGE = 64,        /* argp's, EX_USAGE of <sysexits.h> */
 	CLI_EXIT_TIMEOUT = 124,     /* as timeout(1) */
 	CLI_EXIT_INTERRUPTED = 130, /* as a shell says of SIGINT */
@@ -19,5 +20,6 @@ int cli_run(int argc, char **argv);
 int cli_migrate(int argc, char **argv);
 int cli_status(int argc, char **argv);
 int cli_stream(int argc, char **argv);
+int cli_sim(int argc, char **argv);
 
 #endif

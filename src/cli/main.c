@@ -21,6 +21,7 @@ static const struct {
 	{ "migrate", "godwit migrate", cli_migrate },
 	{ "status", "godwit status", cli_status },
 	{ "stream", "godwit stream", cli_stream },
+	{ "sim", "godwit sim", cli_sim },
 };
 
 static const char doc[] =
@@ -30,6 +31,7 @@ static const char doc[] =
 	"  migrate   move a running machine to another godwit\n"
 	"  status    say what a machine is doing\n"
 	"  stream    explain a saved migration stream\n"
+	"  sim       predict a migration\n"
 	"\n"
 	"`godwit COMMAND --help' lists a command's options.";
 
@@ -83,7 +85,7 @@ int main(int argc, char **argv)
 		return commands[i].run(choice.argc, choice.argv);
 	}
 	fprintf(stderr,
-		"godwit: '%s' is no command; it is one of run, migrate, status, stream\n"
+		"godwit: '%s' is no command; it is one of run, migrate, status, stream, sim\n"
 		"Try `godwit --help' for more information.\n",
 		choice.argv[0]);
 	return CLI_EXIT_USAGE;

@@ -10,10 +10,10 @@
 #include <unistd.h>
 
 #include "base/bytes.h"
+#include "cli/amount.h"
 #include "cli/answer.h"
 
 #define BAR_WIDTH 40
-#define TEXT_MAX  32
 
 void progress_init(struct progress *progress)
 {
@@ -23,50 +23,26 @@ void progress_init(struct progress *progress)
 	};
 }
 
-/* Numbers for people */
-
-static const char *size_text(double size, char text[TEXT_MAX])
-{
-	static const char *const units[] = { "B",   "KiB", "MiB",
-					     "GiB", "TiB", "PiB" };
-	unsigned int i = 0;
-
-	for (; size >= 1024 && i + 1 < array_size(units); i++)
-		size /= 1024;
-	snprintf(text, TEXT_MAX, i ? "%.2f %s" : "%.0f %s", size, units[i]);
-	return text;
-}
-
-static const char *us_text(double us, char text[TEXT_MAX])
-{
-	if (us < 10000)
-		snprintf(text, TEXT_MAX, "%.0f us", us);
-	else if (us < 10e6)
-		snprintf(text, TEXT_MAX, "%.1f ms", us / 1e3);
-	else
-		snprintf(text, TEXT_MAX, "%.1f s", us / 1e6);
-	return text;
-}
-
 /* Progress */
 
 static void print_state(const json_t *info)
 {
 	const json_t *ram = json_object_get(info, "ram");
 	const json_t *pause = json_object_get(info, "pause");
-	char left[TEXT_MAX], rate[TEXT_MAX], us[TEXT_MAX];
+	char left[AMOUNT_MAX], rate[AMOUNT_MAX], us[AMOUNT_MAX];
 
 	fprintf(stderr, "%s  round %lld  %s left  %s/s",
 		answer_text(info, "status"),
 		(long long)answer_int(ram, "dirty-sync-count"),
-		size_text((double)answer_int(ram, "remaining"), left),
-		size_text(answer_number(ram, "mbps") * 1e6 / 8, rate));
+		amount_size((double)answer_int(ram, "remaining"), left),
+		amount_size(answer_number(ram, "mbps") * 1e6 / 8, rate));
 	if (answer_int(ram, "dirty-pages-rate"))
 		fprintf(stderr, "  %lld pages/s dirtied",
 			(long long)answer_int(ram, "dirty-pages-rate"));
 	if (json_object_get(pause, "expected-us"))
 		fprintf(stderr, "  pause about %s",
-			us_text((double)answer_int(pause, "expected-us"), us));
+			amount_us((double)answer_int(pause, "expected-us"),
+				  us));
 }
 
 void progress_show(struct progress *progress, const json_t *info)
@@ -121,12 +97,12 @@ static void print_pause(const json_t *info)
 	json_int_t commits = answer_int(pause, "switch-commits");
 	const json_t *phase;
 	double longest = 0;
-	char us[TEXT_MAX], expected[TEXT_MAX];
+	char us[AMOUNT_MAX], expected[AMOUNT_MAX];
 	size_t i;
 
 	printf("pause %s (%s expected), %lld topology commit%s in it\n",
-	       us_text((double)answer_int(pause, "downtime-us"), us),
-	       us_text((double)answer_int(pause, "expected-us"), expected),
+	       amount_us((double)answer_int(pause, "downtime-us"), us),
+	       amount_us((double)answer_int(pause, "expected-us"), expected),
 	       (long long)commits, commits == 1 ? "" : "s");
 	json_array_foreach(phases, i, phase)
 	{
@@ -142,7 +118,7 @@ void progress_summary(const json_t *info)
 	const json_t *verify = json_object_get(info, "verify");
 	const json_t *rings = json_object_get(info, "dirty-ring");
 	json_int_t rounds = answer_int(ram, "dirty-sync-count");
-	char sent[TEXT_MAX], rate[TEXT_MAX], stopped[TEXT_MAX];
+	char sent[AMOUNT_MAX], rate[AMOUNT_MAX], stopped[AMOUNT_MAX];
 
 	printf("moved to %s in %.3f s (setup %lld ms, %lld round%s)\n",
 	       answer_text(info, "uri"),
@@ -150,9 +126,9 @@ void progress_summary(const json_t *info)
 	       (long long)answer_int(info, "setup-time"), (long long)rounds,
 	       rounds == 1 ? "" : "s");
 	printf("sent %s at %s/s, %s of it in the pause\n",
-	       size_text((double)answer_int(ram, "transferred"), sent),
-	       size_text(answer_number(ram, "mbps") * 1e6 / 8, rate),
-	       size_text((double)answer_int(ram, "downtime-bytes"), stopped));
+	       amount_size((double)answer_int(ram, "transferred"), sent),
+	       amount_size(answer_number(ram, "mbps") * 1e6 / 8, rate),
+	       amount_size((double)answer_int(ram, "downtime-bytes"), stopped));
 	printf("pages: %lld with data, %lld zero, %lld never touched\n",
 	       (long long)answer_int(ram, "normal"),
 	       (long long)answer_int(ram, "duplicate"),

@@ -1,0 +1,31 @@
+// SPDX-License-Identifier: Apache-2.0
+/* The arithmetic of throttle.h. */
+#include "migrate/throttle.h"
+
+#include "base/clock.h"
+#include "migrate/policy.h"
+
+/* The rest that does not fit should fit after the next round, or be half; less
+ * than a tenth would not be noticed (policy.c). */
+#define STEP_MIN 0.5
+#define STEP_MAX 0.9
+
+double throttle_share(const struct policy *policy, double share,
+		      uint64_t remaining_bytes)
+{
+	double rest = (double)remaining_bytes;
+	double over, excess, step;
+
+	if (policy->estimate_ns <= policy->limit_ns || !policy->idle_rounds ||
+	    !remaining_bytes)
+		return share;
+	over = (double)(policy->estimate_ns - policy->limit_ns);
+	excess = over * (double)policy->bandwidth / (double)NS_PER_SEC;
+	if (excess >= rest)
+		return share;
+	step = (rest - excess) / rest;
+	if (step < STEP_MIN)
+		step = STEP_MIN;
+	share *= step < STEP_MAX ? step : STEP_MAX;
+	return share < THROTTLE_SHARE_MIN ? THROTTLE_SHARE_MIN : share;
+}

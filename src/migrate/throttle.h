@@ -1,0 +1,27 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * How much of a guest's writing may go on when rounds no longer shrink: as much
+ * as the pause that was promised allows, and no less.
+ * Pure arithmetic, beside policy.h, by whose estimate it goes.
+ */
+#ifndef GODWIT_MIGRATE_THROTTLE_H
+#define GODWIT_MIGRATE_THROTTLE_H
+
+#include <stdint.h>
+
+struct policy;
+
+/* No guest is held back further. */
+#define THROTTLE_SHARE_MIN 0.01
+
+/*
+ * After policy_decide() said to go on with @remaining_bytes left, of a round in
+ * which the writers had @share (0 to 1) of their speed: their share from now on.
+ * It is lower only when the estimate is above the limit and did not fall, and
+ * then in proportion to what is too much, by a tenth to a half at a time.  Where nothing left
+ * would still be above the limit, holding back does not help, and is not done.
+ */
+double throttle_share(const struct policy *policy, double share,
+		      uint64_t remaining_bytes);
+
+#endif
