@@ -139,8 +139,10 @@ static int set_all(struct sim_params *params, set_fn *set, const char *text,
 			return err_set(err, -EINVAL, "'%s' needs a value",
 				       kv.key);
 		ret = set(params, name, kv.value, err);
-		if (ret)
+		if (ret) {
+			err_prefix(err, "%s", kv.key);
 			return ret;
+		}
 	}
 	return ret ? err_set(err, ret, "not KEY=VALUE,...") : 0;
 }
@@ -197,6 +199,8 @@ static int sweep_add(struct sim *sim, const char *text, struct err *err)
 	for (size_t i = 0; !ret && i < sweep->count; i++)
 		ret = sim_params_set(&scratch, sweep->key, sweep->value[i],
 				     err);
+	if (ret && sweep->count)
+		err_prefix(err, "%s", sweep->key);
 	if (!ret)
 		sim->plans *= sweep->count;
 	if (!ret && sim->plans > PLANS_MAX)

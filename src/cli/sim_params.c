@@ -195,18 +195,10 @@ int sim_params_set(struct sim_params *params, const char *name,
 		   const char *value, struct err *err)
 {
 	for (size_t i = 0; i < array_size(parameters); i++) {
-		int ret;
-
-		if (strcmp(name, parameters[i].name) != 0)
-			continue;
-		ret = parameters[i].set(params, value, err);
-		if (ret)
-			err_prefix(err, "%s", name);
-		return ret;
+		if (strcmp(name, parameters[i].name) == 0)
+			return parameters[i].set(params, value, err);
 	}
-	return err_set(err, -ENOENT,
-		       "there is no parameter '%.64s'; it is one of %s", name,
-		       sim_params_names());
+	return err_set(err, -ENOENT, "it is none of %s", sim_params_names());
 }
 
 int sim_params_set_cost(struct sim_params *params, const char *name,
@@ -225,14 +217,11 @@ int sim_params_set_cost(struct sim_params *params, const char *name,
 			ret = parse_size(value, &number, err);
 		else
 			ret = parse_rate(value, &number, err);
-		if (ret)
-			err_prefix(err, "%s", name);
-		else
+		if (!ret)
 			params->input.costs.value[i] = (double)number;
 		return ret;
 	}
-	return err_set(err, -ENOENT,
-		       "there is no cost '%.64s' (docs/planning.md)", name);
+	return err_set(err, -ENOENT, "no such cost (docs/planning.md)");
 }
 
 int sim_params_finish(struct sim_params *params, struct err *err)

@@ -177,9 +177,95 @@ static void test_sub_options_without_room_are_refused(void **state)
 	assert_int_equal(parse_kv_next(&at, &kv), 1);
 }
 
+static void test_rates_say_bits_or_bytes_and_their_thousand(void **state)
+{
+	static const struct {
+		const char *text;
+		uint64_t rate;
+	} good[] = {
+		{ "8b/s", 1 },
+		{ "10Gb/s", 1250000000 },
+		{ "400Gb/s", 50000000000 },
+		{ "5kB/s", 5000 },
+		{ "500MB/s", 500000000 },
+		{ "2GiB/s", 2ull << 30 },
+		{ "1MiB/s", 1 << 20 },
+		{ "8Kib/s", 1024 },
+		{ "0B/s", 0 },
+	};
+	static const char *const bad[] = {
+		"",       "1",      "10G",    "10Gb",    "10gb/s", "1.5GB/s",
+		"GB/s",   "1GGB/s", "1kiB/s", "1iB/s",   "-1B/s",  "1B/s ",
+		"1TiB/h", "1 GB/s", "1GBs",   "1GiiB/s",
+	};
+	uint64_t rate = 7;
+
+	(void)state;
+	for (size_t i = 0; i < array_size(good); i++) {
+		assert_int_equal(parse_rate(good[i].text, &rate, NULL), 0);
+		assert_true(rate == good[i].rate);
+	}
+	rate = 7;
+	for (size_t i = 0; i < array_size(bad); i++) {
+		struct err err = ERR_INIT;
+
+		assert_int_equal(parse_rate(bad[i], &rate, &err), -EINVAL);
+		assert_non_null(strstr(err_msg(&err), "10Gb/s"));
+	}
+	assert_int_equal(parse_rate("99999999999TB/s", &rate, NULL), -ERANGE);
+	assert_true(rate == 7);
+}
+
+static void test_durations_have_a_unit_unless_they_are_0(void **state)
+{
+	static const struct {
+		const char *text;
+		uint64_t ns;
+	} good[] = {
+		{ "0", 0 },        { "0s", 0 },          { "7ns", 7 },
+		{ "50us", 50000 }, { "10ms", 10000000 }, { "2s", 2000000000 },
+	};
+	static const char *const bad[] = { "",   "10",   "us",  "1.5ms",
+					   "1h", "10 s", "-1s", "1sec" };
+	uint64_t ns = 7;
+
+	(void)state;
+	for (size_t i = 0; i < array_size(good); i++) {
+		assert_int_equal(parse_duration(good[i].text, &ns, NULL), 0);
+		assert_true(ns == good[i].ns);
+	}
+	ns = 7;
+	for (size_t i = 0; i < array_size(bad); i++)
+		assert_int_equal(parse_duration(bad[i], &ns, NULL), -EINVAL);
+	assert_int_equal(parse_duration("99999999999s", &ns, NULL), -ERANGE);
+	assert_true(ns == 7);
+}
+
+static void test_counts_go_by_thousands(void **state)
+{
+	static const char *const bad[] = { "", "k", "1K", "1m", "1kk", "1.5k" };
+	uint64_t count = 7;
+
+	(void)state;
+	for (size_t i = 0; i < array_size(bad); i++)
+		assert_int_equal(parse_count(bad[i], &count, NULL), -EINVAL);
+	assert_int_equal(parse_count("99999999999999G", &count, NULL), -ERANGE);
+	assert_true(count == 7);
+	assert_int_equal(parse_count("20k", &count, NULL), 0);
+	assert_true(count == 20000);
+	assert_int_equal(parse_count("3M", &count, NULL), 0);
+	assert_true(count == 3000000);
+	assert_int_equal(parse_count("500", &count, NULL), 0);
+	assert_true(count == 500);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(
+			test_rates_say_bits_or_bytes_and_their_thousand),
+		cmocka_unit_test(test_durations_have_a_unit_unless_they_are_0),
+		cmocka_unit_test(test_counts_go_by_thousands),
 		cmocka_unit_test(test_size_suffixes_are_binary),
 		cmocka_unit_test(
 			test_text_that_is_no_size_is_refused_and_leaves_ret),
