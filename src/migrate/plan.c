@@ -19,14 +19,16 @@
 #define NO_LIMIT        1e15                    /* bytes a second */
 #define DECISION_MAX_NS 4e18                    /* uint64_t for policy.c */
 
-/* Connect, BUILT, and the answer to the first records. */
-#define SETUP_ROUND_TRIPS 3
+/* Connect, BUILT, and three rounds of nothing. */
+#define SETUP_ROUND_TRIPS 5
 /* Points of a pass at which the exposure of its pages is looked at. */
 #define POINTS 32
 /* Halvings of the guest's speed until it fits its time. */
 #define HALVINGS 24
-/* So many rounds in a row that brought nothing, and no more will. */
-#define IDLE_ROUNDS_ENOUGH 64
+/* So many rounds in a row that brought nothing, and no more will; fewer where
+ * even nothing left would not fit. */
+#define IDLE_ROUNDS_ENOUGH         64
+#define OUT_OF_REACH_ROUNDS_ENOUGH 8
 
 struct model {
 	const struct plan_input *input; /* borrowed */
@@ -242,7 +244,6 @@ static void pass(struct model *model, struct policy_round *round)
 	model->is_first_pass = false;
 	round->sent_bytes = whole(bytes);
 	round->busy_ns = whole(busy + round_trip_ns(model));
-	round->rtt_ns = whole(round_trip_ns(model));
 	plan->precopy_bytes += bytes;
 	plan->round[plan->rounds - 1].pass_ns = taken;
 	if (model->share < 1)
@@ -277,6 +278,8 @@ static bool is_hopeless(const struct model *model)
 {
 	if (model->plan->rounds >= PLAN_ROUNDS_MAX)
 		return true;
+	if (model->policy.is_out_of_reach)
+		return model->plan->rounds >= OUT_OF_REACH_ROUNDS_ENOUGH;
 	return model->policy.idle_rounds >= IDLE_ROUNDS_ENOUGH &&
 	       model->policy.estimate_ns > model->policy.limit_ns;
 }
@@ -352,6 +355,14 @@ static void model_init(struct model *model, const struct plan_input *input,
 	}
 	model->is_first_pass = true;
 	policy_init(&model->policy, input->limits.downtime_ms * NS_PER_MS);
+	/* What COSTS will say, and the round trip (source.c, await_built()). */
+	policy_set_costs(
+		&model->policy,
+		whole(vcpu_cost(model, PLAN_COST_STOP, PLAN_COST_STOP_VCPU) +
+		      vcpu_cost(model, PLAN_COST_SAVE, PLAN_COST_SAVE_VCPU) +
+		      vcpu_cost(model, PLAN_COST_LOAD, PLAN_COST_LOAD_VCPU)),
+		whole(vcpu_cost(model, PLAN_COST_STATE, PLAN_COST_STATE_VCPU)));
+	policy_set_rtt(&model->policy, whole(round_trip_ns(model)));
 }
 
 void plan_run(const struct plan_input *input, struct plan *plan)
@@ -372,8 +383,7 @@ void plan_run(const struct plan_input *input, struct plan *plan)
 	if (is_time)
 		stop_and_switch(&model);
 	else
-		plan->outcome = model.policy.fixed_ns + model.policy.sync_ns >
-						model.policy.limit_ns
+		plan->outcome = model.policy.is_out_of_reach
 					? PLAN_OUT_OF_REACH
 					: PLAN_LINK_TOO_SLOW;
 }
