@@ -164,6 +164,11 @@ struct accel_ops {
 
 	uint32_t (*tsc_khz)(struct accel *accel);
 
+	/* How many pages vCPU @vcpu made dirty so far, a page once for each time
+	 * that it was watched; any thread.  -ENOTSUP, or NULL: not known. */
+	int (*vcpu_writes)(struct accel *accel, unsigned int vcpu,
+			   uint64_t *ret_pages);
+
 	/* Call @fn for each counter of vCPU @vcpu, or of the VM if that is
 	 * negative; any thread.  -ENOTSUP where there are none; NULL when the
 	 * accelerator never has any. */

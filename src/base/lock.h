@@ -14,6 +14,7 @@
 /* All ranks of the program, outermost first. */
 enum lock_rank {
 	LOCK_MIGRATE = 1, /* migration state, statistics (migrate/) */
+	LOCK_DIRTY_RATE,  /* a measurement of it (migrate/dirty_rate.c) */
 	LOCK_RUN_STATE,   /* run state changes (machine/run_state.c) */
 	LOCK_VCPU,        /* one vCPU's requests (machine/vcpu.c) */
 	LOCK_TOPOLOGY,    /* memory trees and listeners (mem/) */

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
  * The table, in one array of {name, arguments, when it is allowed, handler};
- * handlers are in qmp_machine.c, qmp_migrate.c, qmp_memory.c, qmp_stats.c.
+ * handlers are in the files named after what they are about (qmp_machine.c).
  */
 #include "control/qmp_commands.h"
 
@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "base/trace.h"
+#include "control/qmp_dirty_rate.h"
 #include "control/qmp_machine.h"
 #include "control/qmp_memory.h"
 #include "control/qmp_migrate.h"
@@ -79,6 +80,19 @@ static const struct qmp_arg stats_args[] = {
 	{ .name = NULL },
 };
 
+static const struct qmp_arg calc_rate_args[] = {
+	{ .name = "calc-time", .type = QMP_UINT },
+	{ .name = "calc-time-unit", .type = QMP_STRING, .is_optional = true },
+	{ .name = "sample-pages", .type = QMP_UINT, .is_optional = true },
+	{ .name = "mode", .type = QMP_STRING, .is_optional = true },
+	{ .name = NULL },
+};
+
+static const struct qmp_arg query_rate_args[] = {
+	{ .name = "calc-time-unit", .type = QMP_STRING, .is_optional = true },
+	{ .name = NULL },
+};
+
 static const struct qmp_arg fd_args[] = {
 	{ .name = "fdname", .type = QMP_STRING },
 	{ .name = NULL },
@@ -108,6 +122,8 @@ static const struct qmp_command commands[] = {
 	{ "migrate-set-capabilities", qmp_run_set_capabilities,
 	  capability_args },
 	{ "query-migrate-capabilities", qmp_run_query_capabilities, no_args },
+	{ "calc-dirty-rate", qmp_run_calc_dirty_rate, calc_rate_args },
+	{ "query-dirty-rate", qmp_run_query_dirty_rate, query_rate_args },
 	{ "getfd", qmp_run_getfd, fd_args },
 	{ "closefd", qmp_run_closefd, fd_args },
 	{ .name = NULL },

@@ -828,6 +828,16 @@ int machine_take_over(struct machine *machine, bool is_running, struct err *err)
 	return ret;
 }
 
+int machine_vcpu_writes(struct machine *machine, unsigned int vcpu,
+			uint64_t *ret_pages)
+{
+	const struct accel_ops *ops = machine->accel->ops;
+
+	return ops->vcpu_writes
+		       ? ops->vcpu_writes(machine->accel, vcpu, ret_pages)
+		       : -ENOTSUP;
+}
+
 int machine_read_stats(struct machine *machine, int vcpu, accel_stat_fn *fn,
 		       void *opaque, struct err *err)
 {

@@ -130,6 +130,9 @@ int machine_activate(struct machine *machine, struct err *err);
 int machine_take_over(struct machine *machine, bool is_running,
 		      struct err *err);
 
+/* accel_ops.vcpu_writes. */
+int machine_vcpu_writes(struct machine *machine, unsigned int vcpu,
+			uint64_t *ret_pages);
 /* The accelerator's counters: accel_ops.stats_read.  -EINVAL for a vCPU that
  * does not exist. */
 int machine_read_stats(struct machine *machine, int vcpu, accel_stat_fn *fn,

@@ -129,6 +129,12 @@ struct mig *mig_new(struct machine *machine, mig_event_fn *on_event,
 		free(mig);
 		return NULL;
 	}
+	mig->rate = dirty_rate_new(machine);
+	if (!mig->rate) {
+		close(mig->stop_fd);
+		free(mig);
+		return NULL;
+	}
 	mig->machine = machine;
 	mig->on_event = on_event;
 	mig->opaque = opaque;
@@ -174,6 +180,7 @@ void mig_free(struct mig *mig)
 	stop_thread(mig);
 	lock_release(&mig->lock);
 	join_thread(mig);
+	dirty_rate_free(mig->rate);
 	list_for_each_safe (named, next, &mig->fds, link) {
 		close(named->fd);
 		list_del(&named->link);
@@ -266,8 +273,10 @@ int mig_start(struct mig *mig, const char *uri, struct err *err)
 	if (!ret && state != RUN_STATE_RUNNING && state != RUN_STATE_PAUSED)
 		ret = err_set(err, -EINVAL, "cannot move a machine that is %s",
 			      run_state_name(state));
-	if (!ret)
+	if (!ret) {
+		dirty_rate_end(mig->rate);
 		ret = start_thread(mig, uri, false, MIG_SETUP, err);
+	}
 	lock_release(&mig->lock);
 	return ret;
 }
@@ -432,4 +441,28 @@ int mig_take_fd(void *opaque, const char *name)
 	}
 	lock_release(&mig->lock);
 	return fd;
+}
+
+int mig_calc_dirty_rate(struct mig *mig, const struct dirty_rate_params *params,
+			struct err *err)
+{
+	enum run_state state = machine_run_state(mig->machine);
+	int ret = 0;
+
+	lock_acquire(&mig->lock);
+	if (mig->is_active)
+		ret = err_set(err, -EBUSY, "a migration is under way");
+	else if (state != RUN_STATE_RUNNING && state != RUN_STATE_PAUSED)
+		ret = err_set(err, -EINVAL,
+			      "cannot measure a machine that is %s",
+			      run_state_name(state));
+	else
+		ret = dirty_rate_start(mig->rate, params, err);
+	lock_release(&mig->lock);
+	return ret;
+}
+
+struct dirty_rate *mig_dirty_rate(struct mig *mig)
+{
+	return mig->rate;
 }

@@ -20,6 +20,7 @@
 #include "base/list.h"
 #include "base/lock.h"
 #include "migrate/channel.h"
+#include "migrate/dirty_rate.h"
 #include "migrate/fail.h"
 #include "migrate/format.h"
 #include "migrate/migrate.h"
@@ -42,6 +43,7 @@ struct mig {
 	mig_event_fn *on_event;
 	void *opaque;
 	int stop_fd; /* owned eventfd: readable = the thread gives up */
+	struct dirty_rate *rate; /* owned; a migration ends its measurement */
 
 	struct lock lock; /* LOCK_MIGRATE */
 	/* protected by lock */

@@ -18,6 +18,8 @@
 
 #include "base/err.h"
 
+struct dirty_rate;
+struct dirty_rate_params;
 struct machine;
 struct mig;
 
@@ -167,6 +169,13 @@ int mig_set_caps(struct mig *mig, const struct mig_caps *caps, struct err *err);
  * it again (closefd; -ENOENT). */
 int mig_add_fd(struct mig *mig, const char *name, int fd, struct err *err);
 int mig_del_fd(struct mig *mig, const char *name, struct err *err);
+
+/* dirty_rate_start(), but -EBUSY while a migration is under way, and -EINVAL for a
+ * machine that never ran or is gone. */
+int mig_calc_dirty_rate(struct mig *mig, const struct dirty_rate_params *params,
+			struct err *err);
+/* To be asked. */
+struct dirty_rate *mig_dirty_rate(struct mig *mig);
 
 /* `godwit stream`: explain the stream in @path on @out.  0, or the error that
  * makes the stream unusable (with the record that has it). */

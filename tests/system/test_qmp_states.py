@@ -204,6 +204,7 @@ ALWAYS: list[tuple[str, dict[str, Any], str]] = [
     ("query-commands", {}, OK), ("query-version", {}, OK), ("query-name", {}, OK),
     ("query-status", {}, OK), ("query-cpus-fast", {}, OK), ("query-memory-map", {}, OK),
     ("query-stats", {"target": "vcpu"}, OK),
+    ("query-dirty-rate", {}, OK), ("calc-dirty-rate", {}, "'calc-time' is missing"),
     ("query-migrate", {}, OK), ("query-migrate-parameters", {}, OK),
     ("query-migrate-capabilities", {}, OK),
     ("migrate-set-parameters", {"max_bandwidth": 1 << 30}, OK),

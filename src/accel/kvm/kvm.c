@@ -185,6 +185,7 @@ const struct accel_ops kv_accel_ops = {
 	.vm_load = kv_vm_load,
 	.setup_load = kv_setup_load,
 	.tsc_khz = kv_tsc_khz,
+	.vcpu_writes = kv_vcpu_writes,
 	.stats_read = kv_stats_read,
 	.ring_stats = kv_get_ring_stats,
 };

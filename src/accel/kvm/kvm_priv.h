@@ -261,6 +261,7 @@ uint64_t kv_vcpu_run_seq(const struct kv_vcpu *vcpu);
 int kv_stats_open(int fd);
 int kv_stats_read(struct accel *accel, int vcpu, accel_stat_fn *fn,
 		  void *opaque, struct err *err);
+int kv_vcpu_writes(struct accel *accel, unsigned int vcpu, uint64_t *ret_pages);
 
 /* vcpu_state.c */
 void kv_vcpu_state_register(struct kv_vcpu *vcpu);

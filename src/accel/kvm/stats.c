@@ -131,3 +131,28 @@ int kv_stats_read(struct accel *accel, int vcpu, accel_stat_fn *fn,
 	stats_fini(&stats);
 	return ret;
 }
+
+static void take_pf_fixed(void *opaque, const struct accel_stat *stat)
+{
+	if (strcmp(stat->name, "pf_fixed") == 0 && stat->count == 1)
+		*(uint64_t *)opaque = stat->values[0];
+}
+
+/* Ring entries; or, since a write to a page under write protection is one fault
+ * that is fixed, and a read is none, those. */
+int kv_vcpu_writes(struct accel *accel, unsigned int vcpu, uint64_t *ret_pages)
+{
+	struct kv *kv = kv_of(accel);
+	struct err err = ERR_INIT;
+
+	if (kv->ring) {
+		*ret_pages = __atomic_load_n(&kv->vcpus[vcpu]->ring.collected,
+					     __ATOMIC_RELAXED);
+		return 0;
+	}
+	*ret_pages = UINT64_MAX;
+	if (kv_stats_read(accel, (int)vcpu, take_pf_fixed, ret_pages, &err) ||
+	    *ret_pages == UINT64_MAX)
+		return -ENOTSUP;
+	return 0;
+}
