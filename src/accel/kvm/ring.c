@@ -399,10 +399,9 @@ void kv_ring_sync(struct kv *kv, bool is_last)
 	list_for_each (slot, &kv->slots, link)
 		is_watched |= slot->is_watched;
 	if (!is_watched) {
-		/* What a last sync left: protected before any page is read. */
-		turn_take(ring);
-		reset(ring);
-		turn_give(ring);
+		/* What a last sync left, and what was written since where
+		 * logging stayed on: protected before any page is read. */
+		harvest_all(ring);
 		return;
 	}
 	if (is_last) {

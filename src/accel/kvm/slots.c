@@ -223,7 +223,7 @@ static int slot_watch(struct kv *kv, struct kv_slot *slot, struct err *err)
 	int ret;
 
 	kv_log_stop_take(kv, slot);
-	if (slot->is_logged)
+	if (slot->is_logged && !kv->ring) /* which the first sync emptied */
 		kv_bitmap_forget(kv, slot);
 	ret = slot_set_log(kv, slot, true);
 	if (ret)

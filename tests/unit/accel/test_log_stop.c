@@ -189,6 +189,11 @@ static int setup_plain(void **state)
 	return set_up(state, "kvm,x-plain-log");
 }
 
+static int setup_ring(void **state)
+{
+	return set_up(state, "kvm,dirty=ring,ring-entries=1024");
+}
+
 static int teardown(void **state)
 {
 	struct bed *bed = *state;
@@ -551,19 +556,21 @@ static void test_everything_at_once_loses_nothing(void **state)
 int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
-/* Also as on kernels without manual protect. */
-#define TEST_BOTH(name)                                                    \
-	TEST(name),                                                        \
-	{                                                                  \
-#name "_with_plain_log", name, setup_plain, teardown, NULL \
+/* Also as on kernels without manual protect, and with rings. */
+#define TEST_ALL(name)                                                  \
+	TEST(name),                                                     \
+		{ #name "_with_plain_log", name, setup_plain, teardown, \
+		  NULL },                                               \
+	{                                                               \
+#name "_with_rings", name, setup_ring, teardown, NULL   \
 	}
 	const struct CMUnitTest tests[] = {
 		TEST(test_slots_stay_logged_until_the_grace_period_is_over),
 		TEST(test_only_slots_that_were_logged_are_told),
 		TEST(test_the_caller_does_not_wait_for_a_worker_at_work),
-		TEST_BOTH(
+		TEST_ALL(
 			test_a_new_migration_finds_logging_on_and_loses_nothing),
-		TEST_BOTH(test_a_new_migration_meets_the_worker_at_a_slot),
+		TEST_ALL(test_a_new_migration_meets_the_worker_at_a_slot),
 		TEST(test_a_slot_that_waits_may_be_removed),
 		TEST(test_a_slot_that_waits_may_be_replaced),
 		TEST(test_a_slot_that_the_worker_is_at_is_removed_after_it),
@@ -571,7 +578,7 @@ int main(void)
 		TEST(test_the_machine_ends_while_the_worker_is_at_a_slot),
 		TEST(test_what_cannot_be_stopped_is_tried_at_the_next_end),
 		TEST(test_a_slot_logged_for_a_region_is_left_alone),
-		TEST_BOTH(test_everything_at_once_loses_nothing),
+		TEST_ALL(test_everything_at_once_loses_nothing),
 	};
 
 	need_kvm();
