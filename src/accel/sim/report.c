@@ -25,6 +25,9 @@ static void add(struct line *line, const char *fmt, ...)
 	__attribute__((format(printf, 2, 3)));
 
 static void add_list(struct line *line, const char *fmt, va_list args)
+	__attribute__((format(printf, 2, 0)));
+
+static void add_list(struct line *line, const char *fmt, va_list args)
 {
 	size_t room = sizeof(line->text) - line->used;
 	int n = vsnprintf(line->text + line->used, room, fmt, args);
