@@ -10,7 +10,8 @@
  *	harvest.c   the user's half: sync, clear, collect, reset, publish
  *	collapse.c  what follows the end of logging: large leaves come back
  *	vcpu.c      one vCPU: run loop, memory access, exits
- *	workload.c  the program that vCPUs run, one step at a time
+ *	program.c   the program that vCPUs run: options, memory, registers
+ *	workload.c  the same, one step at a time
  *	report.c    the lines that it prints
  *
  * How a write is tracked (D1, D2; ARCHITECTURE, "Dirty pages"):
@@ -144,6 +145,24 @@ struct sim_regs {
 	struct pattern pattern;
 	struct gauge gauge; /* its ring is in guest memory */
 };
+
+/* As the built-in guest's. */
+enum sim_exit {
+	SIM_EXIT_OK,
+	SIM_EXIT_ERRORS,
+	SIM_EXIT_CONFIG,
+};
+
+/* Registers that other vCPUs look at. */
+static inline uint64_t sim_reg_get(const uint64_t *reg)
+{
+	return __atomic_load_n(reg, __ATOMIC_ACQUIRE);
+}
+
+static inline void sim_reg_set(uint64_t *reg, uint64_t value)
+{
+	__atomic_store_n(reg, value, __ATOMIC_RELEASE);
+}
 
 /* What follows from the options, the memory map and the vCPU's number. */
 struct sim_program {
@@ -361,10 +380,13 @@ void sim_out(struct sim_vcpu *vcpu, uint16_t port, const void *data,
  * called: nobody uses what was unreachable before. */
 void sim_wait_epoch(struct sim *sim);
 
-/* workload.c */
+/* program.c */
 /* Before the first step after boot or load: the options are read, and what the
  * registers say must fit them.  -EINVAL. */
 int sim_program_bind(struct sim_vcpu *vcpu, struct err *err);
+extern const struct state_desc sim_vcpu_desc;
+
+/* workload.c */
 /* One short piece of work, in the guest; how many ns there is nothing to do. */
 uint64_t sim_program_step(struct sim_vcpu *vcpu);
 /* It was asleep on purpose up to @until_tsc: no gap. */
@@ -373,7 +395,8 @@ void sim_program_slept(struct sim_vcpu *vcpu, uint64_t until_tsc);
 void sim_program_pv(struct sim_vcpu *vcpu);
 /* What page @number of the interrupt controller's tables holds after @dumps. */
 uint64_t sim_table_word(uint64_t dumps, uint64_t number);
-extern const struct state_desc sim_vcpu_desc;
+/* Out to the debug exit. */
+void sim_program_end(struct sim_vcpu *vcpu, uint32_t code);
 
 /* report.c */
 void sim_print_start(struct sim_vcpu *vcpu);

@@ -456,17 +456,16 @@ static void check_slot_removal(const char *options)
 		until = __atomic_load_n(&w.writes, __ATOMIC_SEQ_CST) + 2000;
 		while (__atomic_load_n(&w.writes, __ATOMIC_SEQ_CST) < until)
 			sched_yield();
-		bitmap_clear(block->dirty, 0, pages);
+		for (uint64_t i = 0; i < bitmap_words(pages); i++)
+			bitmap_take_word_atomic(block->dirty, i);
 		mem_region_del(w.vm.window);
+		/* A vCPU that found no mapping any more may still be writing as
+		 * a device does, by the view before. */
+		mem_synchronize(w.vm.mem);
 		for (uint64_t page = 0; page < pages; page++) {
 			if (first_word(block, page))
 				assert_true(bitmap_test(block->dirty, page));
 		}
-		mem_synchronize(w.vm.mem);
-		/* Nobody writes there any more. */
-		for (uint64_t page = 0; page < pages; page++)
-			assert_int_equal(first_word(block, page),
-					 first_word(block, page));
 		memset(block->host, 0, size);
 	}
 	world_fini(&w);
