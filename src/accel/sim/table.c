@@ -211,6 +211,19 @@ static bool opens(const struct s2_range *range, bool is_write)
 	return !range->is_readonly && (is_write || !range->is_logged);
 }
 
+/* What is below stays protected where somebody may be logging it. */
+static void open_table(const struct s2_range *range, uint64_t *entry,
+		       uint64_t value, uint64_t gpa, unsigned int level)
+{
+	uint64_t start = align_down(gpa, s2_size(level));
+
+	if (!range->is_logged && start >= range->gpa &&
+	    start + s2_size(level) <= range->gpa + range->size)
+		store(entry, value | S2_WRITE);
+	else
+		push_down(entry, value);
+}
+
 int s2_fault(struct s2 *s2, const struct s2_range *range, uint64_t gpa,
 	     bool is_write)
 {
@@ -237,7 +250,7 @@ int s2_fault(struct s2 *s2, const struct s2_range *range, uint64_t gpa,
 		}
 		if (is_table(value)) {
 			if (is_write && !(value & S2_WRITE))
-				push_down(entry, value);
+				open_table(range, entry, value, gpa, level);
 			table = table_in(load(entry));
 			continue;
 		}
