@@ -60,7 +60,8 @@ int accel_options_parse(const char *text, struct accel_options *ret_options,
 	}
 	if (ret < 0)
 		return err_set(err, ret, "accelerator options: '%s'", text);
-	ret = options.type->check(&options, err);
+	if (options.type->check)
+		ret = options.type->check(&options, err);
 	if (ret)
 		return ret;
 	*ret_options = options;

@@ -39,7 +39,8 @@ struct parse_kv;
 struct accel_type {
 	const char *name; /* "kvm" */
 	/* One option: 1 when it is taken, 0 when it is none of this kind's; then,
-	 * with all of them there, whether they go together.  For the table. */
+	 * with all of them there, whether they go together (may be NULL).  For
+	 * the table. */
 	int (*option)(struct accel_options *options, const struct parse_kv *kv,
 		      struct err *err);
 	int (*check)(struct accel_options *options, struct err *err);

@@ -59,7 +59,7 @@ def need_accel() -> None:
 
 def need_kvm() -> None:
     if not runs_code():
-        pytest.skip("the guests run on the simulated accelerator: this needs KVM")
+        pytest.skip("the simulated accelerator runs workloads, no guest code")
     if not os.path.exists("/dev/kvm"):
         pytest.skip("this machine has no /dev/kvm")
     if not os.access("/dev/kvm", os.R_OK | os.W_OK):

@@ -26,12 +26,12 @@ def started(fleet: Fleet, **options) -> Machine:
     return source
 
 
-def test_guest_moves_with_the_plain_dirty_log(fleet: Fleet) -> None:
+def test_guest_moves_with_the_plain_dirty_log(kvm: None, fleet: Fleet) -> None:
     options = {**PLAIN, "guest_options": "hot=64M,rate=max,verify=on,tick=1ms"}
     assert_moves(fleet, started(fleet, **options), "destination", **options)
 
 
-def test_guest_that_writes_nothing_moves_with_the_plain_dirty_log(fleet: Fleet) -> None:
+def test_guest_that_writes_nothing_moves_with_the_plain_dirty_log(kvm: None, fleet: Fleet) -> None:
     options = {**PLAIN, "guest_options": "hot=0,verify=on,tick=1ms"}
     source = started(fleet, **options)
     destination, uri = listening(fleet, **options)
@@ -41,7 +41,7 @@ def test_guest_that_writes_nothing_moves_with_the_plain_dirty_log(fleet: Fleet) 
     assert guest.ask(destination.serial, request=b"v")["errors"] == 0
 
 
-def test_ten_moves_with_the_plain_dirty_log_lose_nothing(fleet: Fleet) -> None:
+def test_ten_moves_with_the_plain_dirty_log_lose_nothing(kvm: None, fleet: Fleet) -> None:
     options = {**PLAIN, "memory": "128M", "guest_options": "hot=32M,rate=max,verify=on,tick=1ms"}
     machine = started(fleet, **options)
     for number in range(10):
@@ -51,7 +51,7 @@ def test_ten_moves_with_the_plain_dirty_log_lose_nothing(fleet: Fleet) -> None:
         machine = following
 
 
-def test_cancel_with_the_plain_dirty_log_loses_no_pages(fleet: Fleet) -> None:
+def test_cancel_with_the_plain_dirty_log_loses_no_pages(kvm: None, fleet: Fleet) -> None:
     options = {**PLAIN, "guest_options": "hot=64M,rate=max,verify=on,tick=1ms"}
     source = started(fleet, **options)
     source.qmp.command("migrate-set-parameters", max_bandwidth=100 << 20, downtime_limit=1)
@@ -67,7 +67,7 @@ def test_cancel_with_the_plain_dirty_log_loses_no_pages(fleet: Fleet) -> None:
 
 
 @pytest.mark.parametrize("far", ["kvm", "kvm,x-plain-log=on"])
-def test_dirty_log_of_one_side_is_no_matter_of_the_other(fleet: Fleet, far: str) -> None:
+def test_dirty_log_of_one_side_is_no_matter_of_the_other(kvm: None, fleet: Fleet, far: str) -> None:
     near = "kvm" if "plain" in far else "kvm,x-plain-log=on"
     source = started(fleet, extra=["--accel", near])
     assert_moves(fleet, source, "destination", extra=["--accel", far])

@@ -123,7 +123,7 @@ def test_elf_with_random_bytes_changed_never_crashes_godwit(kvm: None, folder: P
     ["--incoming", "file:/no/such/file"], ["--incoming", "fd:9999"], ["--name", "x" * 1000],
     ["--memory"],
 ], ids=" ".join)
-def test_option_that_makes_no_sense_is_refused(kvm: None, folder: Path, argv: list[str]) -> None:
+def test_option_that_makes_no_sense_is_refused(accel: None, folder: Path, argv: list[str]) -> None:
     before = ["--guest", "stress,hot=1M"]
     line = refused("run", *before, "--serial", "null", *argv)
     assert len(line) < 600
@@ -133,13 +133,13 @@ def test_option_that_makes_no_sense_is_refused(kvm: None, folder: Path, argv: li
 @pytest.mark.parametrize("guest", ["", "nosuch", "stress,hot", "stress,hot=", "stress,hot=x",
                                    "stress,hot=99T", "stress,rate=fast", "stress,pattern=zigzag",
                                    "stress,colour=red", "stress,tick=1parsec", "stress," + "x" * 9999])
-def test_guest_option_that_makes_no_sense_ends_godwit_with_a_reason(kvm: None, guest: str) -> None:
+def test_guest_option_that_makes_no_sense_ends_godwit_with_a_reason(accel: None, guest: str) -> None:
     told = run("run", "--memory", "64M", "--cpus", "1", "--guest", guest, "--serial", "stdio")
     assert told.returncode > 0
     assert (told.stderr + told.stdout).strip()
 
 
-def test_machine_with_nothing_to_run_is_refused(kvm: None, folder: Path) -> None:
+def test_machine_with_nothing_to_run_is_refused(accel: None, folder: Path) -> None:
     machine_refused(folder, "--memory", "64M")
 
 
@@ -165,7 +165,7 @@ def test_help_wins_over_nonsense_behind_it() -> None:
     assert told.stdout.startswith("Usage: godwit run") and "--memory" in told.stdout
 
 
-def test_file_that_is_not_there_cannot_be_opened(kvm: None) -> None:
+def test_file_that_is_not_there_cannot_be_opened(accel: None) -> None:
     reason = "godwit: cannot open /no/such/file: No such file or directory"
     assert run("stream", "/no/such/file").stderr.strip() == reason
     assert refused("run", "--guest", "stress", "--incoming", "file:/no/such/file") == reason
@@ -204,7 +204,7 @@ def test_socket_left_by_a_killed_machine_does_not_hinder_the_next(fleet: Fleet) 
     second.qmp.command("query-status")
 
 
-def test_file_in_the_place_of_a_socket_is_not_removed(kvm: None, folder: Path) -> None:
+def test_file_in_the_place_of_a_socket_is_not_removed(accel: None, folder: Path) -> None:
     path = folder / "precious"
     path.write_text("keep me")
     refused("run", "--memory", "32M", "--cpus", "1", "--guest", "stress", "--qmp", f"unix:{path}",
@@ -268,7 +268,7 @@ def test_stream_with_a_changed_byte_is_refused(saved: bytes, folder: Path) -> No
 
 
 @pytest.mark.parametrize("kind", ["random", "zeroes", "ones", "text"])
-def test_file_that_is_no_stream_is_refused(kvm: None, folder: Path, kind: str) -> None:
+def test_file_that_is_no_stream_is_refused(accel: None, folder: Path, kind: str) -> None:
     data = {"random": random.Random(4).randbytes(1 << 20), "zeroes": bytes(1 << 20),
             "ones": b"\xff" * (1 << 20), "text": b"once upon a time\n" * 5000}[kind]
     assert_restore_refused(restore(folder, data), kind)
@@ -287,7 +287,7 @@ def test_explaining_a_damaged_stream_never_crashes(saved: bytes, folder: Path) -
         assert run("stream", str(path)).returncode in range(0, 128)
 
 
-def test_directory_as_saved_stream_is_refused(kvm: None, folder: Path) -> None:
+def test_directory_as_saved_stream_is_refused(accel: None, folder: Path) -> None:
     refused("run", "--memory", "32M", "--guest", "stress", "--serial", "null", "--incoming",
             f"file:{folder}")
 

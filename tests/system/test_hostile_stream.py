@@ -12,7 +12,7 @@ from typing import Callable
 import pytest
 
 from harness.edit import HEAD, HEADER_SIZE, TYPES, Edit, Edited, States, head
-from harness.machine import Fleet, Machine, binary, run
+from harness.machine import Fleet, Machine, binary, run, with_accel
 from harness.move import move, start, wait
 from harness.relay import Link
 from harness.scene import SAVED, SAVED_ARGV, assert_moves, working
@@ -33,8 +33,8 @@ def restore(folder: Path, top: bytes, records: list[Edited | bytes], limit_s: fl
     """Exit status (None: it runs) and stderr; the peak of its memory is checked."""
     path = folder / "stream"
     path.write_bytes(top + b"".join(r.pack() if isinstance(r, Edited) else r for r in records))
-    done = subprocess.run([sys.executable, "-I", "-S", PEAK, str(limit_s), binary(), "run",
-                           *SAVED_ARGV, "--incoming", f"file:{path}"],
+    done = subprocess.run([sys.executable, "-I", "-S", PEAK, str(limit_s), binary(),
+                           *with_accel(["run", *SAVED_ARGV, "--incoming", f"file:{path}"])],
                           stdin=subprocess.DEVNULL, capture_output=True, check=True, timeout=60)
     status, peak_kib, is_ours = map(int, done.stdout.split())
     told = done.stderr.decode(errors="replace")
@@ -384,13 +384,13 @@ def restored_with(saved: bytes, folder: Path, change) -> tuple[int | None, str]:
                     for record in records])
 
 
-def test_msr_that_kvm_refuses_is_named(saved: bytes, folder: Path) -> None:
+def test_msr_that_kvm_refuses_is_named(kvm: None, saved: bytes, folder: Path) -> None:
     code, told = restored_with(saved, folder, with_refused_msr)
     assert code == INCOMING_FAILED, told
     assert "0xdeadbeef" in told and "MSR" in told and len(told.strip().splitlines()) == 1
 
 
-def test_lesson_xsave_state_cut(saved: bytes, folder: Path) -> None:
+def test_lesson_xsave_state_cut(kvm: None, saved: bytes, folder: Path) -> None:
     size = xsave_size(saved)
     assert size >= 4096
     code, told = restored_with(saved, folder, with_xsave_cut)
@@ -401,8 +401,8 @@ def test_lesson_xsave_state_cut(saved: bytes, folder: Path) -> None:
 
 @pytest.mark.parametrize("change, word", [(with_refused_msr, "0xdeadbeef"),
                                           (with_xsave_cut, "XSAVE")], ids=["msr", "xsave"])
-def test_lesson_receivers_reason_reaches_the_source_which_resumes(fleet: Fleet, change, word: str
-                                                                  ) -> None:
+def test_lesson_receivers_reason_reaches_the_source_which_resumes(kvm: None, fleet: Fleet, change,
+                                                                  word: str) -> None:
     source = working(fleet, **SAVED)
     states = States()
 

@@ -129,7 +129,7 @@ def test_lesson_long_limit_is_no_reason_to_freeze_the_control_socket(fleet: Flee
     assert destination.report()["errors"] == 0
 
 
-def test_lesson_logging_stops_after_the_guest_was_let_go(fleet: Fleet) -> None:
+def test_lesson_logging_stops_after_the_guest_was_let_go(kvm: None, fleet: Fleet) -> None:
     source = working(fleet, extra=["--trace", "kvm_slot,mig_state,kvm_log_stop_end"])
     source.qmp.command("migrate-set-parameters", x_log_stop_delay=0)
     moved = move(source, *listening(fleet))

@@ -24,7 +24,7 @@ def stats(machine: Machine, target: str, *names: str, **more: object) -> list[di
     return [{stat["name"]: stat["value"] for stat in entry["stats"]} for entry in answer]
 
 
-def test_vm_and_each_vcpu_have_counters(machine: Machine) -> None:
+def test_vm_and_each_vcpu_have_counters(kvm: None, machine: Machine) -> None:
     vm, = machine.qmp.command("query-stats", target="vm")
     assert vm["provider"] == "kvm" and "qom-path" not in vm
     assert {stat["name"] for stat in vm["stats"]} > {"pages_4k", "pages_2m", "remote_tlb_flush"}
@@ -37,7 +37,7 @@ def test_vm_and_each_vcpu_have_counters(machine: Machine) -> None:
     assert len(histogram["halt_wait_hist"]) > 1
 
 
-def test_counters_belong_to_their_vcpu_and_go_on(machine: Machine) -> None:
+def test_counters_belong_to_their_vcpu_and_go_on(kvm: None, machine: Machine) -> None:
     paths = [cpu["qom-path"] for cpu in machine.qmp.command("query-cpus-fast")]
     before = stats(machine, "vcpu", "exits")
     machine.serial.wait_ticks(200)

@@ -166,6 +166,7 @@ const struct accel_ops sim_accel_ops = {
 	.vm_load = sim_vm_load,
 	.setup_load = sim_setup_load,
 	.tsc_khz = sim_tsc_khz,
+	.stats_read = sim_stats_read,
 };
 
 int sim_new(const struct accel_config *config, struct accel **ret_accel,

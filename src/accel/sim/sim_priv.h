@@ -13,6 +13,7 @@
  *	program.c   the program that vCPUs run: options, memory, registers
  *	workload.c  the same, one step at a time
  *	report.c    the lines that it prints
+ *	stats.c     counters
  *
  * How a write is tracked (D1, D2; ARCHITECTURE, "Dirty pages"):
  *
@@ -190,7 +191,7 @@ struct sim_vcpu {
 	uint32_t doorbell; /* futex: something above changed */
 	uint32_t exits;    /* futex */
 	uint64_t barrier;  /* whose value says nothing */
-	uint64_t ring_full_exits;
+	uint64_t ring_full_exits, write_faults;
 
 	/* owned by the vCPU's thread */
 	uint64_t buffer[SIM_BUFFER_ENTRIES]; /* page numbers */
@@ -379,6 +380,10 @@ void sim_out(struct sim_vcpu *vcpu, uint16_t port, const void *data,
 /* Every vCPU has passed between two accesses, or is outside, since this was
  * called: nobody uses what was unreachable before. */
 void sim_wait_epoch(struct sim *sim);
+
+/* stats.c */
+int sim_stats_read(struct accel *accel, int index, accel_stat_fn *fn,
+		   void *opaque, struct err *err);
 
 /* program.c */
 /* Before the first step after boot or load: the options are read, and what the

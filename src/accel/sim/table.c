@@ -539,6 +539,12 @@ void s2_stats(struct s2 *s2, struct s2_stats *ret_stats)
 {
 	s2_lock(s2);
 	*ret_stats = s2->stats;
+	s2_unlock(s2);
+}
+
+void s2_stats_restart(struct s2 *s2)
+{
+	s2_lock(s2);
 	s2->stats.hold_max_ns = s2->stats.wait_max_ns = 0;
 	s2_unlock(s2);
 }

@@ -154,7 +154,8 @@ void s2_free_tree(struct s2 *s2, uint64_t *table, unsigned int level);
 int s2_populate(struct s2 *s2, const struct s2_range *range,
 		unsigned int level);
 
-/* The two longest times begin anew. */
 void s2_stats(struct s2 *s2, struct s2_stats *ret_stats);
+/* The two longest times begin anew. */
+void s2_stats_restart(struct s2 *s2);
 
 #endif

@@ -163,6 +163,7 @@ void *sim_write_begin(struct sim_vcpu *vcpu, uint64_t gpa)
 		if (!fault_fast(vcpu, gpa, &walk, &is_logged) &&
 		    !fault(vcpu, gpa, true, &is_logged))
 			return NULL;
+		__atomic_add_fetch(&vcpu->write_faults, 1, __ATOMIC_RELAXED);
 		if (is_logged)
 			sim_log_write(vcpu, gpa >> RAM_PAGE_SHIFT);
 	}
