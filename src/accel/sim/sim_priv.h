@@ -369,7 +369,7 @@ bool sim_is_wanted(struct sim_vcpu *vcpu);
 void *sim_read_begin(struct sim_vcpu *vcpu, uint64_t gpa);
 void *sim_write_begin(struct sim_vcpu *vcpu, uint64_t gpa);
 void sim_write_end(struct sim_vcpu *vcpu, uint64_t gpa);
-/* One access of 1, 2, 4 or 8 bytes, be it RAM or a device's registers. */
+/* One aligned access of 1, 2, 4 or 8 bytes, be it RAM or a device's registers. */
 uint64_t sim_load(struct sim_vcpu *vcpu, uint64_t gpa, unsigned int size);
 void sim_store(struct sim_vcpu *vcpu, uint64_t gpa, uint64_t value,
 	       unsigned int size);

@@ -23,9 +23,17 @@
 #include "sim_priv.h"
 
 #define EXIT_PORT 0xf4
-#define LSR_PORT  0x3fd
-#define RBR_PORT  0x3f8
-#define LSR_DR    0x01
+
+/* COM1, a 16550 */
+#define RBR_PORT   0x3f8
+#define FCR_PORT   0x3fa
+#define LCR_PORT   0x3fb
+#define MCR_PORT   0x3fc
+#define LSR_PORT   0x3fd
+#define FCR_ENABLE 0x01
+#define LCR_8N1    0x03
+#define MCR_DTRRTS 0x03
+#define LSR_DR     0x01
 
 #define POLL_BYTES_MAX  16
 #define ERROR_LINES_MAX 16
@@ -321,8 +329,12 @@ static void warm_step(struct sim_vcpu *vcpu)
 	struct sim_regs *regs = &vcpu->regs;
 	uint64_t at = regs->warm_at;
 
-	if (at == 0 && vcpu->vcpu.index == 0)
+	if (at == 0 && vcpu->vcpu.index == 0) {
+		sim_out(vcpu, LCR_PORT, &(uint8_t){ LCR_8N1 }, 1, 1);
+		sim_out(vcpu, FCR_PORT, &(uint8_t){ FCR_ENABLE }, 1, 1);
+		sim_out(vcpu, MCR_PORT, &(uint8_t){ MCR_DTRRTS }, 1, 1);
 		sim_print_start(vcpu);
+	}
 	if (at < program->fill_pages)
 		fill_write(vcpu, at);
 	else if (at - program->fill_pages < program->hot_pages)

@@ -96,7 +96,7 @@ static void test_memory_is_mapped_by_the_largest_leaf_that_fits(void **state)
 	(void)state;
 	vm_init(&vm, 2 * GIB + 5 * MIB + 4 * KIB, "sim");
 	assert_false(is_mapped(&vm, 0));
-	guest_read(&vm, 1 * GIB + 123);
+	guest_read(&vm, 1 * GIB + 128);
 	assert_leaf(&vm, 1 * GIB, 2, true); /* not logged: a write is free */
 	guest_read(&vm, 2 * GIB);
 	assert_leaf(&vm, 2 * GIB, 1, true);
