@@ -70,10 +70,8 @@ enum sim_leaf {
 
 /* Of accel/sim (sim/options.c); zero is what it does by default. */
 struct sim_options {
-	bool has_rings;
-	uint32_t ring_entries; /* 0: no rings */
-	enum sim_leaf leaf;    /* the largest that memory is mapped with */
-	bool is_split_eager;   /* before the first write, not at it */
+	enum sim_leaf leaf;  /* the largest that memory is mapped with */
+	bool is_split_eager; /* before the first write, not at it */
 	bool is_collapse_inline;
 	bool has_pv; /* steal time and clock are written */
 	uint64_t

@@ -64,9 +64,9 @@ struct ram_block *ram_block_next(struct mem *mem, struct ram_block *block);
 void ram_block_mark_dirty(struct ram_block *block, uint64_t offset,
 			  uint64_t size);
 
-/* What a log says of 64 pages from @first on, as bits, from its owner's thread.
- * With @is_known_only those that the migration does not watch yet are left out: it
- * finds them resident. */
+/* What a log says of 64 pages from @first on, as bits.  With @is_known_only, for
+ * the migration thread, those that it does not watch yet are left out: it finds them
+ * resident. */
 void ram_block_mark_word(struct ram_block *block, uint64_t first, uint64_t bits,
 			 bool is_known_only);
 

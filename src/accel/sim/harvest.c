@@ -120,9 +120,9 @@ void sim_harvest_ring(struct sim *sim, struct sim_ring *ring)
 	if (!count)
 		return;
 	start_ns = clock_mono_ns();
-	sim->stats.resets += sim_ring_reset(sim, ring);
-	sim->stats.reset_ns += clock_mono_ns() - start_ns;
-	sim->stats.collected += count;
+	sim_ring_reset(sim, ring);
+	sim->rings.reset_ns += clock_mono_ns() - start_ns;
+	sim->rings.entries += count;
 	for (uint32_t i = 0; i < count; i++) { /* D2: only now */
 		const struct sim_ring_entry *entry = &sim->harvest[i];
 		const struct sim_slot *slot = sim_slot_by_id(sim, entry->slot);

@@ -13,7 +13,6 @@
 #include "base/parse.h"
 #include "sim_priv.h"
 
-#define RING_DEFAULT  4096u
 #define RING_MAX      65536u
 #define TABLES_MAX    (64ull << 20)
 #define WORKLOAD_HEAD "stress,hot=64M"
@@ -116,7 +115,7 @@ static int take_tables(struct sim_options *sim, const char *value,
 	return 1;
 }
 
-static int take_ring_entries(struct sim_options *sim, const char *value,
+static int take_ring_entries(struct accel_options *options, const char *value,
 			     struct err *err)
 {
 	uint64_t entries;
@@ -129,7 +128,7 @@ static int take_ring_entries(struct sim_options *sim, const char *value,
 			       "ring-entries=%s must be a power of two from "
 			       "1024 to %u",
 			       value, RING_MAX);
-	sim->ring_entries = (uint32_t)entries;
+	options->ring_entries = (uint32_t)entries;
 	return 1;
 }
 
@@ -138,13 +137,17 @@ int sim_option(struct accel_options *options, const struct parse_kv *kv,
 {
 	struct sim_options *sim = &options->sim;
 	const char *value = kv->value ? kv->value : "on";
+	bool has_rings = false;
 	int ret;
 
-	if (strcmp(kv->key, "dirty") == 0)
-		return take_choice(kv, value, "bitmap", "ring", &sim->has_rings,
-				   err);
+	if (strcmp(kv->key, "dirty") == 0) {
+		ret = take_choice(kv, value, "bitmap", "ring", &has_rings, err);
+		options->dirty =
+			has_rings ? ACCEL_DIRTY_RING : ACCEL_DIRTY_BITMAP;
+		return ret;
+	}
 	if (strcmp(kv->key, "ring-entries") == 0)
-		return take_ring_entries(sim, value, err);
+		return take_ring_entries(options, value, err);
 	if (strcmp(kv->key, "leaf") == 0)
 		return take_level(value, sim, err);
 	if (strcmp(kv->key, "split") == 0)
@@ -193,11 +196,9 @@ int sim_options_check(struct accel_options *options, struct err *err)
 	struct config config;
 	const char *wrong;
 
-	if (sim->ring_entries && !sim->has_rings)
+	if (options->ring_entries && options->dirty != ACCEL_DIRTY_RING)
 		return err_set(err, -EINVAL, "ring-entries=%u needs dirty=ring",
-			       sim->ring_entries);
-	if (sim->has_rings && !sim->ring_entries)
-		sim->ring_entries = RING_DEFAULT;
+			       options->ring_entries);
 	if (sim->is_split_eager && sim->leaf == SIM_LEAF_4K)
 		return err_set(err, -EINVAL,
 			       "split=eager contradicts leaf=4K: nothing is "

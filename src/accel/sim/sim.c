@@ -18,6 +18,8 @@
 #include "mem/ram.h"
 #include "sim_priv.h"
 
+#define RING_DEFAULT 4096u
+
 uint64_t sim_tsc(const struct sim *sim)
 {
 	return clock_mono_ns() +
@@ -162,11 +164,13 @@ const struct accel_ops sim_accel_ops = {
 	.vcpu_unkick = sim_vcpu_unkick,
 	.vcpu_save = sim_vcpu_save,
 	.vcpu_load = sim_vcpu_load,
+	.vcpu_rehearse = sim_vcpu_rehearse,
 	.vm_save = sim_vm_save,
 	.vm_load = sim_vm_load,
 	.setup_load = sim_setup_load,
 	.tsc_khz = sim_tsc_khz,
 	.stats_read = sim_stats_read,
+	.ring_stats = sim_ring_stats,
 };
 
 int sim_new(const struct accel_config *config, struct accel **ret_accel,
@@ -194,7 +198,11 @@ int sim_new(const struct accel_config *config, struct accel **ret_accel,
 	list_init(&sim->collapse.works);
 	lock_init(&sim->slots_lock, LOCK_SLOTS);
 	sim->vcpus = calloc(config->cpus, sizeof(struct sim_vcpu *));
-	sim->harvest = calloc(options->ring_entries ? options->ring_entries : 1,
+	if (config->options.dirty != ACCEL_DIRTY_BITMAP)
+		sim->ring_entries = config->options.ring_entries
+					    ? config->options.ring_entries
+					    : RING_DEFAULT;
+	sim->harvest = calloc(sim->ring_entries ? sim->ring_entries : 1,
 			      sizeof(*sim->harvest));
 	ret = s2_init(&sim->s2);
 	if (ret || !sim->vcpus || !sim->harvest)

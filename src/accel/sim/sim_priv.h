@@ -216,10 +216,6 @@ struct sim_vm_state {
 	uint8_t lines[SIM_LINES];
 };
 
-struct sim_stats {
-	uint64_t collected, resets, reset_ns;
-};
-
 struct sim_collapse {
 	pthread_t thread;
 	bool has_thread;
@@ -236,6 +232,7 @@ struct sim {
 	/* immutable after init */
 	struct sim_options options;
 	unsigned int max_leaf; /* level */
+	uint32_t ring_entries; /* of each vCPU; 0: bitmap mode */
 	unsigned int cpus;
 	struct addr_space *memory, *ports;
 	struct state_registry *state;
@@ -254,7 +251,7 @@ struct sim {
 	bool is_logging;
 	/* protected by slots_lock */
 	struct sim_ring_entry *harvest; /* room for one ring */
-	struct sim_stats stats;
+	struct accel_ring_stats rings;  /* but for full_exits */
 
 	struct sim_collapse collapse;
 
@@ -284,7 +281,7 @@ static inline struct sim_vcpu *sim_vcpu_of(struct accel_vcpu *vcpu)
 
 static inline bool sim_has_rings(const struct sim *sim)
 {
-	return sim->options.ring_entries != 0;
+	return sim->ring_entries != 0;
 }
 
 extern const struct accel_ops sim_accel_ops;
@@ -354,6 +351,7 @@ int sim_vcpu_boot(struct accel_vcpu *vcpu, const struct accel_boot_regs *regs,
 		  struct err *err);
 int sim_vcpu_save(struct accel_vcpu *vcpu, struct err *err);
 int sim_vcpu_load(struct accel_vcpu *vcpu, struct err *err);
+int sim_vcpu_rehearse(struct accel_vcpu *vcpu, struct err *err);
 /* Into the guest and out of it; the latter flushes the log buffer. */
 void sim_enter(struct sim_vcpu *vcpu);
 void sim_leave(struct sim_vcpu *vcpu);
@@ -384,6 +382,8 @@ void sim_wait_epoch(struct sim *sim);
 /* stats.c */
 int sim_stats_read(struct accel *accel, int index, accel_stat_fn *fn,
 		   void *opaque, struct err *err);
+
+bool sim_ring_stats(struct accel *accel, struct accel_ring_stats *ret_stats);
 
 /* program.c */
 /* Before the first step after boot or load: the options are read, and what the

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 /* Counters, by the names of KVM's where those count the same. */
-#include "base/bytes.h"
 #include "sim_priv.h"
 
 struct counter {
@@ -23,50 +22,65 @@ static void tell(const struct counter *counters, size_t count,
 static void tell_vm(struct sim *sim, accel_stat_fn *fn, void *opaque)
 {
 	struct s2_stats s2;
-	uint64_t collapsed, reset_entries, reset_ns;
 
 	s2_stats(&sim->s2, &s2);
-	lock_acquire(&sim->slots_lock);
-	collapsed = sim->collapse.collapsed;
-	reset_entries = sim->stats.resets;
-	reset_ns = sim->stats.reset_ns;
-	lock_release(&sim->slots_lock);
+	tell((const struct counter[]){ { "pages_4k", s2.leaves[0] },
+				       { "pages_2m", s2.leaves[1] },
+				       { "pages_1g", s2.leaves[2] },
+				       { "tables", s2.tables },
+				       { "splits", s2.splits } },
+	     5, fn, opaque);
+}
 
-	const struct counter counters[] = {
-		{ "pages_4k", s2.leaves[0] },
-		{ "pages_2m", s2.leaves[1] },
-		{ "pages_1g", s2.leaves[2] },
-		{ "tables", s2.tables },
-		{ "splits", s2.splits },
-		{ "tables_collapsed", collapsed },
-		{ "ring_reset_entries", reset_entries },
-		{ "ring_reset_ns", reset_ns },
-	};
+static uint64_t counter_of(const uint64_t *value)
+{
+	return __atomic_load_n(value, __ATOMIC_RELAXED);
+}
 
-	tell(counters, array_size(counters), fn, opaque);
+static void tell_vcpu(struct sim_vcpu *vcpu, accel_stat_fn *fn, void *opaque)
+{
+	uint64_t exits = __atomic_load_n(&vcpu->exits, __ATOMIC_RELAXED);
+
+	tell(
+		(const struct counter[]){
+			{ "exits", exits },
+			{ "pf_fixed", counter_of(&vcpu->write_faults) },
+			{ "ring_full_exits",
+			  counter_of(&vcpu->ring_full_exits) },
+		},
+		3, fn, opaque);
 }
 
 int sim_stats_read(struct accel *accel, int index, accel_stat_fn *fn,
 		   void *opaque, struct err *err)
 {
 	struct sim *sim = sim_of(accel);
-	struct sim_vcpu *vcpu;
 
 	(void)err;
-	if (index < 0) {
+	if (index < 0)
 		tell_vm(sim, fn, opaque);
-		return 0;
-	}
-	vcpu = __atomic_load_n(&sim->vcpus[index], __ATOMIC_ACQUIRE);
-
-	const struct counter counters[] = {
-		{ "exits", __atomic_load_n(&vcpu->exits, __ATOMIC_RELAXED) },
-		{ "pf_fixed",
-		  __atomic_load_n(&vcpu->write_faults, __ATOMIC_RELAXED) },
-		{ "ring_full_exits",
-		  __atomic_load_n(&vcpu->ring_full_exits, __ATOMIC_RELAXED) },
-	};
-
-	tell(counters, array_size(counters), fn, opaque);
+	else
+		tell_vcpu(__atomic_load_n(&sim->vcpus[index], __ATOMIC_ACQUIRE),
+			  fn, opaque);
 	return 0;
+}
+
+bool sim_ring_stats(struct accel *accel, struct accel_ring_stats *ret_stats)
+{
+	struct sim *sim = sim_of(accel);
+
+	if (!sim_has_rings(sim))
+		return false;
+	lock_acquire(&sim->slots_lock);
+	*ret_stats = sim->rings;
+	lock_release(&sim->slots_lock);
+	for (unsigned int i = 0; i < sim->cpus; i++) {
+		const struct sim_vcpu *vcpu =
+			__atomic_load_n(&sim->vcpus[i], __ATOMIC_ACQUIRE);
+
+		if (vcpu)
+			ret_stats->full_exits +=
+				counter_of(&vcpu->ring_full_exits);
+	}
+	return true;
 }

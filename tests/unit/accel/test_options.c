@@ -148,7 +148,7 @@ static void test_options_too_long_are_refused(void **state)
 	assert_refused(key + 4, "accelerator options");
 }
 
-static struct sim_options sim_taken(const char *text)
+static struct accel_options taken(const char *text)
 {
 	struct accel_options options;
 	struct err err = ERR_INIT;
@@ -156,7 +156,12 @@ static struct sim_options sim_taken(const char *text)
 	if (accel_options_parse(text, &options, &err))
 		fail_msg("'%s': %s", text, err_msg(&err));
 	assert_string_equal(options.type->name, "sim");
-	return options.sim;
+	return options;
+}
+
+static struct sim_options sim_taken(const char *text)
+{
+	return taken(text).sim;
 }
 
 static void test_sim_and_its_options_are_taken(void **state)
@@ -164,16 +169,17 @@ static void test_sim_and_its_options_are_taken(void **state)
 	struct sim_options sim = sim_taken("sim");
 
 	(void)state;
-	assert_int_equal(sim.ring_entries, 0);
 	assert_int_equal(sim.leaf, SIM_LEAF_1G);
 	assert_false(sim.is_split_eager || sim.is_collapse_inline ||
 		     sim.has_pv);
 	assert_string_equal(sim.workload, "");
-	assert_int_equal(sim_taken("sim,dirty=bitmap").ring_entries, 0);
-	assert_int_equal(sim_taken("sim,dirty=ring").ring_entries, 4096);
-	sim = sim_taken("sim,ring-entries=1024,dirty=ring,leaf=2M,split=eager,"
+	assert_int_equal(taken("sim").dirty, ACCEL_DIRTY_BITMAP);
+	assert_int_equal(taken("sim,dirty=bitmap").dirty, ACCEL_DIRTY_BITMAP);
+	assert_int_equal(taken("sim,dirty=ring").dirty, ACCEL_DIRTY_RING);
+	assert_int_equal(taken("sim,ring-entries=1024,dirty=ring").ring_entries,
+			 1024);
+	sim = sim_taken("sim,leaf=2M,split=eager,"
 			"collapse=inline,pv=on,tables=8M");
-	assert_int_equal(sim.ring_entries, 1024);
 	assert_int_equal(sim.leaf, SIM_LEAF_2M);
 	assert_true(sim.is_split_eager && sim.is_collapse_inline && sim.has_pv);
 	assert_int_equal(sim.tables_size, 8 << 20);
