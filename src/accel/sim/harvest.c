@@ -127,11 +127,14 @@ void sim_harvest_ring(struct sim *sim, struct sim_ring *ring)
 		const struct sim_ring_entry *entry = &sim->harvest[i];
 		const struct sim_slot *slot = sim_slot_by_id(sim, entry->slot);
 
-		if (slot)
-			ram_block_mark_dirty(slot->block,
-					     slot->offset + (entry->offset
-							     << RAM_PAGE_SHIFT),
-					     RAM_PAGE_SIZE);
+		if (!slot) {
+			sim->rings.strays++;
+			continue;
+		}
+		ram_block_mark_dirty(slot->block,
+				     slot->offset +
+					     (entry->offset << RAM_PAGE_SHIFT),
+				     RAM_PAGE_SIZE);
 	}
 	trace(sim_ring_reap, "%u entries", count);
 }
