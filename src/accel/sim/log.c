@@ -95,6 +95,7 @@ static void log_set(struct sim_slot *slot, uint64_t page)
 void sim_log_write(struct sim_vcpu *vcpu, uint64_t gfn)
 {
 	vcpu->buffer[vcpu->buffered++] = gfn;
+	__atomic_add_fetch(&vcpu->logged, 1, __ATOMIC_RELAXED);
 	if (vcpu->buffered == SIM_BUFFER_ENTRIES)
 		sim_log_flush(vcpu);
 }

@@ -171,6 +171,7 @@ const struct accel_ops sim_accel_ops = {
 	.tsc_khz = sim_tsc_khz,
 	.stats_read = sim_stats_read,
 	.ring_stats = sim_ring_stats,
+	.vcpu_writes = sim_vcpu_writes,
 };
 
 int sim_new(const struct accel_config *config, struct accel **ret_accel,

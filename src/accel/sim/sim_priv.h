@@ -192,6 +192,7 @@ struct sim_vcpu {
 	uint32_t exits;    /* futex */
 	uint64_t barrier;  /* whose value says nothing */
 	uint64_t ring_full_exits, write_faults;
+	uint64_t logged; /* pages, each time that it was protected */
 
 	/* owned by the vCPU's thread */
 	uint64_t buffer[SIM_BUFFER_ENTRIES]; /* page numbers */
@@ -384,6 +385,8 @@ int sim_stats_read(struct accel *accel, int index, accel_stat_fn *fn,
 		   void *opaque, struct err *err);
 
 bool sim_ring_stats(struct accel *accel, struct accel_ring_stats *ret_stats);
+int sim_vcpu_writes(struct accel *accel, unsigned int index,
+		    uint64_t *ret_pages);
 
 /* program.c */
 /* Before the first step after boot or load: the options are read, and what the

@@ -84,3 +84,13 @@ bool sim_ring_stats(struct accel *accel, struct accel_ring_stats *ret_stats)
 	}
 	return true;
 }
+
+int sim_vcpu_writes(struct accel *accel, unsigned int index,
+		    uint64_t *ret_pages)
+{
+	const struct sim_vcpu *vcpu =
+		__atomic_load_n(&sim_of(accel)->vcpus[index], __ATOMIC_ACQUIRE);
+
+	*ret_pages = counter_of(&vcpu->logged);
+	return 0;
+}
