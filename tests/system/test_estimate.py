@@ -63,7 +63,8 @@ def test_fixed_costs_grow_with_the_vcpus(fleet: Fleet) -> None:
     assert fixed[1] > 3 * fixed[0] > 0
 
 
-def test_limit_below_the_fixed_costs_is_told_and_held_until_it_is_raised(fleet: Fleet) -> None:
+def test_limit_below_the_fixed_costs_is_told_and_held_until_it_is_raised(kvm: None, fleet: Fleet
+                                                                         ) -> None:
     source = idle(fleet, 16)
     destination, uri = listening(fleet, memory="32M", cpus=16, guest_options=IDLE)
     with subprocess.Popen(

@@ -140,8 +140,8 @@ static void test_guest_moves_three_times_whole_in_each_mode(void **state)
 		"sim,workload=zipf,hot=4M,fill=2M",
 		"sim,workload=random,hot=4M,dirty=ring",
 		"sim,workload=hotcold,hot=4M,leaf=4K,reads=30,rate=50000",
-		"sim,workload=burst,pattern=seq,hot=8M,dirty=ring,"
-		"ring-entries=1024,leaf=2M,split=eager,collapse=inline",
+		("sim,workload=burst,pattern=seq,hot=8M,dirty=ring,"
+		 "ring-entries=1024,leaf=2M,split=eager,collapse=inline"),
 	};
 
 	(void)state;
