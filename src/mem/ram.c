@@ -262,9 +262,10 @@ void ram_block_mark_word(struct ram_block *block, uint64_t first, uint64_t bits,
 	uint64_t high = shift ? bits >> (BITMAP_WORD_BITS - shift) : 0;
 
 	if (is_known_only && low)
-		low &= block->known[word];
+		low &= __atomic_load_n(&block->known[word], __ATOMIC_RELAXED);
 	if (is_known_only && high)
-		high &= block->known[word + 1];
+		high &= __atomic_load_n(&block->known[word + 1],
+					__ATOMIC_RELAXED);
 	bitmap_or_word_atomic(block->dirty, word, low);
 	if (high)
 		bitmap_or_word_atomic(block->dirty, word + 1, high);

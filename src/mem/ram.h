@@ -8,8 +8,8 @@
  * not have yet, one bit a page: dirty sources set bits at any time (atomically),
  * the one migration thread takes them (D4: and gives them back when a round
  * fails).  `known` holds the pages that have been seen resident and are watched
- * by the accelerator since (accel/kvm/bitmap.c); it is the migration
- * thread's alone.
+ * by the accelerator since (accel/kvm/bitmap.c); only the migration thread writes
+ * it, and dirty sources may read it at any time (both atomically).
  */
 #ifndef GODWIT_MEM_RAM_H
 #define GODWIT_MEM_RAM_H
@@ -44,7 +44,7 @@ struct ram_block {
 	uint64_t hugepage_size;
 
 	uint64_t *dirty; /* atomic; see above */
-	uint64_t *known; /* owned by the migration thread */
+	uint64_t *known; /* atomic; written by the migration thread */
 
 	struct list link; /* in mem's blocks; protected by the topology lock */
 };
@@ -64,9 +64,13 @@ struct ram_block *ram_block_next(struct mem *mem, struct ram_block *block);
 void ram_block_mark_dirty(struct ram_block *block, uint64_t offset,
 			  uint64_t size);
 
-/* What a log says of 64 pages from @first on, as bits.  With @is_known_only, for
- * the migration thread, those that it does not watch yet are left out: it finds them
- * resident. */
+/*
+ * What a log says of 64 pages from @first on, as bits; any thread.  With
+ * @is_known_only those that the migration does not watch yet are left out: it finds
+ * them resident.  Should it be making one known just now, it reads the page after
+ * that, behind the locked instruction that takes its dirty bit: a write that it does
+ * not see then came later, and with it the log's word and this look at `known`.
+ */
 void ram_block_mark_word(struct ram_block *block, uint64_t first, uint64_t bits,
 			 bool is_known_only);
 

@@ -32,7 +32,7 @@ static void scan_residency(struct ram_watch *watch, struct ram_block *block)
 			return;
 		last = bitmap_next_set(block->known, page,
 				       end >> RAM_PAGE_SHIFT);
-		bitmap_set(block->known, page, last - page);
+		bitmap_set_atomic(block->known, page, last - page);
 		bitmap_set_atomic(block->dirty, page, last - page);
 		watch->known_pages += last - page;
 		page = last;
@@ -61,8 +61,10 @@ static void forget_pages(struct mem *mem)
 {
 	struct ram_block *block = NULL;
 
-	while ((block = ram_block_next(mem, block)))
-		bitmap_clear(block->known, 0, block->pages);
+	while ((block = ram_block_next(mem, block))) {
+		for (uint64_t w = 0; w < bitmap_words(block->pages); w++)
+			__atomic_store_n(&block->known[w], 0, __ATOMIC_RELAXED);
+	}
 }
 
 uint64_t ram_watch_sync(struct ram_watch *watch, bool is_last)

@@ -184,19 +184,6 @@ static bool entry_page(const struct kv_ring *ring, uint32_t id, uint64_t offset,
 	return true;
 }
 
-/*
- * Of pages that are not known yet residency tells (migrate/ram_send.c).  Should
- * the migration thread be making one known just now, it reads the page after
- * that, behind the locked instruction that takes its dirty bit: a write that it
- * does not see then came later, and with it the entry and this look at `known`.
- */
-static void publish_word(struct ram_block *block, uint64_t word, uint64_t bits)
-{
-	bits &= __atomic_load_n(&block->known[word], __ATOMIC_RELAXED);
-	if (bits)
-		bitmap_or_word_atomic(block->dirty, word, bits);
-}
-
 /* Empty the batch into the dirty bitmaps; neighbours in one go. */
 static void publish(struct kv_ring *ring)
 {
@@ -213,7 +200,8 @@ static void publish(struct kv_ring *ring)
 		}
 		if (last &&
 		    (block != last || page / BITMAP_WORD_BITS != word)) {
-			publish_word(last, word, bits);
+			ram_block_mark_word(last, word * BITMAP_WORD_BITS, bits,
+					    true);
 			bits = 0;
 		}
 		last = block;
@@ -221,7 +209,7 @@ static void publish(struct kv_ring *ring)
 		bits |= 1ull << page % BITMAP_WORD_BITS;
 	}
 	if (last)
-		publish_word(last, word, bits);
+		ram_block_mark_word(last, word * BITMAP_WORD_BITS, bits, true);
 	ring->batch_used = 0;
 }
 
