@@ -55,8 +55,7 @@ struct kv_ring {
 	pthread_cond_t turn_over, reaper_wake;
 	uint64_t turns_taken, turns_over;
 	pthread_t reaper;
-	bool has_reaper, is_ending;
-	bool is_active;  /* global logging is on */
+	bool is_active;  /* global logging is on, and there is a reaper */
 	bool is_dirtied; /* entries came since the reaper last found none */
 	bool is_hurried; /* a ring was full: look at once */
 
@@ -316,8 +315,8 @@ static void *reaper_thread(void *opaque)
 	uint64_t last_ns = 0, pause_ns = REAP_MIN_NS, now;
 
 	lock_acquire(&ring->lock);
-	while (!ring->is_ending) {
-		if (!ring->is_active || !ring->is_dirtied) {
+	while (ring->is_active) {
+		if (!ring->is_dirtied) {
 			lock_wait(&ring->lock, &ring->reaper_wake);
 			last_ns = clock_mono_ns();
 			pause_ns = REAP_MIN_NS;
@@ -445,25 +444,29 @@ int kv_ring_start(struct kv *kv, struct err *err)
 	ring->is_lossy = false;
 	turn_give(ring);
 	lock_acquire(&ring->lock);
-	if (!ring->has_reaper) {
-		ret = pthread_create(&ring->reaper, NULL, reaper_thread, ring);
-		ring->has_reaper = ret == 0;
-		if (ret == 0)
-			pthread_setname_np(ring->reaper, "reaper");
-	}
+	ret = pthread_create(&ring->reaper, NULL, reaper_thread, ring);
 	ring->is_active = ret == 0;
+	ring->is_dirtied = ring->is_hurried = false;
+	if (ret == 0)
+		pthread_setname_np(ring->reaper, "reaper");
 	lock_release(&ring->lock);
 	return ret ? err_set_errno(err, -ret, "the reaper's thread") : 0;
 }
 
 void kv_ring_stop(struct kv *kv)
 {
-	if (!kv->ring)
+	struct kv_ring *ring = kv->ring;
+	bool was_active;
+
+	if (!ring)
 		return;
-	lock_acquire(&kv->ring->lock);
-	kv->ring->is_active = kv->ring->is_dirtied = false;
-	pthread_cond_signal(&kv->ring->reaper_wake);
-	lock_release(&kv->ring->lock);
+	lock_acquire(&ring->lock);
+	was_active = ring->is_active;
+	ring->is_active = false;
+	pthread_cond_signal(&ring->reaper_wake);
+	lock_release(&ring->lock);
+	if (was_active)
+		pthread_join(ring->reaper, NULL);
 }
 
 void kv_ring_stats(struct kv *kv, struct accel_ring_stats *ret_stats)
@@ -597,12 +600,7 @@ void kv_ring_fini(struct kv *kv)
 
 	if (!ring)
 		return;
-	lock_acquire(&ring->lock);
-	ring->is_ending = true;
-	pthread_cond_signal(&ring->reaper_wake);
-	lock_release(&ring->lock);
-	if (ring->has_reaper)
-		pthread_join(ring->reaper, NULL);
+	kv_ring_stop(kv);
 	pthread_cond_destroy(&ring->reaper_wake);
 	pthread_cond_destroy(&ring->turn_over);
 	lock_fini(&ring->lock);

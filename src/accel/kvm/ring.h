@@ -61,7 +61,8 @@ int kv_ring_full(struct kv_vcpu *vcpu, struct err *err);
  * before its number can name another (D5). */
 void kv_ring_slot_add(struct kv *kv, struct kv_slot *slot);
 void kv_ring_slot_del(struct kv *kv, struct kv_slot *slot);
-/* Global logging begins: entries will come.  -errno: no thread. */
+/* Global logging begins: entries will come, and a thread reaps them; -errno: no
+ * thread.  And ends, when at most one turn is waited for. */
 int kv_ring_start(struct kv *kv, struct err *err);
 void kv_ring_stop(struct kv *kv);
 /* All that was written before the call is in the blocks' dirty bitmaps after it.
