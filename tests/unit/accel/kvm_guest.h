@@ -132,7 +132,7 @@ static inline void guest_start(struct fixture *f, uint64_t gpa, uint64_t pages)
 {
 	const struct kvm_regs regs = { .rbx = gpa, .rdx = pages };
 
-	ring3_regs(vm_vcpu_fd(&f->vm, 0), &regs);
+	assert_int_equal(ring3_regs(vm_vcpu_fd(&f->vm, 0), &regs), 0);
 	f->vm.vcpus[0]->ops->vcpu_unkick(f->vm.vcpus[0]);
 	assert_int_equal(pthread_create(&f->thread, NULL, guest_thread, f), 0);
 }

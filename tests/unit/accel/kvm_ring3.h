@@ -7,7 +7,7 @@
 #ifndef GODWIT_TEST_ACCEL_KVM_RING3_H
 #define GODWIT_TEST_ACCEL_KVM_RING3_H
 
-#include <cmocka.h>
+#include <errno.h>
 #include <linux/kvm.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -41,8 +41,8 @@ static inline void ring3_load(uint8_t *ram, const void *program, size_t size)
 }
 
 /* The program's first instruction comes next, with these registers (but rip, rsp
- * and rflags). */
-static inline void ring3_regs(int vcpu_fd, const struct kvm_regs *wanted)
+ * and rflags).  0 or -errno. */
+static inline int ring3_regs(int vcpu_fd, const struct kvm_regs *wanted)
 {
 	const struct kvm_segment data = { .limit = 0xffffffff,
 					  .selector = 0x13,
@@ -56,7 +56,8 @@ static inline void ring3_regs(int vcpu_fd, const struct kvm_regs *wanted)
 	struct kvm_regs regs = *wanted;
 	struct kvm_sregs sregs;
 
-	assert_int_equal(ioctl(vcpu_fd, KVM_GET_SREGS, &sregs), 0);
+	if (ioctl(vcpu_fd, KVM_GET_SREGS, &sregs) < 0)
+		return -errno;
 	sregs.ds = sregs.es = sregs.fs = sregs.gs = sregs.ss = sregs.cs = data;
 	sregs.cs.selector = 0x1b;
 	sregs.cs.type = 11;
@@ -74,9 +75,11 @@ static inline void ring3_regs(int vcpu_fd, const struct kvm_regs *wanted)
 	regs.rip = GUEST_CODE;
 	regs.rsp = GUEST_CODE + 0x1000;
 	regs.rflags = 0x3002;
-	assert_int_equal(ioctl(vcpu_fd, KVM_SET_SREGS, &sregs), 0);
-	assert_int_equal(ioctl(vcpu_fd, KVM_SET_REGS, &regs), 0);
-	assert_int_equal(ioctl(vcpu_fd, KVM_SET_MP_STATE, &runnable), 0);
+	if (ioctl(vcpu_fd, KVM_SET_SREGS, &sregs) < 0 ||
+	    ioctl(vcpu_fd, KVM_SET_REGS, &regs) < 0 ||
+	    ioctl(vcpu_fd, KVM_SET_MP_STATE, &runnable) < 0)
+		return -errno;
+	return 0;
 }
 
 #endif

@@ -167,7 +167,7 @@ static inline void stamp_start(struct stamp_guest *g, uint64_t more)
 		};
 
 		assert_true(v->stamps + more < STAMP_MAX);
-		ring3_regs(vm_vcpu_fd(&g->vm, i), &regs);
+		assert_int_equal(ring3_regs(vm_vcpu_fd(&g->vm, i), &regs), 0);
 		g->vm.accel->ops->vcpu_unkick(g->vm.vcpus[i]);
 		assert_int_equal(
 			pthread_create(&v->thread, NULL, stamp_thread, v), 0);

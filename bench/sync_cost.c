@@ -1,0 +1,234 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * What a round of a migration costs the dirty log, in godwit's own code on real KVM,
+ * without a machine around it:
+ *
+ *	sync_cost ACCEL MEMORY-MIB DIRTY-PAGES RUNS
+ *
+ * A guest of one vCPU wrote @DIRTY-PAGES pages once, one after the other; they were
+ * sent, and it writes them again.  One page of each memslot was touched.  A line for each run, in microseconds:
+ *
+ *	guest    the second writing, with a ring: with the harvests meanwhile
+ *	log      mem_log_sync(): the kernel's log alone
+ *	sync     the same in a next, equal round with residency (ram_watch_sync())
+ *	clear    mem_log_clear() of all windows of 4 MiB that have dirty pages
+ *	reset    of all that: KVM_RESET_DIRTY_RINGS
+ *	last     the last sync, with all of that still in the log
+ */
+#include <errno.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "accel/kvm/kvm_priv.h"
+#include "base/bitmap.h"
+#include "base/clock.h"
+#include "base/err.h"
+#include "kvm_ring3.h"
+#include "mem/access.h"
+#include "migrate/ram_watch.h"
+
+#define MIB    (1ull << 20)
+#define DATA   (16 * MIB)
+#define WINDOW 1024ull /* pages */
+
+struct bed {
+	struct mem *mem;
+	struct mem_region *root, *ports_root, *ram, *port;
+	struct ram_block *block;
+	struct addr_space *memory, *ports;
+	struct state_registry setup_state, state;
+	struct accel *accel;
+	struct accel_vcpu *vcpu;
+	struct ram_watch watch;
+	uint64_t pages;
+};
+
+static void must(int ret, const struct err *err)
+{
+	if (!ret)
+		return;
+	fprintf(stderr, "sync_cost: %s\n", err_msg(err));
+	exit(ret == -ENOTSUP || ret == -EINVAL ? 77 : 1);
+}
+
+static uint64_t port_read(void *opaque, uint64_t offset, unsigned int size)
+{
+	(void)opaque;
+	(void)offset;
+	(void)size;
+	return 0;
+}
+
+/* The guest has done its writing. */
+static void port_write(void *opaque, uint64_t offset, uint64_t value,
+		       unsigned int size)
+{
+	struct bed *bed = opaque;
+
+	(void)offset;
+	(void)value;
+	(void)size;
+	bed->vcpu->ops->vcpu_kick(bed->vcpu);
+}
+
+static const struct mem_io_ops port_ops = { .read = port_read,
+					    .write = port_write };
+
+static void on_kick(int signal)
+{
+	(void)signal;
+}
+
+static void bed_init(struct bed *bed, const char *accel, uint64_t size)
+{
+	static const uint8_t program[] = {
+		0x48, 0xff, 0x07, /* next: inc qword [rdi] */
+		0x48, 0x81, 0xc7, 0x00, 0x10, 0x00, 0x00, /* add rdi, 4096 */
+		0x48, 0xff, 0xc9,                         /* dec rcx */
+		0x75, 0xf1,                               /* jnz next */
+		0xe6, 0x80,                               /* out 0x80, al */
+		0xeb, 0xfc,                               /* again */
+	};
+	const struct sigaction action = { .sa_handler = on_kick };
+	struct accel_config config = { .cpus = 1 };
+	struct err err = ERR_INIT;
+
+	sigaction(ACCEL_KICK_SIGNAL, &action, NULL);
+	bed->mem = mem_new();
+	must(ram_block_new(bed->mem, "ram", size, NULL, &bed->block, &err),
+	     &err);
+	bed->root = mem_region_new_container(bed->mem, "root", MEM_SIZE_2_64);
+	bed->ports_root = mem_region_new_container(bed->mem, "ports", 0x10000);
+	bed->ram = mem_region_new_ram(bed->mem, "ram", bed->block);
+	mem_region_add(bed->root, 0, bed->ram, 0);
+	bed->port = mem_region_new_io(bed->mem, "port", 1, &port_ops, bed);
+	mem_region_add(bed->ports_root, 0x80, bed->port, 0);
+	bed->memory = addr_space_new(bed->mem, "memory", bed->root);
+	bed->ports = addr_space_new(bed->mem, "ports", bed->ports_root);
+	state_registry_init(&bed->setup_state);
+	state_registry_init(&bed->state);
+	config.memory = bed->memory;
+	config.ports = bed->ports;
+	config.setup_state = &bed->setup_state;
+	config.state = &bed->state;
+	must(accel_options_parse(accel, &config.options, &err), &err);
+	must(accel_new(&config, &bed->accel, &err), &err);
+	must(bed->accel->ops->vcpu_new(bed->accel, 0, &bed->vcpu, &err), &err);
+	/* So that each memslot is watched. */
+	for (uint64_t at = 0; at < size; at += 1024 * MIB)
+		bed->block->host[at] = 1;
+	bed->block->host[0] = 0;
+	ring3_load(bed->block->host, program, sizeof(program));
+}
+
+static double us_since(uint64_t start_ns)
+{
+	return (double)(clock_mono_ns() - start_ns) / NS_PER_US;
+}
+
+static double guest_us(struct bed *bed)
+{
+	const struct kvm_regs regs = { .rdi = DATA, .rcx = bed->pages };
+	struct err err = ERR_INIT;
+	uint64_t start;
+
+	if (!bed->pages)
+		return 0;
+	err_set(&err, -EIO, "the guest's registers");
+	must(ring3_regs(kv_vcpu_of(bed->vcpu)->fd, &regs), &err);
+	bed->vcpu->ops->vcpu_unkick(bed->vcpu);
+	start = clock_mono_ns();
+	if (bed->vcpu->ops->vcpu_run(bed->vcpu, &err) != ACCEL_EXIT_KICKED)
+		must(-EIO, &err);
+	return us_since(start);
+}
+
+/* Take all that is dirty, and have it watched again. */
+static double clear_us(struct bed *bed)
+{
+	uint64_t window[WINDOW / 64], first = 0, count;
+	struct err err = ERR_INIT;
+	double us = 0;
+
+	while ((count = ram_watch_window(bed->block, &first, WINDOW))) {
+		uint64_t start;
+
+		ram_watch_take(bed->block, first, count, window);
+		start = clock_mono_ns();
+		must(mem_log_clear(bed->mem, bed->block, first, count, window,
+				   &err),
+		     &err);
+		us += us_since(start);
+		first += count;
+	}
+	return us;
+}
+
+static double reset_us(struct bed *bed)
+{
+	struct accel_ring_stats stats;
+
+	return bed->accel->ops->ring_stats(bed->accel, &stats)
+		       ? (double)stats.reset_ns / NS_PER_US
+		       : 0;
+}
+
+static void run(struct bed *bed)
+{
+	double guest, log, sync, clear, reset, last;
+	struct err err = ERR_INIT;
+	uint64_t start;
+
+	guest_us(bed);
+	must(ram_watch_start(&bed->watch, bed->mem, &err), &err);
+	ram_watch_sync(&bed->watch, false);
+	clear_us(bed);
+
+	reset = reset_us(bed);
+	guest = guest_us(bed);
+	start = clock_mono_ns();
+	mem_log_sync(bed->mem, false);
+	log = us_since(start);
+	reset = reset_us(bed) - reset;
+	clear = clear_us(bed);
+
+	guest_us(bed);
+	start = clock_mono_ns();
+	ram_watch_sync(&bed->watch, false);
+	sync = us_since(start);
+	clear_us(bed);
+
+	guest_us(bed);
+	start = clock_mono_ns();
+	mem_log_sync(bed->mem, true);
+	last = us_since(start);
+	ram_watch_stop(&bed->watch, 0);
+	printf("%.1f %.1f %.1f %.1f %.1f %.1f\n", guest, log, sync, clear,
+	       reset, last);
+	fflush(stdout);
+}
+
+int main(int argc, char **argv)
+{
+	struct bed bed = { .pages = 0 };
+	uint64_t size;
+
+	if (argc != 5) {
+		fprintf(stderr, "usage: %s ACCEL MEMORY-MIB DIRTY-PAGES RUNS\n",
+			argv[0]);
+		return 64;
+	}
+	size = strtoull(argv[2], NULL, 10) * MIB;
+	bed.pages = strtoull(argv[3], NULL, 10);
+	if (size < 2 * DATA || bed.pages > (size - DATA) / RAM_PAGE_SIZE ||
+	    bed.pages > ((4ull << 30) - DATA) / RAM_PAGE_SIZE) {
+		fprintf(stderr, "sync_cost: %lu pages do not fit\n", bed.pages);
+		return 64;
+	}
+	bed_init(&bed, argv[1], size);
+	for (int i = atoi(argv[4]); i > 0; i--)
+		run(&bed);
+	return 0;
+}
