@@ -25,6 +25,7 @@
 #include "base/bitmap.h"
 #include "base/clock.h"
 #include "base/err.h"
+#include "base/thread.h"
 #include "base/trace.h"
 #include "kvm_priv.h"
 #include "mem/ram.h"
@@ -68,7 +69,8 @@ struct kv_ring {
 	} batch[RING_BATCH];
 	uint32_t batch_used;
 	uint64_t unreset; /* collected; the kernel has not seen to them yet */
-	bool is_lossy;    /* some could not be reset: their pages are unknown */
+	/* atomic: some could not be reset, their pages are unknown */
+	bool is_lossy;
 	struct accel_ring_stats stats; /* read by any thread */
 };
 
@@ -231,7 +233,7 @@ static int harvest(struct kv_ring *ring, struct kv_vcpu *only,
 		publish(ring);
 		return 0;
 	}
-	ring->is_lossy = true;
+	__atomic_store_n(&ring->is_lossy, true, __ATOMIC_RELAXED);
 	ring->batch_used = 0;
 	return ret;
 }
@@ -314,6 +316,9 @@ static void *reaper_thread(void *opaque)
 	struct kv_ring *ring = opaque;
 	uint64_t last_ns = 0, pause_ns = REAP_MIN_NS, now;
 
+	/* The last sync, with the guest stopped, may wait for its turn to end:
+	 * nobody but an urgent thread may get in between. */
+	thread_set_urgent(pthread_self(), true);
 	lock_acquire(&ring->lock);
 	while (ring->is_active) {
 		if (!ring->is_dirtied) {
@@ -381,10 +386,13 @@ void kv_ring_sync(struct kv *kv, bool is_last)
 {
 	struct kv_ring *ring = kv->ring;
 	struct kv_slot *slot;
-	bool is_watched = false;
+	bool is_watched = false, is_lossy;
 
-	list_for_each (slot, &kv->slots, link)
-		is_watched |= slot->is_watched;
+	list_for_each (slot, &kv->slots, link) {
+		is_watched = slot->is_watched;
+		if (is_watched)
+			break;
+	}
 	if (!is_watched) {
 		/* What a last sync left, and what was written since where
 		 * logging stayed on: protected before any page is read. */
@@ -403,10 +411,13 @@ void kv_ring_sync(struct kv *kv, bool is_last)
 			lock_release(&ring->lock);
 		}
 	}
+	is_lossy = __atomic_load_n(&ring->is_lossy, __ATOMIC_RELAXED);
+	if (!is_lossy && !(is_last && ring->has_backup_bitmap))
+		return; /* in the same time for any number of memslots */
 	list_for_each (slot, &kv->slots, link) {
-		if (slot->is_watched && ring->is_lossy)
+		if (slot->is_watched && is_lossy)
 			kv_slot_mark_dirty(slot);
-		else if (slot->is_watched && is_last && ring->has_backup_bitmap)
+		else if (slot->is_watched)
 			kv_bitmap_harvest(kv, slot);
 	}
 }
@@ -440,9 +451,7 @@ int kv_ring_start(struct kv *kv, struct err *err)
 
 	if (!ring)
 		return 0;
-	turn_take(ring);
-	ring->is_lossy = false;
-	turn_give(ring);
+	__atomic_store_n(&ring->is_lossy, false, __ATOMIC_RELAXED);
 	lock_acquire(&ring->lock);
 	ret = pthread_create(&ring->reaper, NULL, reaper_thread, ring);
 	ring->is_active = ret == 0;
