@@ -185,17 +185,22 @@ void sim_write_end(struct sim_vcpu *vcpu, uint64_t gpa)
  * sanitizer should know of. */
 #define GUEST_ACCESS __attribute__((no_sanitize("thread"), noinline))
 
+/* As a guest may have them: anywhere. */
+typedef uint16_t guest_u16 __attribute__((aligned(1)));
+typedef uint32_t guest_u32 __attribute__((aligned(1)));
+typedef uint64_t guest_u64 __attribute__((aligned(1)));
+
 GUEST_ACCESS static uint64_t ram_load(const void *host, unsigned int size)
 {
 	switch (size) {
 	case 1:
 		return *(const volatile uint8_t *)host;
 	case 2:
-		return *(const volatile uint16_t *)host;
+		return *(const volatile guest_u16 *)host;
 	case 4:
-		return *(const volatile uint32_t *)host;
+		return *(const volatile guest_u32 *)host;
 	default:
-		return *(const volatile uint64_t *)host;
+		return *(const volatile guest_u64 *)host;
 	}
 }
 
@@ -207,13 +212,13 @@ GUEST_ACCESS static void ram_store(void *host, uint64_t value,
 		*(volatile uint8_t *)host = (uint8_t)value;
 		break;
 	case 2:
-		*(volatile uint16_t *)host = (uint16_t)value;
+		*(volatile guest_u16 *)host = (uint16_t)value;
 		break;
 	case 4:
-		*(volatile uint32_t *)host = (uint32_t)value;
+		*(volatile guest_u32 *)host = (uint32_t)value;
 		break;
 	default:
-		*(volatile uint64_t *)host = value;
+		*(volatile guest_u64 *)host = value;
 		break;
 	}
 }
