@@ -47,11 +47,11 @@ class Side:
     """One process of either monitor."""
 
     def __init__(self, kind: str, build: Path, folder: Path, name: str, memory: str, append: str,
-                 incoming: str | None = None) -> None:
+                 incoming: str | None = None, accel: str = "kvm") -> None:
         self.kind, self.name = kind, name
         self.qmp_path, self.serial_path = f"{folder}/{name}.qmp", f"{folder}/{name}.serial"
         self.argv = command_line(kind, build, self.qmp_path, self.serial_path, memory, append,
-                                 incoming)
+                                 incoming, accel)
         self._output = tempfile.TemporaryFile()
         self.process = subprocess.Popen(self.argv, stdin=subprocess.DEVNULL, stdout=self._output,
                                         stderr=self._output)
@@ -79,11 +79,12 @@ class Side:
 
 
 def command_line(kind: str, build: Path, qmp: str, serial: str, memory: str, append: str,
-                 incoming: str | None) -> list[str]:
+                 incoming: str | None, accel: str = "kvm") -> list[str]:
     kernel = str(build / "guest" / "stress.elf")
     if kind == "godwit":
-        argv = [str(build / "godwit"), "run", "--memory", memory, "--cpus", "1", "--kernel", kernel,
-                "--append", append, "--serial", f"unix:{serial}", "--qmp", f"unix:{qmp}"]
+        argv = [str(build / "godwit"), "run", "--accel", accel, "--memory", memory, "--cpus", "1",
+                "--kernel", kernel, "--append", append, "--serial", f"unix:{serial}",
+                "--qmp", f"unix:{qmp}"]
         return argv + (["--incoming", incoming] if incoming else [])
     # More than the machine has is refused unless none of it is reserved.
     is_large = memory.endswith("G") and int(memory[:-1]) > 8
