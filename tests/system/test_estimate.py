@@ -43,7 +43,7 @@ def test_lesson_pause_is_near_its_estimate_with_any_number_of_vcpus(fleet: Fleet
     assert nearest <= math.log(FACTOR), pauses
 
 
-def test_fixed_costs_grow_with_the_vcpus(fleet: Fleet) -> None:
+def test_fixed_costs_grow_with_the_vcpus(kvm: None, fleet: Fleet) -> None:
     fixed = []
     for cpus in (1, 16):
         source = idle(fleet, cpus)

@@ -140,7 +140,8 @@ def test_cancel_with_end_in_the_pipe_comes_too_late(fleet: Fleet) -> None:
 
 
 def test_cancel_with_end_in_a_file_that_has_its_name_comes_too_late(fleet: Fleet) -> None:
-    source = working(fleet)
+    guest = {"guest_options": "hot=8M,rate=max,verify=on,tick=1ms"}
+    source = working(fleet, **guest)
     path = fleet.folder / "stream"
     with path.open("wb") as file:
         source.qmp.command("getfd", fd=file.fileno(), fdname="stream")
@@ -149,7 +150,7 @@ def test_cancel_with_end_in_a_file_that_has_its_name_comes_too_late(fleet: Fleet
     injector.wait_broken(source, "ready-handed-over", "stall")
     source.qmp.command("migrate_cancel")
     assert source.status == "finish-migrate"
-    restored = fleet.start("restored", incoming=f"file:{path}")
+    restored = fleet.start("restored", incoming=f"file:{path}", **guest)
     restored.serial
     wait(restored, 20, "running")
     assert_works(restored)
