@@ -12,7 +12,6 @@
 #include "base/bytes.h"
 #include "base/err.h"
 #include "base/log.h"
-#include "base/parse.h"
 #include "cli/commands.h"
 #include "cli/sim_params.h"
 #include "cli/sim_read.h"
@@ -112,41 +111,6 @@ static void refuse(const struct argp_state *state, const char *option,
 	exit(CLI_EXIT_NONSENSE);
 }
 
-typedef int set_fn(struct sim_params *params, const char *name,
-		   const char *value, struct err *err);
-
-/* "key=value,..." by @set; of --link, rate= is the parameter link. */
-static int set_all(struct sim_params *params, set_fn *set, const char *text,
-		   const char *const *allowed, struct err *err)
-{
-	struct parse_kv kv;
-	int ret;
-
-	while ((ret = parse_kv_next(&text, &kv)) > 0) {
-		bool is_known = !allowed;
-		const char *name = kv.key;
-
-		for (int i = 0; allowed && allowed[i]; i += 2) {
-			if (strcmp(kv.key, allowed[i]) != 0)
-				continue;
-			is_known = true;
-			name = allowed[i + 1];
-		}
-		if (!is_known)
-			return err_set(err, -EINVAL, "unknown key '%s'",
-				       kv.key);
-		if (!kv.value)
-			return err_set(err, -EINVAL, "'%s' needs a value",
-				       kv.key);
-		ret = set(params, name, kv.value, err);
-		if (ret) {
-			err_prefix(err, "%s", kv.key);
-			return ret;
-		}
-	}
-	return ret ? err_set(err, ret, "not KEY=VALUE,...") : 0;
-}
-
 /* Splits its text at commas. */
 static int sweep_split(struct sweep *sweep, struct err *err)
 {
@@ -221,29 +185,22 @@ static bool is_swept(const struct sim *sim, const char *key)
 /* What was measured, then what is known better, in whatever order they stand. */
 static void set_costs(struct sim *sim, const struct argp_state *state)
 {
-	struct plan_costs *costs = &sim->params.input.costs;
+	struct sim_params *params = &sim->params;
 	struct err err = ERR_INIT;
 
 	if (sim->calibrate_from &&
-	    sim_read_costs(sim->calibrate_from, costs, &err)) {
+	    sim_read_costs(sim->calibrate_from, params, &err)) {
 		log_info("--calibrate-from: %s", err_msg(&err));
 		exit(CLI_EXIT_FAILED);
 	}
 	for (size_t i = 0; i < sim->costs; i++) {
-		if (set_all(&sim->params, sim_params_set_cost, sim->cost[i],
-			    NULL, &err))
+		if (sim_params_set_costs(params, sim->cost[i], &err))
 			refuse(state, "--cost", &err);
 	}
 }
 
 static error_t parse(int key, char *arg, struct argp_state *state)
 {
-	static const char *const workload_keys[] = {
-		"hot",   "hot",   "pattern", "pattern", "rate", "rate",
-		"reads", "reads", "burst",   "burst",   NULL,
-	};
-	static const char *const link_keys[] = { "rate", "link", "latency",
-						 "latency", NULL };
 	struct sim *sim = state->input;
 	struct sim_params *params = &sim->params;
 	struct err err = ERR_INIT;
@@ -265,11 +222,11 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 		break;
 	case KEY_WORKLOAD:
 		option = "--workload";
-		set_all(params, sim_params_set, arg, workload_keys, &err);
+		sim_params_set_workload(params, arg, &err);
 		break;
 	case KEY_LINK:
 		option = "--link";
-		set_all(params, sim_params_set, arg, link_keys, &err);
+		sim_params_set_link(params, arg, &err);
 		break;
 	case KEY_DOWNTIME:
 		option = "--downtime-limit";

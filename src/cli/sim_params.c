@@ -201,8 +201,8 @@ int sim_params_set(struct sim_params *params, const char *name,
 	return err_set(err, -ENOENT, "it is none of %s", sim_params_names());
 }
 
-int sim_params_set_cost(struct sim_params *params, const char *name,
-			const char *value, struct err *err)
+static int set_cost(struct sim_params *params, const char *name,
+		    const char *value, struct err *err)
 {
 	for (int i = 0; i < PLAN_COST_COUNT; i++) {
 		enum plan_cost cost = (enum plan_cost)i;
@@ -222,6 +222,71 @@ int sim_params_set_cost(struct sim_params *params, const char *name,
 		return ret;
 	}
 	return err_set(err, -ENOENT, "no such cost (docs/planning.md)");
+}
+
+/* A sub-option and the parameter that it is. */
+struct sub_option {
+	const char *key, *parameter;
+};
+
+/* "key=value,...": of @options (which NULL ends), or costs without them. */
+static int set_all(struct sim_params *params, const char *text,
+		   const struct sub_option *options, struct err *err)
+{
+	struct parse_kv kv;
+	int ret;
+
+	while ((ret = parse_kv_next(&text, &kv)) > 0) {
+		const struct sub_option *option = options;
+
+		while (option && option->key &&
+		       strcmp(kv.key, option->key) != 0)
+			option++;
+		if (option && !option->key)
+			return err_set(err, -EINVAL, "unknown key '%s'",
+				       kv.key);
+		if (!kv.value)
+			return err_set(err, -EINVAL, "'%s' needs a value",
+				       kv.key);
+		ret = option ? sim_params_set(params, option->parameter,
+					      kv.value, err)
+			     : set_cost(params, kv.key, kv.value, err);
+		if (ret) {
+			err_prefix(err, "%s", kv.key);
+			return ret;
+		}
+	}
+	return ret ? err_set(err, ret, "not KEY=VALUE,...") : 0;
+}
+
+int sim_params_set_workload(struct sim_params *params, const char *text,
+			    struct err *err)
+{
+	static const struct sub_option options[] = {
+		{ "hot", "hot" },     { "pattern", "pattern" },
+		{ "rate", "rate" },   { "reads", "reads" },
+		{ "burst", "burst" }, { NULL, NULL },
+	};
+
+	return set_all(params, text, options, err);
+}
+
+int sim_params_set_link(struct sim_params *params, const char *text,
+			struct err *err)
+{
+	static const struct sub_option options[] = {
+		{ "rate", "link" },
+		{ "latency", "latency" },
+		{ NULL, NULL },
+	};
+
+	return set_all(params, text, options, err);
+}
+
+int sim_params_set_costs(struct sim_params *params, const char *text,
+			 struct err *err)
+{
+	return set_all(params, text, NULL, err);
 }
 
 int sim_params_finish(struct sim_params *params, struct err *err)

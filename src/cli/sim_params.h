@@ -25,9 +25,13 @@ void sim_params_init(struct sim_params *params);
  * -ERANGE: it is beyond what makes sense. */
 int sim_params_set(struct sim_params *params, const char *name,
 		   const char *value, struct err *err);
-/* A cost of plan.h; likewise. */
-int sim_params_set_cost(struct sim_params *params, const char *name,
-			const char *value, struct err *err);
+/* "key=value,..." as of --workload, --link and --cost; likewise. */
+int sim_params_set_workload(struct sim_params *params, const char *text,
+			    struct err *err);
+int sim_params_set_link(struct sim_params *params, const char *text,
+			struct err *err);
+int sim_params_set_costs(struct sim_params *params, const char *text,
+			 struct err *err);
 
 /* All are set: fills in what follows from others and checks them together.
  * -EINVAL, -ERANGE. */

@@ -37,6 +37,33 @@ static void take_phases(const json_t *pause, struct calibrate_sample *sample)
 	}
 }
 
+/* What the guest did; where the memory is that it did not touch is all the same
+ * to the plan. */
+static int take_workload(const json_t *object, struct calibrate_sample *sample,
+			 struct err *err)
+{
+	const char *text =
+		json_string_value(json_object_get(object, "workload"));
+	struct sim_params params;
+	int ret;
+
+	if (!text || !sample->cpus)
+		return 0;
+	sim_params_init(&params);
+	params.input.guest.memory = (uint64_t)sample->touched_bytes;
+	params.input.guest.cpus = sample->cpus;
+	ret = sim_params_set_workload(&params, text, err);
+	if (!ret)
+		ret = sim_params_finish(&params, err);
+	if (ret) {
+		err_prefix(err, "workload");
+		return ret;
+	}
+	sample->guest = params.input.guest;
+	sample->has_guest = true;
+	return 0;
+}
+
 /* False: no migration that its source completed. */
 static bool take_sample(const json_t *object, struct calibrate_sample *sample)
 {
@@ -74,7 +101,7 @@ static int read_samples(FILE *file, struct calibrate_sample *samples,
 {
 	json_error_t error;
 	size_t count = 0;
-	int c;
+	int c, ret;
 
 	for (;;) {
 		json_t *object;
@@ -94,8 +121,14 @@ static int read_samples(FILE *file, struct calibrate_sample *samples,
 			return err_set(err, -EBADMSG,
 				       "no JSON object (migration %zu): %.100s",
 				       count + 1, error.text);
-		count += take_sample(object, &samples[count]);
+		ret = 0;
+		if (take_sample(object, &samples[count]))
+			ret = take_workload(object, &samples[count++], err);
 		json_decref(object);
+		if (ret) {
+			err_prefix(err, "migration %zu", count);
+			return ret;
+		}
 	}
 	if (ferror(file))
 		return err_set_errno(err, -EIO, "read");
@@ -103,7 +136,7 @@ static int read_samples(FILE *file, struct calibrate_sample *samples,
 	return 0;
 }
 
-int sim_read_costs(const char *path, struct plan_costs *costs, struct err *err)
+int sim_read_costs(const char *path, struct sim_params *params, struct err *err)
 {
 	struct calibrate_sample *samples =
 		calloc(SAMPLES_MAX, sizeof(*samples));
@@ -118,7 +151,7 @@ int sim_read_costs(const char *path, struct plan_costs *costs, struct err *err)
 	else
 		ret = read_samples(file, samples, &count, err);
 	if (!ret) {
-		ret = calibrate(samples, count, costs, err);
+		ret = calibrate(samples, count, &params->input.costs, err);
 		ret = ret < 0 ? ret : 0;
 	}
 	if (ret)

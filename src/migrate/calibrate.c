@@ -3,6 +3,7 @@
 #include "migrate/calibrate.h"
 
 #include <errno.h>
+#include <math.h>
 #include <stdlib.h>
 
 #include "base/bytes.h"
@@ -18,6 +19,12 @@
 #define WINDOW_BYTES ((double)FMT_RAM_PAGES * RAM_PAGE_SIZE)
 /* Faster than that no figure of two clocks in milliseconds is believed. */
 #define RATE_MAX 1e12
+/* Of a fault, ns; and halvings of the range between. */
+#define FAULT_MIN   100.0
+#define FAULT_MAX   10e6
+#define FAULT_STEPS 20
+/* A working set of which less was sent again says little. */
+#define RESENT_MIN ((double)(1ull << 20))
 
 struct points {
 	double *x, *y; /* owned; @count of each */
@@ -56,6 +63,8 @@ static double sending_ns(const struct calibrate_sample *sample,
 
 	return sample->total_ns - sample->setup_ns - sample->downtime_ns -
 	       sample->rounds * sync -
+	       sample->touched_bytes / RAM_PAGE_SIZE *
+		       value[PLAN_COST_FIND_PAGE] -
 	       sample->precopy_bytes *
 		       (value[PLAN_COST_CLEAR_WINDOW] / WINDOW_BYTES +
 			value[PLAN_COST_SCAN_PAGE] / RAM_PAGE_SIZE);
@@ -225,6 +234,63 @@ static int calibrate_pause(const struct calibrate_sample *samples, size_t count,
 	return 8;
 }
 
+/* ---- the guest ---- */
+
+static double planned_resent(const struct calibrate_sample *sample,
+			     struct plan_costs *costs, double fault,
+			     struct plan *plan)
+{
+	struct plan_input input = {
+		.guest = sample->guest,
+		.limits = { .downtime_ms = 300 },
+		.costs = *costs,
+	};
+
+	input.costs.value[PLAN_COST_FAULT] = fault;
+	plan_run(&input, plan);
+	return plan->precopy_bytes - sample->touched_bytes;
+}
+
+/* The dearer a fault, the less is sent again: halve the range, by its
+ * logarithm. */
+static double find_fault(const struct calibrate_sample *sample,
+			 struct plan_costs *costs, struct plan *plan)
+{
+	double low = FAULT_MIN, high = FAULT_MAX;
+
+	for (int i = 0; i < FAULT_STEPS; i++) {
+		double middle = sqrt(low * high);
+
+		if (planned_resent(sample, costs, middle, plan) >
+		    resent(sample))
+			low = middle;
+		else
+			high = middle;
+	}
+	return sqrt(low * high);
+}
+
+static int calibrate_fault(const struct calibrate_sample *samples, size_t count,
+			   struct plan_costs *costs, struct points *points)
+{
+	struct plan *plan = malloc(sizeof(*plan));
+
+	if (!plan)
+		return 0;
+	points->count = 0;
+	for (size_t i = 0; i < count; i++) {
+		if (samples[i].has_guest && samples[i].guest.hot &&
+		    resent(&samples[i]) >= RESENT_MIN)
+			points->y[points->count++] =
+				find_fault(&samples[i], costs, plan);
+	}
+	free(plan);
+	if (!points->count)
+		return 0;
+	costs->value[PLAN_COST_FAULT] = median(points->y, points->count);
+	return 1;
+}
+
 int calibrate(const struct calibrate_sample *samples, size_t count,
 	      struct plan_costs *costs, struct err *err)
 {
@@ -235,6 +301,7 @@ int calibrate(const struct calibrate_sample *samples, size_t count,
 	if (points.x && points.y) {
 		ret = calibrate_rates(samples, count, costs, &points);
 		ret += calibrate_pause(samples, count, costs, &points);
+		ret += calibrate_fault(samples, count, costs, &points);
 		if (!ret)
 			ret = err_set(
 				err, -ENODATA,

@@ -9,6 +9,9 @@
  *		told at the end.
  * pause	its phases, by a straight line through the numbers of vCPUs; with
  *		one number only, both parts of the cost in proportion.
+ * fault	where the guest's workload is known: what makes the plan send as many
+ *		bytes as the migration did.  So it holds all that slows a writing
+ *		guest, waiting for processors that the migration uses too
  * Of several migrations the median counts.  What none of them tells stays as it
  * was.  Pure arithmetic; cli/sim reads the files.
  */
@@ -27,6 +30,8 @@ struct calibrate_sample {
 	double bandwidth; /* bytes a second, at the end */
 	double rounds;
 	double phase_ns[MIG_PHASE_COUNT];
+	bool has_guest; /* what it did is known */
+	struct plan_guest guest;
 };
 
 /* How many costs were changed.  -ENODATA when the samples tell none, -ENOMEM. */

@@ -262,6 +262,8 @@ static bool decide(struct model *model, struct policy_round *round)
 		.sync_ns = sync_ns(model, pages),
 		.share = model->share,
 	};
+	if (model->is_first_pass) /* all that exists is new */
+		told->sync_ns += pages * cost(model, PLAN_COST_FIND_PAGE);
 	model->now_ns += told->sync_ns;
 	round->remaining_bytes = whole(floor(pages + 0.5) * PAGE);
 	round->sync_ns = whole(told->sync_ns);
@@ -303,13 +305,13 @@ static void stop_and_switch(struct model *model)
 		vcpu_cost(model, PLAN_COST_STOP, PLAN_COST_STOP_VCPU);
 	phase[MIG_PHASE_SAVE_VCPUS] =
 		vcpu_cost(model, PLAN_COST_SAVE, PLAN_COST_SAVE_VCPU);
-	/* Written between the last sync and the stop; nothing is sent. */
+	/* Written after the decision, until all vCPUs have stopped; nothing is
+	 * sent. */
 	stretch = (struct stretch){
 		.start_ns = model->now_ns,
 		.end_ns = model->now_ns + phase[MIG_PHASE_STOP_VCPUS],
 	};
-	dirty_in(model, &stretch, model->share);
-	memcpy(model->dirty, model->next, sizeof(model->dirty));
+	live(model, &stretch);
 	pages = remaining(model);
 	ram_ns = pages * cost(model, PLAN_COST_SCAN_PAGE) +
 		 pages * page_bytes(model) / send_rate(model) * SECOND;

@@ -40,6 +40,7 @@ enum plan_cost {
 	PLAN_COST_SYNC,  /* a sync that finds nothing */
 	PLAN_COST_SYNC_GIB,     /* more for each GiB of touched memory */
 	PLAN_COST_SYNC_PAGE,    /* more for each dirty page */
+	PLAN_COST_FIND_PAGE,    /* more for each touched page, the first time */
 	PLAN_COST_CLEAR_WINDOW, /* watching 4 MiB again */
 	PLAN_COST_SCAN_PAGE,    /* looking for zeroes, building runs */
 	PLAN_COST_FAULT,        /* a write to a page that is watched */

@@ -197,6 +197,24 @@ def test_costs_come_from_migrations_that_happened(tmp_path: Path) -> None:
     assert told["warm-bytes-per-s"] / told["fresh-bytes-per-s"] == pytest.approx(2.2 / 1.3)
 
 
+def test_a_known_workload_tells_what_faults_cost(tmp_path: Path) -> None:
+    """The planner's own figures, fed back as a migration: the cost that made them is found."""
+    argv = ("--memory", "1G", "--cpus", "2", "--workload", "hot=256M,rate=max,pattern=random")
+    (plan,) = plans(*argv, "--cost", "fault=40us")
+    ram = sample(2)["migration"]["ram"] | {"precopy-bytes": plan["ram"]["precopy-bytes"],
+                                           "holes": GIB // 4096, "mbps": 2.2e9 * 8 / 1e6}
+    happened = sample(2, **{"total-time": plan["total-us"] / 1e3, "ram": ram,
+                            "pause": plan["pause"]})
+    path = tmp_path / "runs.json"
+    path.write_text(json.dumps(happened | {"workload": argv[-1]}))
+    assert costs(path)["fault-ns"] == pytest.approx(40e3, rel=0.25)
+    path.write_text(json.dumps(happened))
+    assert costs(path)["fault-ns"] == 5000.0
+    path.write_text(json.dumps(happened | {"workload": "hot=2G"}))
+    told = sim("--memory", "1G", "--calibrate-from", str(path))
+    assert told.returncode == 1 and "migration 1: workload: hot memory" in told.stderr
+
+
 def test_migrate_s_own_answer_tells_throughput_only(tmp_path: Path) -> None:
     path = tmp_path / "runs.json"
     path.write_text(json.dumps(sample(None)))
