@@ -81,7 +81,7 @@ static const struct argp_option option_list[] = {
 	  "costs out of migrations that happened: what `godwit status --json' of their sources printed",
 	  1 },
 	{ "cost", KEY_COST, "KEY=VALUE,...", 0,
-	  "costs by hand, for example fresh=5GB/s,warm=11GB/s,save-vcpu=25us (docs/planning.md)",
+	  "costs by hand, for example fresh=5GB/s,warm=11GB/s,save-vcpu=25us ; `--cost help' lists them",
 	  1 },
 	{ "sweep", KEY_SWEEP, "KEY=A,B,C", 0,
 	  "a table, one row for each value; several make all combinations", 2 },
@@ -248,6 +248,10 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 		sim->calibrate_from = arg;
 		break;
 	case KEY_COST:
+		if (strcmp(arg, "help") == 0) {
+			sim_params_print_costs();
+			exit(CLI_EXIT_OK);
+		}
 		if (sim->costs == COSTS_MAX)
 			argp_error(state, "--cost: at most %d times",
 				   COSTS_MAX);

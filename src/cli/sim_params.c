@@ -215,6 +215,8 @@ static int set_cost(struct sim_params *params, const char *name,
 			ret = parse_duration(value, &number, err);
 		else if (plan_cost_unit(cost) == PLAN_BYTES)
 			ret = parse_size(value, &number, err);
+		else if (plan_cost_unit(cost) == PLAN_PERCENT)
+			ret = parse_u64(value, 0, 1000, &number, err);
 		else
 			ret = parse_rate(value, &number, err);
 		if (!ret)
@@ -300,6 +302,28 @@ int sim_params_finish(struct sim_params *params, struct err *err)
 	return plan_check(&params->input, err);
 }
 
+void sim_params_print_costs(void)
+{
+	static const char *const units[] = {
+		[PLAN_NS] = "ns",
+		[PLAN_BYTES] = "",
+		[PLAN_BYTES_PER_S] = "B/s",
+		[PLAN_PERCENT] = "",
+	};
+	struct plan_costs costs;
+
+	plan_costs_init(&costs);
+	for (int i = 0; i < PLAN_COST_COUNT; i++) {
+		enum plan_cost cost = (enum plan_cost)i;
+		char value[32];
+
+		snprintf(value, sizeof(value), "%.0f%s", costs.value[i],
+			 units[plan_cost_unit(cost)]);
+		printf("%-12s  %14s  %s\n", plan_cost_name(cost), value,
+		       plan_cost_source(cost));
+	}
+}
+
 json_t *sim_params_json(const struct sim_params *params)
 {
 	const struct plan_guest *guest = &params->input.guest;
@@ -335,6 +359,7 @@ json_t *sim_params_costs_json(const struct plan_costs *costs)
 		[PLAN_NS] = "ns",
 		[PLAN_BYTES] = "bytes",
 		[PLAN_BYTES_PER_S] = "bytes-per-s",
+		[PLAN_PERCENT] = "percent",
 	};
 	json_t *root = json_object();
 

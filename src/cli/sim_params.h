@@ -40,6 +40,9 @@ int sim_params_finish(struct sim_params *params, struct err *err);
 /* Names, for messages: "memory, touched, ...". */
 const char *sim_params_names(void);
 
+/* All costs, their defaults and where those come from, on stdout. */
+void sim_params_print_costs(void);
+
 /* New references: {"memory": bytes, ...} and {"setup-ns": n, ...}. */
 json_t *sim_params_json(const struct sim_params *params);
 json_t *sim_params_costs_json(const struct plan_costs *costs);

@@ -23,6 +23,8 @@
 #define FAULT_MIN   100.0
 #define FAULT_MAX   10e6
 #define FAULT_STEPS 20
+/* A vCPU makes it at most so many times slower. */
+#define CROWD_MAX 4.0
 /* A working set of which less was sent again says little. */
 #define RESENT_MIN ((double)(1ull << 20))
 
@@ -46,86 +48,7 @@ static double median(double *values, size_t count)
 			 : (values[count / 2 - 1] + values[count / 2]) / 2;
 }
 
-/* ---- throughput ---- */
-
-static double resent(const struct calibrate_sample *sample)
-{
-	return sample->precopy_bytes - sample->touched_bytes;
-}
-
-/* Time of the rounds that went into sending. */
-static double sending_ns(const struct calibrate_sample *sample,
-			 const struct plan_costs *costs)
-{
-	const double *value = costs->value;
-	double sync = value[PLAN_COST_SYNC] +
-		      value[PLAN_COST_SYNC_GIB] * sample->touched_bytes / GIB;
-
-	return sample->total_ns - sample->setup_ns - sample->downtime_ns -
-	       sample->rounds * sync -
-	       sample->touched_bytes / RAM_PAGE_SIZE *
-		       value[PLAN_COST_FIND_PAGE] -
-	       sample->precopy_bytes *
-		       (value[PLAN_COST_CLEAR_WINDOW] / WINDOW_BYTES +
-			value[PLAN_COST_SCAN_PAGE] / RAM_PAGE_SIZE);
-}
-
-/* 0: it does not tell. */
-static double fresh_rate(const struct calibrate_sample *sample,
-			 const struct plan_costs *costs)
-{
-	double ns = sending_ns(sample, costs), rate;
-
-	if (resent(sample) > SENT_MIN && sample->bandwidth > 0)
-		ns -= resent(sample) / sample->bandwidth * SECOND;
-	if (sample->touched_bytes < SENT_MIN || ns < TOOK_MIN)
-		return 0;
-	rate = sample->touched_bytes / ns * SECOND;
-	return rate <= RATE_MAX ? rate : 0;
-}
-
-static double warm_rate(const struct calibrate_sample *sample,
-			const struct plan_costs *costs)
-{
-	(void)costs;
-	return resent(sample) >= SENT_MIN && sample->bandwidth <= RATE_MAX
-		       ? sample->bandwidth
-		       : 0;
-}
-
-static double median_rate(const struct calibrate_sample *samples, size_t count,
-			  const struct plan_costs *costs, struct points *points,
-			  double (*rate)(const struct calibrate_sample *,
-					 const struct plan_costs *))
-{
-	points->count = 0;
-	for (size_t i = 0; i < count; i++) {
-		double value = rate(&samples[i], costs);
-
-		if (value >= 1)
-			points->y[points->count++] = value;
-	}
-	return points->count ? median(points->y, points->count) : 0;
-}
-
-static int calibrate_rates(const struct calibrate_sample *samples, size_t count,
-			   struct plan_costs *costs, struct points *points)
-{
-	double *fresh = &costs->value[PLAN_COST_FRESH];
-	double *warm = &costs->value[PLAN_COST_WARM];
-	double ratio = *warm / *fresh;
-	double now_fresh =
-		median_rate(samples, count, costs, points, fresh_rate);
-	double now_warm = median_rate(samples, count, costs, points, warm_rate);
-
-	if (now_fresh <= 0 && now_warm <= 0)
-		return 0;
-	*fresh = now_fresh > 0 ? now_fresh : now_warm / ratio;
-	*warm = now_warm > 0 ? now_warm : now_fresh * ratio;
-	return 2;
-}
-
-/* ---- the pause ---- */
+/* ---- lines ---- */
 
 /* A straight line, neither part of it below 0, through @points; through one x
  * only, the line that was, stretched. */
@@ -182,6 +105,113 @@ static void join(struct points *points)
 	}
 	points->count = kept;
 }
+
+/* ---- throughput ---- */
+
+static double resent(const struct calibrate_sample *sample)
+{
+	return sample->precopy_bytes - sample->touched_bytes;
+}
+
+/* Time of the rounds that went into sending. */
+static double sending_ns(const struct calibrate_sample *sample,
+			 const struct plan_costs *costs)
+{
+	const double *value = costs->value;
+	double sync = value[PLAN_COST_SYNC] +
+		      value[PLAN_COST_SYNC_GIB] * sample->touched_bytes / GIB;
+
+	return sample->total_ns - sample->setup_ns - sample->downtime_ns -
+	       sample->rounds * sync -
+	       sample->touched_bytes / RAM_PAGE_SIZE *
+		       value[PLAN_COST_FIND_PAGE] -
+	       sample->precopy_bytes *
+		       (value[PLAN_COST_CLEAR_WINDOW] / WINDOW_BYTES +
+			value[PLAN_COST_SCAN_PAGE] / RAM_PAGE_SIZE);
+}
+
+/* 0: it does not tell. */
+static double fresh_rate(const struct calibrate_sample *sample,
+			 const struct plan_costs *costs)
+{
+	double ns = sending_ns(sample, costs), rate;
+
+	if (resent(sample) > SENT_MIN && sample->bandwidth > 0)
+		ns -= resent(sample) / sample->bandwidth * SECOND;
+	if (sample->touched_bytes < SENT_MIN || ns < TOOK_MIN)
+		return 0;
+	rate = sample->touched_bytes / ns * SECOND;
+	return rate <= RATE_MAX ? rate : 0;
+}
+
+static double warm_rate(const struct calibrate_sample *sample)
+{
+	return resent(sample) >= SENT_MIN && sample->bandwidth <= RATE_MAX
+		       ? sample->bandwidth
+		       : 0;
+}
+
+static double vcpus(const struct calibrate_sample *sample)
+{
+	return sample->cpus ? sample->cpus : 1;
+}
+
+/* Seconds a byte, by vCPUs: a straight line, of which each vCPU's part is the
+ * crowd.  False: no sample tells. */
+static bool fit_rate(const struct calibrate_sample *samples, size_t count,
+		     const struct plan_costs *costs, struct points *points,
+		     double *crowd, double *ret_rate)
+{
+	double alone = 1, each = *crowd / 100;
+
+	points->count = 0;
+	for (size_t i = 0; i < count; i++) {
+		double rate = fresh_rate(&samples[i], costs);
+
+		if (rate < 1)
+			continue;
+		points->x[points->count] = vcpus(&samples[i]);
+		points->y[points->count++] = 1 / rate;
+	}
+	if (!points->count)
+		return false;
+	join(points);
+	fit(points, &alone, &each);
+	/* All of it by vCPUs: a line through nothing. */
+	if (alone <= each / CROWD_MAX)
+		alone = each / CROWD_MAX;
+	*crowd = 100 * each / alone;
+	*ret_rate = 1 / alone;
+	return true;
+}
+
+static int calibrate_rates(const struct calibrate_sample *samples, size_t count,
+			   struct plan_costs *costs, struct points *points)
+{
+	double *fresh = &costs->value[PLAN_COST_FRESH];
+	double *warm = &costs->value[PLAN_COST_WARM];
+	double *crowd = &costs->value[PLAN_COST_CROWD];
+	double ratio = *warm / *fresh;
+	bool has_fresh = fit_rate(samples, count, costs, points, crowd, fresh);
+
+	points->count = 0;
+	for (size_t i = 0; i < count; i++) {
+		double rate = warm_rate(&samples[i]);
+
+		if (rate >= 1)
+			points->y[points->count++] =
+				rate * (1 + *crowd / 100 * vcpus(&samples[i]));
+	}
+	if (!points->count && !has_fresh)
+		return 0;
+	*warm = points->count ? median(points->y, points->count)
+			      : *fresh * ratio;
+	if (!has_fresh)
+		*fresh = *warm / ratio;
+	return 3;
+}
+
+/* ---- the pause ---- */
 
 static int calibrate_pause(const struct calibrate_sample *samples, size_t count,
 			   struct plan_costs *costs, struct points *points)

@@ -6,7 +6,8 @@
  * fresh, warm	bytes by time of the rounds, less what syncs, clearing and
  *		scanning are known to take; of migrations that sent 16 MiB and
  *		took 20 ms at least.  What was sent again went at the bandwidth
- *		told at the end.
+ *		told at the end.  Where guests with more vCPUs moved slower, that
+ *		is the crowd
  * pause	its phases, by a straight line through the numbers of vCPUs; with
  *		one number only, both parts of the cost in proportion.
  * fault	where the guest's workload is known: what makes the plan send as many

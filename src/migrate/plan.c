@@ -105,11 +105,15 @@ static double remaining(const struct model *model)
 	return hot_dirty(model) + model->static_dirty;
 }
 
-/* What the two hosts manage between them. */
+/* What the two hosts manage between them, beside the guest. */
 static double host_rate(const struct model *model)
 {
+	double crowd =
+		cost(model, PLAN_COST_CROWD) / 100 * model->input->guest.cpus;
+
 	return cost(model,
-		    model->is_first_pass ? PLAN_COST_FRESH : PLAN_COST_WARM);
+		    model->is_first_pass ? PLAN_COST_FRESH : PLAN_COST_WARM) /
+	       (1 + crowd);
 }
 
 static double send_rate(const struct model *model)

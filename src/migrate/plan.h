@@ -57,13 +57,15 @@ enum plan_cost {
 	PLAN_COST_STATE_VCPU,
 	PLAN_COST_FRESH, /* bytes a second into memory never touched */
 	PLAN_COST_WARM,  /* into memory that is there */
+	PLAN_COST_CROWD, /* per cent that each vCPU adds to the time of those */
 	PLAN_COST_COUNT
 };
 
 enum plan_unit {
 	PLAN_NS,
 	PLAN_BYTES,
-	PLAN_BYTES_PER_S
+	PLAN_BYTES_PER_S,
+	PLAN_PERCENT
 };
 
 struct plan_costs {

@@ -55,6 +55,8 @@ static const struct {
 			      "1 GiB of random bytes (bench/move)" },
 	[PLAN_COST_WARM] = { "warm", PLAN_BYTES_PER_S, 2.2e9,
 			     "mbps after rounds of 100 MiB (query-migrate)" },
+	[PLAN_COST_CROWD] = { "crowd", PLAN_PERCENT, 0,
+			      "processors enough for guest and migration" },
 };
 
 const char *plan_cost_name(enum plan_cost cost)

@@ -105,6 +105,15 @@ def test_costs_by_hand_are_used() -> None:
     assert save > 40_000
 
 
+def test_costs_are_listed_as_they_are_given() -> None:
+    told = sim("--cost", "help")
+    assert told.returncode == 0
+    listed = [line.split()[:2] for line in told.stdout.splitlines()]
+    assert ["fault", "5000ns"] in listed and ["fresh", "1300000000B/s"] in listed
+    given = ",".join(f"{key}={value}" for key, value in listed)
+    assert plans("--memory", "1G", "--cost", given) == plans("--memory", "1G")
+
+
 @pytest.mark.parametrize("argv", [
     ("--memory", "1G", "--touched", "2G"),
     ("--memory", "1G", "--workload", "hot=2G"),
@@ -195,6 +204,18 @@ def test_costs_come_from_migrations_that_happened(tmp_path: Path) -> None:
     assert 0.95 < told["fresh-bytes-per-s"] / (GIB / 1.06) < 1.05
     # Nothing was sent twice: as much faster as by default.
     assert told["warm-bytes-per-s"] / told["fresh-bytes-per-s"] == pytest.approx(2.2 / 1.3)
+
+
+def test_guests_that_share_processors_with_the_move_slow_it(tmp_path: Path) -> None:
+    """1.5 s with two vCPUs, 2.5 s with four: half a second each."""
+    path = tmp_path / "runs.json"
+    path.write_text("".join(json.dumps(sample(cpus, **{"total-time": 500 + cpus * 500}))
+                            for cpus in (2, 4, 2, 4)))
+    told = costs(path)
+    assert told["crowd-percent"] == pytest.approx(100, rel=0.25)
+    assert told["fresh-bytes-per-s"] == pytest.approx(GIB / 0.46, rel=0.1)
+    plan, = plans("--memory", "1G", "--cpus", "3", "--calibrate-from", str(path))
+    assert plan["total-us"] == pytest.approx(2e6, rel=0.05)
 
 
 def test_a_known_workload_tells_what_faults_cost(tmp_path: Path) -> None:
