@@ -81,7 +81,7 @@ static const struct argp_option option_list[] = {
 	  "costs out of migrations that happened: what `godwit status --json' of their sources printed",
 	  1 },
 	{ "cost", KEY_COST, "KEY=VALUE,...", 0,
-	  "costs by hand, for example fresh=5GB/s,warm=11GB/s,save-vcpu=25us ; `--cost help' lists them",
+	  "costs by hand, for example fresh=5GB/s,warm=11GB/s,save-vcpu=25us; `--cost help' lists them",
 	  1 },
 	{ "sweep", KEY_SWEEP, "KEY=A,B,C", 0,
 	  "a table, one row for each value; several make all combinations", 2 },

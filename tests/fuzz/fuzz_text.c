@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
  * What people type: numbers, sizes, switches, sub-options, accelerators, URIs,
- * places where a migration is to break.  The first byte chooses.
+ * rates, durations, places where a migration is to break.  The first byte chooses.
  */
 #include <stddef.h>
 #include <stdint.h>
@@ -32,7 +32,7 @@ static int parse(uint8_t what, const char *text, struct err *err)
 	uint64_t number;
 	bool is_on;
 
-	switch (what % 6) {
+	switch (what % 9) {
 	case 0:
 		return parse_size(text, &number, err);
 	case 1:
@@ -43,8 +43,14 @@ static int parse(uint8_t what, const char *text, struct err *err)
 		return accel_options_parse(text, &accel, err);
 	case 4:
 		return channel_check_uri(text, err);
-	default:
+	case 5:
 		return mig_check_fail(text, err);
+	case 6:
+		return parse_count(text, &number, err);
+	case 7:
+		return parse_rate(text, &number, err);
+	default:
+		return parse_duration(text, &number, err);
 	}
 }
 
