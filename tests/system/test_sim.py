@@ -247,7 +247,7 @@ def test_migrate_s_own_answer_tells_throughput_only(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("text", ["", "{}", "[]", "{", "nonsense", "{}{}x", '{"migration": 7}',
                                   '{"status": "completed", "ram": [], "pause": {"phases": 3}}',
-                                  "[" * 100000])
+                                  pytest.param("[" * 100000, id="deep")])
 def test_a_file_that_tells_nothing_is_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "runs.json"
     path.write_text(text)
