@@ -115,6 +115,11 @@ static int setup_plain(void **state)
 	return set_up(state, "kvm,x-plain-log");
 }
 
+static int setup_ring(void **state)
+{
+	return set_up(state, "kvm,dirty=ring");
+}
+
 static int teardown(void **state)
 {
 	seen.fail_request = 0;
@@ -583,6 +588,11 @@ int main(void)
 	{                                                                  \
 #name "_with_plain_log", name, setup_plain, teardown, NULL \
 	}
+/* And with dirty rings. */
+#define TEST_RING(name)                                               \
+	{                                                             \
+#name "_with_rings", name, setup_ring, teardown, NULL \
+	}
 	const struct CMUnitTest tests[] = {
 		TEST(test_ram_is_cut_at_every_gibibyte_of_the_guest),
 		TEST(test_rom_is_readonly_for_the_guest),
@@ -605,6 +615,16 @@ int main(void)
 		TEST_BOTH(
 			test_d5_memory_that_moves_under_a_writer_loses_nothing),
 		TEST_BOTH(test_d5_slot_that_returns_is_watched_from_the_start),
+		TEST_RING(test_changes_in_one_transaction_never_overlap_in_kvm),
+		TEST_RING(test_only_pages_that_were_written_are_reported),
+		TEST_RING(test_pages_first_touched_after_the_start_are_sent),
+		TEST_RING(test_a_guest_that_writes_all_the_time_loses_nothing),
+		TEST_RING(
+			test_slots_that_begin_in_the_middle_of_a_word_are_exact),
+		TEST_RING(test_d5_removed_slot_leaves_its_touched_pages_dirty),
+		TEST_RING(
+			test_d5_memory_that_moves_under_a_writer_loses_nothing),
+		TEST_RING(test_d5_slot_that_returns_is_watched_from_the_start),
 	};
 
 	need_kvm();
