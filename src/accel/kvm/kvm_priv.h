@@ -51,8 +51,8 @@ struct kv_msr_list {
 	bool is_fixed[KV_MSR_MAX]; /* KVM refuses to set it: compared instead */
 };
 
-/* 1 GiB: creation takes 0.3 ms and each logging ioctl 15 us; larger slots cost
- * more than proportionally (64 GiB in one slot: 0.4 s). */
+/* 1 GiB: turning logging off takes 5 ms, for which other changes of memslots wait;
+ * why no less and no more: docs/dirty-tracking.md. */
 #define KV_SLOT_SIZE (1ull << 30)
 
 /* A memslot: at most KV_SLOT_SIZE of one RAM block. */
