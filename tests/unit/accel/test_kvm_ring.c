@@ -432,6 +432,9 @@ static void test_smallest_rings_under_the_heaviest_writers(void **state)
 			sched_yield();
 		stamp_round(g);
 	}
+	/* On a busy machine the reaper can be ahead of slow writers. */
+	while (!stats_of(g).full_exits)
+		stamp_round(g);
 	assert_none_lost(g);
 	/* More often than not by full exits, if the reaper is not faster. */
 	assert_true(stats_of(g).entries > 16000);
