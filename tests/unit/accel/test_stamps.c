@@ -18,17 +18,19 @@
 
 /* ---- breaks ---- */
 
+#define LATE_RESETS 8 /* one in so many is done */
+
 static struct {
 	/* KVM_CLEAR_DIRTY_LOG and KVM_RESET_DIRTY_RINGS say that they are done,
-	 * and are at the next call: the pages are read before. */
+	 * and are at a later call: the pages are read before. */
 	bool is_late;
 	bool has_no_last_sync;
 
-	int vm_fd; /* of a reset that is due, or -1 */
+	unsigned int resets; /* asked for */
 	struct kvm_clear_dirty_log clear;
 	uint64_t clear_bits[64 + 1];
 	bool is_clear_due;
-} broken = { .vm_fd = -1 };
+} broken;
 
 int __real_ioctl(int fd, unsigned long request, void *arg);
 int __wrap_ioctl(int fd, unsigned long request, void *arg);
@@ -53,9 +55,8 @@ static int clear_late(int fd, const struct kvm_clear_dirty_log *clear)
 /* In the turn of whoever harvests, one thread at a time. */
 static int reset_late(int fd)
 {
-	if (broken.vm_fd >= 0)
+	if (++broken.resets % LATE_RESETS == 0)
 		__real_ioctl(fd, KVM_RESET_DIRTY_RINGS, NULL);
-	broken.vm_fd = fd;
 	return INT32_MAX;
 }
 
@@ -204,7 +205,7 @@ static bool loses(const char *accel)
 		rounds_until(g, NULL, 20000, 2000);
 		lost = switch_and_count(g);
 		stamp_free(g);
-		broken.vm_fd = -1;
+		broken.resets = 0;
 		broken.is_clear_due = false;
 	}
 	return lost;
