@@ -40,10 +40,10 @@ def test_vm_and_each_vcpu_have_counters(kvm: None, machine: Machine) -> None:
 def test_counters_belong_to_their_vcpu_and_go_on(kvm: None, machine: Machine) -> None:
     paths = [cpu["qom-path"] for cpu in machine.qmp.command("query-cpus-fast")]
     before = stats(machine, "vcpu", "exits")
-    machine.serial.wait_ticks(200)
+    machine.serial.wait_ticks(1000)
     after = stats(machine, "vcpu", "exits", vcpus=paths)
     gone = [after[cpu]["exits"] - before[cpu]["exits"] for cpu in range(CPUS)]
-    assert gone[0] > 150 and gone[0] > 2 * max(gone[1:])  # vCPU 0 prints the ticks
+    assert gone[0] > 900 and gone[0] > max(gone[1:])  # vCPU 0 prints the ticks
 
 
 @pytest.mark.parametrize("arguments, told", [
