@@ -13,11 +13,11 @@
 #include "guest/io.h"
 #include "guest/tsc.h"
 
-#define SLICES_MAX  256
-#define LATE_US     100000
-#define FEATURES                                                       \
-	(1ULL << VIRTIO_BLK_F_RO | 1ULL << VIRTIO_BLK_F_BLK_SIZE |     \
-	 1ULL << VIRTIO_BLK_F_FLUSH | 1ULL << VIRTIO_BLK_F_MQ |        \
+#define SLICES_MAX 256
+#define LATE_US    100000
+#define FEATURES                                                   \
+	(1ULL << VIRTIO_BLK_F_RO | 1ULL << VIRTIO_BLK_F_BLK_SIZE | \
+	 1ULL << VIRTIO_BLK_F_FLUSH | 1ULL << VIRTIO_BLK_F_MQ |    \
 	 1ULL << VIRTIO_BLK_F_DISCARD | 1ULL << VIRTIO_BLK_F_WRITE_ZEROES)
 
 static struct blk_config config;
@@ -289,8 +289,9 @@ static void blk_work(struct io_cpu *cpu, uint64_t now, bool may_start)
 	}
 }
 
-static bool blk_is_idle(const struct io_cpu *cpu)
+static bool blk_is_idle(const struct io_cpu *cpu, uint64_t ticks)
 {
+	(void)ticks;
 	for (unsigned int i = 0; i < slice_count; i++) {
 		if (slices[i].cpu == cpu &&
 		    slices[i].idle_count != slices[i].depth)

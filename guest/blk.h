@@ -47,13 +47,13 @@ struct blk_dma {
 } __attribute__((aligned(64)));
 
 struct blk_request {
-	uint32_t type; /* VIRTIO_BLK_T_... */
+	uint32_t type;     /* VIRTIO_BLK_T_... */
 	uint32_t sequence; /* of a write */
 	uint64_t sector;   /* of the slice */
 	uint32_t sectors;  /* 0 for a flush */
 	bool is_busy, is_late;
 	bool is_waiting; /* busy, but not in the queue yet, or not any more */
-	uint64_t begun; /* TSC */
+	uint64_t begun;  /* TSC */
 	uint8_t *data;
 	struct blk_dma *dma;
 };
@@ -84,12 +84,12 @@ struct blk_slice {
 
 	/* owned by @cpu */
 	unsigned int idle_count, depth;
-	unsigned int waiting; /* requests that are */
+	unsigned int waiting;  /* requests that are */
 	uint64_t random, next; /* BLK_SEQ: sector */
 	uint64_t begun;        /* requests, for those one in so many */
 	uint32_t sequence;
 	bool is_checking;
-	uint64_t check_at; /* sector */
+	uint64_t check_at;  /* sector */
 	uint64_t next_late; /* TSC: looks for requests that are late */
 	struct pace pace;
 	struct blk_counts counts; /* CPU 0 reads them */

@@ -9,9 +9,9 @@
 		key, kind, offsetof(struct blk_config, field), min, max, NULL \
 	}
 
-static const char *const patterns[] = { [BLK_SEQ] = "seq",
-					[BLK_RANDOM] = "random",
-					NULL };
+static const char *const patterns[] = {
+	[BLK_SEQ] = "seq", [BLK_RANDOM] = "random", NULL
+};
 
 static const struct option options[] = {
 	OPTION("disk", VALUE_LIMIT, io.device, 0, UINT32_MAX),

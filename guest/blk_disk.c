@@ -8,7 +8,7 @@
 #include "guest/tsc.h"
 
 #define ID_TIMEOUT_US 10000000
-#define FIELD(dev, field)                                      \
+#define FIELD(dev, field)                                           \
 	vdev_config(dev, offsetof(struct virtio_blk_config, field), \
 		    sizeof(((struct virtio_blk_config *)0)->field))
 

@@ -113,12 +113,10 @@ static bool choose_check(struct blk_slice *slice,
 	uint64_t rest = slice->sectors - slice->check_at;
 	uint32_t unit;
 
-	request->sectors =
-		choose_length(slice, config, VIRTIO_BLK_T_IN, &unit);
+	request->sectors = choose_length(slice, config, VIRTIO_BLK_T_IN, &unit);
 	if (request->sectors > rest)
 		request->sectors = (uint32_t)rest;
-	return rest &&
-	       place_in_order(slice, &slice->check_at, request, unit);
+	return rest && place_in_order(slice, &slice->check_at, request, unit);
 }
 
 bool blk_choose(struct blk_slice *slice, const struct blk_config *config,
@@ -160,12 +158,12 @@ static void write_stamps(const struct blk_slice *slice,
 			 const struct blk_request *request)
 {
 	for (uint32_t i = 0; i < request->sectors; i++) {
-		struct sector_stamp stamp = stamp_of(
-			slice, request->sector + i, request->sequence);
+		struct sector_stamp stamp =
+			stamp_of(slice, request->sector + i, request->sequence);
 
-		sector_write((uint64_t *)(request->data +
-					  (uint64_t)i * SECTOR_SIZE),
-			     &stamp);
+		sector_write(
+			(uint64_t *)(request->data + (uint64_t)i * SECTOR_SIZE),
+			&stamp);
 	}
 }
 
@@ -183,10 +181,9 @@ static unsigned int add_data(struct virtq_buffer *buffers,
 			(uint64_t)request->data + (uint64_t)at * SECTOR_SIZE,
 			each * SECTOR_SIZE
 		};
-	buffers[n] = (struct virtq_buffer){
-		(uint64_t)request->data + (uint64_t)at * SECTOR_SIZE,
-		(sectors - at) * SECTOR_SIZE
-	};
+	buffers[n] = (struct virtq_buffer){ (uint64_t)request->data +
+						    (uint64_t)at * SECTOR_SIZE,
+					    (sectors - at) * SECTOR_SIZE };
 	return n + 1;
 }
 
@@ -234,8 +231,8 @@ bool blk_offer(struct blk_slice *slice, const struct blk_config *config,
 static void report_sector(struct blk_slice *slice, uint64_t sector,
 			  uint32_t expected, const uint64_t *words)
 {
-	struct sector_stamp stamp = stamp_of(
-		slice, sector, expected == EXPECT_ZERO ? 0 : expected);
+	struct sector_stamp stamp =
+		stamp_of(slice, sector, expected == EXPECT_ZERO ? 0 : expected);
 	struct sector_stamp found;
 	enum sector_fault fault = sector_judge(words, &stamp, &found);
 	struct line line;
@@ -323,8 +320,7 @@ static void complete_good(struct blk_slice *slice,
 	switch (request->type) {
 	case VIRTIO_BLK_T_IN:
 		counts->reads++;
-		complete_read(slice, request,
-			      slice->cpu->io->config->verify);
+		complete_read(slice, request, slice->cpu->io->config->verify);
 		break;
 	case VIRTIO_BLK_T_OUT:
 		counts->writes++;

@@ -33,8 +33,8 @@ static struct pci_function *find_shmem(struct pci *pci)
 	for (unsigned int i = 0; i < pci->count; i++) {
 		struct pci_function *f = &pci->functions[i];
 		const struct pci_bar *bar = &f->bars[SHMEM_BAR];
-		bool is_virtio = f->device >= DEVICE_FIRST &&
-				 f->device < DEVICE_END;
+		bool is_virtio =
+			f->device >= DEVICE_FIRST && f->device < DEVICE_END;
 
 		if (f->vendor == VDEV_VENDOR && !is_virtio &&
 		    bar->is_prefetchable && bar->size >= PAGE_SIZE)
@@ -88,8 +88,8 @@ static void move_bar(struct io *io, struct pci_function *f, unsigned int i)
 {
 	struct pci_bar *bar = &f->bars[i];
 	uint64_t size = bar->size < PAGE_SIZE ? PAGE_SIZE : bar->size;
-	uint64_t from = PCI_WINDOW + next_random(&io->churn, PCI_WINDOW_END -
-								     PCI_WINDOW);
+	uint64_t from = PCI_WINDOW +
+			next_random(&io->churn, PCI_WINDOW_END - PCI_WINDOW);
 	uint64_t place = pci_find_place(&io->pci, size, from);
 
 	pci_set_decoding(f, false);

@@ -121,10 +121,9 @@ static void raise(uint64_t *highest, uint64_t to)
 static enum flow_event receive_again(struct flow *flow, uint64_t sequence)
 {
 	/* Nothing is remembered of one whose slot has another frame by now. */
-	bool is_forgotten =
-		load_acquire(flow->next) > sequence + flow->window;
-	bool was_resent = is_forgotten ||
-			  read_once(slot_of(flow, sequence)->resends);
+	bool is_forgotten = load_acquire(flow->next) > sequence + flow->window;
+	bool was_resent =
+		is_forgotten || read_once(slot_of(flow, sequence)->resends);
 	uint64_t *count = was_resent ? &flow->twice : &flow->unasked;
 
 	__atomic_fetch_add(count, 1, __ATOMIC_RELAXED);

@@ -4,12 +4,12 @@
 
 #include "guest/cpu.h"
 
-#define STEP      0x9e3779b97f4a7c15
-#define MAGIC     0x6477
-#define AT_TYPE   12
-#define AT_MAGIC  14
-#define AT_STAMP  16
-#define AT_ROW    (AT_STAMP + sizeof(struct frame_stamp))
+#define STEP     0x9e3779b97f4a7c15
+#define MAGIC    0x6477
+#define AT_TYPE  12
+#define AT_MAGIC 14
+#define AT_STAMP 16
+#define AT_ROW   (AT_STAMP + sizeof(struct frame_stamp))
 
 static uint64_t key_of(const struct frame_stamp *stamp)
 {

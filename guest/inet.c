@@ -96,9 +96,9 @@ static uint32_t answer_ping(const struct inet_host *host, const uint8_t *frame,
 	uint32_t end = IP_START + get16(frame + IP_LENGTH);
 
 	if (frame[IP_START] != 0x45 || get16(frame + IP_FRAGMENT) & 0x3fff ||
-	    frame[IP_PROTOCOL] != ICMP || get32(frame + IP_TARGET) != host->ip ||
-	    end > size || end < ICMP_START + 8 ||
-	    frame[ICMP_START] != ICMP_ECHO_REQUEST)
+	    frame[IP_PROTOCOL] != ICMP ||
+	    get32(frame + IP_TARGET) != host->ip || end > size ||
+	    end < ICMP_START + 8 || frame[ICMP_START] != ICMP_ECHO_REQUEST)
 		return 0;
 	frame_copy(answer, frame, end);
 	frame_swap_macs(answer);

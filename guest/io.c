@@ -25,6 +25,7 @@ static enum io_order order_of(uint32_t orders)
 
 void io_give_order(struct io *io, enum io_order order)
 {
+	io->order_given = cpu_tsc();
 	store_release(io->orders, ((io->orders >> 2) + 1) << 2 | order);
 }
 
@@ -38,6 +39,7 @@ static void follow_order(struct io_cpu *cpu, uint64_t now)
 {
 	uint32_t orders = load_acquire(cpu->io->orders);
 	enum io_order order = order_of(orders);
+	uint64_t waited;
 
 	if (order != IO_RUN && cpu->orders == orders) {
 		cpu_pause();
@@ -45,7 +47,9 @@ static void follow_order(struct io_cpu *cpu, uint64_t now)
 	}
 	if (order != IO_STOP)
 		io_program.work(cpu, now, order == IO_RUN);
-	if (order == IO_DRAIN && !io_program.is_idle(cpu))
+	/* @now may be from just before. */
+	waited = now > cpu->io->order_given ? now - cpu->io->order_given : 0;
+	if (order == IO_DRAIN && !io_program.is_idle(cpu, waited))
 		return;
 	if (cpu->orders != orders)
 		store_release(cpu->orders, orders);
@@ -209,14 +213,14 @@ static void begin_chores(struct chores *chores, const struct io *io)
 	const struct io_config *config = io->config;
 	uint64_t khz = io->tsc_khz;
 
-	chores_start(chores, io->start,
-		     &(struct chore_periods){
-			     .tick = tsc_of_us(khz, config->tick_us),
-			     .poll = tsc_of_us(khz, config->poll_us),
-			     .report = tsc_of_us(khz,
-						 config->report_s * 1000000),
-			     .end = tsc_of_us(khz, config->run_s * 1000000),
-		     });
+	chores_start(
+		chores, io->start,
+		&(struct chore_periods){
+			.tick = tsc_of_us(khz, config->tick_us),
+			.poll = tsc_of_us(khz, config->poll_us),
+			.report = tsc_of_us(khz, config->report_s * 1000000),
+			.end = tsc_of_us(khz, config->run_s * 1000000),
+		});
 }
 
 static void do_chores(struct chores *chores, struct io *io, uint64_t now)

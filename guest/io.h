@@ -75,8 +75,11 @@ struct io_program {
 	/* Takes what is done and, if @may_start, begins more. */
 	void (*work)(struct io_cpu *cpu, uint64_t now, bool may_start);
 
-	/* Nothing of this vCPU is in flight that a reset would lose. */
-	bool (*is_idle)(const struct io_cpu *cpu);
+	/*
+	 * Nothing of this vCPU is in flight that a reset would lose, @ticks
+	 * after the order to end it.
+	 */
+	bool (*is_idle)(const struct io_cpu *cpu, uint64_t ticks);
 
 	/* Begin to check all that was written; whether that is done. */
 	void (*check)(struct io_cpu *cpu);
@@ -118,9 +121,10 @@ struct io {
 	uint64_t start; /* TSC */
 	uint32_t is_published;
 	uint32_t is_going;
-	uint32_t resets; /* how often gauges were to be cleared */
-	uint32_t checks; /* how many were asked for */
-	uint32_t orders; /* their number << 2 | enum io_order */
+	uint32_t resets;      /* how often gauges were to be cleared */
+	uint32_t checks;      /* how many were asked for */
+	uint32_t orders;      /* their number << 2 | enum io_order */
+	uint64_t order_given; /* TSC; written before @orders */
 	bool is_reporting, is_finishing; /* after the check that goes on */
 	uint64_t check_end;              /* TSC: then it takes too long */
 

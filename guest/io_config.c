@@ -8,24 +8,24 @@
 	{                                                                    \
 		key, kind, offsetof(struct io_config, field), min, max, NULL \
 	}
-#define NAMED(key, kind, field, names)                                   \
-	{                                                                \
+#define NAMED(key, kind, field, names)                                     \
+	{                                                                  \
 		key, kind, offsetof(struct io_config, field), 0, 64, names \
 	}
 
 const char *const churn_names[CHURN_KINDS + 1] = {
-	[CHURN_BARS] = "bars",     [CHURN_RESET] = "reset",
-	[CHURN_MSIX] = "msix",     [CHURN_QUEUES] = "queues",
-	[CHURN_SHMEM] = "shmem",   NULL,
+	[CHURN_BARS] = "bars",   [CHURN_RESET] = "reset",
+	[CHURN_MSIX] = "msix",   [CHURN_QUEUES] = "queues",
+	[CHURN_SHMEM] = "shmem", NULL,
 };
 
 static const char *const msix_names[] = {
 	[MSIX_OFF] = "off", [MSIX_ON] = "on", [MSIX_MASKED] = "masked", NULL
 };
 
-static const char *const pci_names[] = { [PCI_BY_ECAM] = "ecam",
-					 [PCI_BY_PORTS] = "ports",
-					 NULL };
+static const char *const pci_names[] = {
+	[PCI_BY_ECAM] = "ecam", [PCI_BY_PORTS] = "ports", NULL
+};
 
 static const struct option options[] = {
 	OPTION("cpus", VALUE_COUNT, cpus, 1, 256),
@@ -53,5 +53,5 @@ static const struct option options[] = {
 	OPTION("tsc-khz", VALUE_COUNT, tsc_khz, 0, 100000000),
 };
 
-const struct option_table io_options = { options, sizeof(options) /
-							  sizeof(options[0]) };
+const struct option_table io_options = { options,
+					 sizeof(options) / sizeof(options[0]) };

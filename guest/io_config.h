@@ -43,11 +43,11 @@ struct io_config {
 	uint64_t pci;                                   /* enum pci_access */
 	uint64_t verify;                                /* bool */
 	uint64_t churn_us;                              /* 0 = never */
-	uint64_t churn_what; /* mask of enum churn_kind */
-	uint64_t timeout_us; /* of a request: an error, once */
-	uint64_t watch_us;   /* looks at the status of devices; 0 = never */
-	uint64_t tick_us;    /* 0 = none */
-	uint64_t poll_us;    /* 0 = never */
+	uint64_t churn_what;  /* mask of enum churn_kind */
+	uint64_t timeout_us;  /* of a request: an error, once */
+	uint64_t watch_us;    /* looks at the status of devices; 0 = never */
+	uint64_t tick_us;     /* 0 = none */
+	uint64_t poll_us;     /* 0 = never */
 	uint64_t interval_us; /* of the work record */
 	uint64_t report_s;    /* 0 = only when asked */
 	uint64_t run_s;       /* 0 = for ever */
@@ -60,15 +60,13 @@ extern const struct option_table io_options;
 
 extern const char *const churn_names[CHURN_KINDS + 1];
 
-#define IO_CONFIG_DEFAULTS                                          \
-	{                                                           \
-		.cpus = 1, .device = IO_ALL, .queues = 1,           \
-		.depth = 32, .ring = 256, .has_event_idx = 1,       \
-		.msix = MSIX_ON, .verify = 1,                       \
-		.churn_what = (1 << CHURN_KINDS) - 1,               \
-		.timeout_us = 30000000, .watch_us = 20000,          \
-		.tick_us = 1000, .poll_us = 10000,                  \
-		.interval_us = 10000, .seed = 1,                    \
+#define IO_CONFIG_DEFAULTS                                                     \
+	{                                                                      \
+		.cpus = 1, .device = IO_ALL, .queues = 1, .depth = 32,         \
+		.ring = 256, .has_event_idx = 1, .msix = MSIX_ON, .verify = 1, \
+		.churn_what = (1 << CHURN_KINDS) - 1, .timeout_us = 30000000,  \
+		.watch_us = 20000, .tick_us = 1000, .poll_us = 10000,          \
+		.interval_us = 10000, .seed = 1,                               \
 	}
 
 #endif

@@ -61,9 +61,9 @@ static void print_latency(const struct io *io, struct line *line)
 		latency_merge(&all, &io_cpu_of(i)->latency);
 	line_text(line, " lat_us=");
 	for (int i = 0; i < 3; i++) {
-		line_decimal(line, "",
-			     us_of_tsc(io->tsc_khz,
-				       latency_at(&all, permilles[i])));
+		line_decimal(
+			line, "",
+			us_of_tsc(io->tsc_khz, latency_at(&all, permilles[i])));
 		line_char(line, '/');
 	}
 	line_decimal(line, "", us_of_tsc(io->tsc_khz, all.longest));

@@ -66,8 +66,8 @@ void io_pace(const struct io *io, struct pace *pace, uint64_t sharers)
 	*pace = (struct pace){ 0 };
 	if (!io->config->rate_per_s)
 		return;
-	pace->step = ((io->tsc_khz * 1000 * sharers) << 8) /
-		     io->config->rate_per_s;
+	pace->step =
+		((io->tsc_khz * 1000 * sharers) << 8) / io->config->rate_per_s;
 	pace->max_backlog = tsc_of_us(io->tsc_khz, MAX_BACKLOG_US) << 8;
 }
 
@@ -122,8 +122,8 @@ struct vdev_queue *io_start_queue(struct io *io, struct vdev *dev,
 
 static void find_devices(struct io *io)
 {
-	const uint16_t id = (uint16_t)(VDEV_DEVICE_BASE +
-				       io_program.device_type);
+	const uint16_t id =
+		(uint16_t)(VDEV_DEVICE_BASE + io_program.device_type);
 	uint64_t number = 0;
 
 	for (unsigned int i = 0; i < io->pci.count; i++) {
@@ -174,9 +174,9 @@ void io_start(struct io *io, uint64_t start_info)
 	io->memory = AREA_BASE;
 	io->memory_end = AREA_BASE + io->ram.low_pages * PAGE_SIZE;
 	for (uint64_t i = 0; i < io->config->cpus; i++)
-		*io_cpu_of(i) = (struct io_cpu){
-			.index = i, .io = io, .apic_id = (uint32_t)i
-		};
+		*io_cpu_of(i) = (struct io_cpu){ .index = i,
+						 .io = io,
+						 .apic_id = (uint32_t)i };
 	gauge_start(&io_cpu_of(0)->gauge, cpu_tsc(), io->tsc_khz,
 		    io_cpu_of(0)->ring);
 	io_require(pci_scan(&io->pci));

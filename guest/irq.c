@@ -78,8 +78,7 @@ static void end_look(struct io_cpu *cpu, const struct vdev *dev,
 
 	virtq_want_interrupt(&queue->vq, false);
 	queue->irq.when = now + tsc_of_us(io->tsc_khz, REST_US);
-	queue->irq.state =
-		io->config->msix == MSIX_MASKED ? IRQ_REST : IRQ_OFF;
+	queue->irq.state = io->config->msix == MSIX_MASKED ? IRQ_REST : IRQ_OFF;
 	if (has_arrived) {
 		write_once(cpu->interrupts, cpu->interrupts + 1);
 		if (io->config->msix == MSIX_MASKED)

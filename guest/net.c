@@ -14,6 +14,7 @@
 
 #define PAIRS_MAX   128
 #define RESENDS_MAX 16 /* at a time */
+#define DRAIN_US    10000
 
 static struct net_config config;
 static struct net_nic nics[IO_DEVICES_MAX];
@@ -58,9 +59,8 @@ static uint32_t flow_name(const struct net_pair *pair)
 static void make_pair(struct io *io, struct net_nic *nic, unsigned int n)
 {
 	struct net_pair *pair = &pairs[pair_count++];
-	uint32_t window = config.mode == NET_PING
-				  ? 1
-				  : (uint32_t)config.io.depth;
+	uint32_t window =
+		config.mode == NET_PING ? 1 : (uint32_t)config.io.depth;
 
 	*pair = (struct net_pair){
 		.nic = nic,
@@ -178,7 +178,7 @@ static void hear(struct net_pair *pair, const struct frame_stamp *stamp)
 }
 
 static void take_back(struct net_pair *pair, const struct frame_stamp *stamp,
-		      uint32_t size, uint64_t now)
+		      uint32_t size)
 {
 	struct flow *flow = find_flow(stamp->flow);
 	uint64_t ticks;
@@ -187,7 +187,7 @@ static void take_back(struct net_pair *pair, const struct frame_stamp *stamp,
 		pair->counts.other++;
 		return;
 	}
-	switch (flow_receive(flow, stamp->sequence, now, &ticks)) {
+	switch (flow_receive(flow, stamp->sequence, cpu_tsc(), &ticks)) {
 	case FLOW_BACK:
 		latency_add(&pair->cpu->latency, ticks);
 		count_op(pair->cpu, size);
@@ -215,7 +215,7 @@ static void echo(struct net_pair *pair, const uint8_t *frame, uint32_t size)
 }
 
 static void handle_stamped(struct net_pair *pair, const uint8_t *frame,
-			   uint32_t size, uint64_t now)
+			   uint32_t size)
 {
 	struct frame_stamp stamp;
 
@@ -224,7 +224,7 @@ static void handle_stamped(struct net_pair *pair, const uint8_t *frame,
 		return;
 	}
 	if (expects_back()) {
-		take_back(pair, &stamp, size, now);
+		take_back(pair, &stamp, size);
 		return;
 	}
 	hear(pair, &stamp);
@@ -233,19 +233,18 @@ static void handle_stamped(struct net_pair *pair, const uint8_t *frame,
 		echo(pair, frame, size);
 }
 
-static void handle(struct net_pair *pair, const uint8_t *frame, uint32_t size,
-		   uint64_t now)
+static void handle(struct net_pair *pair, const uint8_t *frame, uint32_t size)
 {
 	uint8_t *answer;
 	enum inet_kind kind;
 
-	if (size < 14 || (!frame_is_to(frame, &pair->nic->host.mac) &&
-			  !config.is_promisc)) {
+	if (size < 14 ||
+	    (!frame_is_to(frame, &pair->nic->host.mac) && !config.is_promisc)) {
 		pair->counts.other++;
 		return;
 	}
 	if (frame_is_stamped(frame, size)) {
-		handle_stamped(pair, frame, size, now);
+		handle_stamped(pair, frame, size);
 		return;
 	}
 	answer = net_frame(pair);
@@ -289,7 +288,7 @@ static void send_new(struct net_pair *pair, uint64_t now)
 			break;
 		if (!pace_takes(&pair->pace, elapsed))
 			break;
-		flow_send(&pair->flow, now, next_size(pair), &stamp);
+		flow_send(&pair->flow, cpu_tsc(), next_size(pair), &stamp);
 		send_stamped(pair, &stamp);
 		if (expects_back())
 			continue;
@@ -359,9 +358,14 @@ static void net_work(struct io_cpu *cpu, uint64_t now, bool may_start)
 	}
 }
 
-/* Receive buffers stay out, and the flows know what is on the way. */
-static bool net_is_idle(const struct io_cpu *cpu)
+/*
+ * Receive buffers stay out, and the flows know what is on the way.  What cannot be
+ * sent, because its receiver has stopped, too, is not waited for.
+ */
+static bool net_is_idle(const struct io_cpu *cpu, uint64_t ticks)
 {
+	if (ticks >= tsc_of_us(cpu->io->tsc_khz, DRAIN_US))
+		return true;
 	for (unsigned int i = 0; i < pair_count; i++) {
 		if (pairs[i].cpu == cpu &&
 		    pairs[i].tx_idle_count != pairs[i].tx_count)
@@ -386,7 +390,7 @@ static bool net_is_checked(const struct io_cpu *cpu)
 		    flow_pending(&pairs[i].flow))
 			return false;
 	}
-	if (!net_is_idle(cpu))
+	if (!net_is_idle(cpu, 0))
 		return false;
 	for (unsigned int i = 0; i < pair_count; i++) {
 		if (pairs[i].cpu == cpu)

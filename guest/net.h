@@ -74,7 +74,7 @@ struct net_pair {
 	struct pace pace;
 	uint64_t random;
 	bool is_checking;
-	uint32_t announces; /* of nic->announces, done */
+	uint32_t announces;       /* of nic->announces, done */
 	struct net_counts counts; /* CPU 0 reads them */
 };
 
@@ -83,7 +83,7 @@ struct net_nic {
 	struct inet_host host;
 	struct frame_mac to;
 	unsigned int pairs, pairs_max;
-	unsigned int first; /* index of its first pair */
+	unsigned int first;         /* index of its first pair */
 	struct vdev_queue *control; /* or NULL */
 	uint8_t *control_memory;
 	uint64_t announces; /* that were asked for; by CPU 0 */
@@ -112,7 +112,7 @@ void net_reap(struct net_pair *pair, uint64_t now);
 /* Gives each frame that has arrived to @handle; at most a ring full of them. */
 void net_receive(struct net_pair *pair, uint64_t now,
 		 void (*handle)(struct net_pair *pair, const uint8_t *frame,
-				uint32_t size, uint64_t now));
+				uint32_t size));
 
 /* Begins an error line about @pair, as io_error_begin(). */
 bool net_error_begin(struct net_pair *pair, struct line *line,

@@ -67,13 +67,12 @@ static void require_control(struct io *io, struct net_nic *nic, uint8_t class,
 
 static uint64_t wanted_features(const struct net_config *config)
 {
-	uint64_t features = 1ULL << VIRTIO_NET_F_MAC |
-			    1ULL << VIRTIO_NET_F_STATUS |
-			    1ULL << VIRTIO_NET_F_MTU |
-			    1ULL << VIRTIO_NET_F_CTRL_VQ |
-			    1ULL << VIRTIO_NET_F_CTRL_RX |
-			    1ULL << VIRTIO_NET_F_CTRL_MAC_ADDR |
-			    1ULL << VIRTIO_NET_F_GUEST_ANNOUNCE;
+	uint64_t features =
+		1ULL << VIRTIO_NET_F_MAC | 1ULL << VIRTIO_NET_F_STATUS |
+		1ULL << VIRTIO_NET_F_MTU | 1ULL << VIRTIO_NET_F_CTRL_VQ |
+		1ULL << VIRTIO_NET_F_CTRL_RX |
+		1ULL << VIRTIO_NET_F_CTRL_MAC_ADDR |
+		1ULL << VIRTIO_NET_F_GUEST_ANNOUNCE;
 
 	if (config->is_mergeable)
 		features |= 1ULL << VIRTIO_NET_F_MRG_RXBUF;

@@ -59,8 +59,7 @@ void net_pair_fill(struct net_pair *pair)
 	}
 }
 
-bool net_error_begin(struct net_pair *pair, struct line *line,
-		     const char *kind)
+bool net_error_begin(struct net_pair *pair, struct line *line, const char *kind)
 {
 	if (!io_error_begin(pair->cpu, line, kind, pair->nic->dev->index))
 		return false;
@@ -147,8 +146,8 @@ static const uint8_t *join(struct net_pair *pair, const uint8_t *buffer,
 	if (!parts->missing) {
 		if (size < NET_HEADER || !header->num_buffers ||
 		    header->num_buffers > pair->rx_count) {
-			report_number(pair, "header", " buffers=",
-				      header->num_buffers);
+			report_number(pair, "header",
+				      " buffers=", header->num_buffers);
 			return NULL;
 		}
 		if (header->num_buffers == 1) {
@@ -174,7 +173,7 @@ static const uint8_t *join(struct net_pair *pair, const uint8_t *buffer,
 
 void net_receive(struct net_pair *pair, uint64_t now,
 		 void (*handle)(struct net_pair *pair, const uint8_t *frame,
-				uint32_t size, uint64_t now))
+				uint32_t size))
 {
 	enum virtq_event event = VIRTQ_NONE;
 	unsigned int taken = 0;
@@ -196,7 +195,7 @@ void net_receive(struct net_pair *pair, uint64_t now,
 		if (whole) {
 			pair->counts.received++;
 			handle(pair, whole + NET_HEADER,
-			       size - (uint32_t)NET_HEADER, now);
+			       size - (uint32_t)NET_HEADER);
 		}
 		offer_rx(pair, number);
 	}

@@ -10,7 +10,7 @@
 #include <stdint.h>
 
 struct pace {
-	uint64_t step; /* between two, << 8; 0 = no limit */
+	uint64_t step;              /* between two, << 8; 0 = no limit */
 	uint64_t max_backlog, next; /* << 8 */
 };
 

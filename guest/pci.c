@@ -47,8 +47,7 @@ void pci_write16(const struct pci_function *f, unsigned int offset,
 	mmio_write16(config_address(f, offset), value);
 }
 
-static void set_command(const struct pci_function *f, uint16_t bits,
-			bool is_on)
+static void set_command(const struct pci_function *f, uint16_t bits, bool is_on)
 {
 	uint16_t command = pci_read16(f, PCI_COMMAND);
 
@@ -89,9 +88,9 @@ static unsigned int size_bar(struct pci_function *f, unsigned int i)
 	if (low & PCI_BASE_ADDRESS_SPACE_IO)
 		return 1;
 	bar->is_prefetchable = low & PCI_BASE_ADDRESS_MEM_PREFETCH;
-	bar->is_64 = i + 1 < PCI_BARS &&
-		     (low & PCI_BASE_ADDRESS_MEM_TYPE_MASK) ==
-			     PCI_BASE_ADDRESS_MEM_TYPE_64;
+	bar->is_64 =
+		i + 1 < PCI_BARS && (low & PCI_BASE_ADDRESS_MEM_TYPE_MASK) ==
+					    PCI_BASE_ADDRESS_MEM_TYPE_64;
 	if (bar->is_64)
 		high = pci_read32(f, bar_offset(i + 1));
 	pci_move_bar(f, i, UINT64_MAX);
@@ -198,8 +197,7 @@ const char *pci_scan(struct pci *pci)
 	ram_map_device(PCI_WINDOW, 4ULL << 30);
 	for (unsigned int devfn = 0; devfn < DEVFNS; devfn++) {
 		first.devfn = devfn & 0xf8;
-		if (devfn & 7 &&
-		    !(pci_read8(&first, PCI_HEADER_TYPE) & 0x80)) {
+		if (devfn & 7 && !(pci_read8(&first, PCI_HEADER_TYPE) & 0x80)) {
 			devfn |= 7;
 			continue;
 		}
@@ -222,9 +220,9 @@ unsigned int pci_compare_ports(const struct pci *pci)
 		const struct pci_function *f = &pci->functions[n];
 
 		for (unsigned int offset = 0; offset < 0x40; offset += 4) {
-			port_out32(PORT_ADDRESS, 0x80000000 |
-							 (uint32_t)f->devfn << 8 |
-							 offset);
+			port_out32(PORT_ADDRESS,
+				   0x80000000 | (uint32_t)f->devfn << 8 |
+					   offset);
 			if (port_in32(PORT_DATA) == pci_read32(f, offset))
 				continue;
 			different++;
@@ -240,7 +238,8 @@ uint8_t pci_capability(const struct pci_function *f, uint8_t id, uint8_t from)
 
 	if (!(pci_read16(f, PCI_STATUS) & PCI_STATUS_CAP_LIST))
 		return 0;
-	at = pci_read8(f, from ? from + PCI_CAP_LIST_NEXT : PCI_CAPABILITY_LIST);
+	at = pci_read8(f,
+		       from ? from + PCI_CAP_LIST_NEXT : PCI_CAPABILITY_LIST);
 	for (int i = 0; i < CAPS_MAX && at >= 0x40; i++) {
 		at &= 0xfc;
 		if (pci_read8(f, at) == id)

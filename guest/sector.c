@@ -39,9 +39,9 @@ bool sector_is_good(const uint64_t *words, const struct sector_stamp *stamp)
 {
 	uint64_t key = hash(stamp), word = key, wrong;
 
-	wrong = (words[0] ^ (MAGIC | stamp->disk)) | (words[1] ^ stamp->sector) |
-		(words[2] ^ stamp->sequence) | (words[62] ^ stamp->sequence) |
-		(words[63] ^ key);
+	wrong = (words[0] ^ (MAGIC | stamp->disk)) |
+		(words[1] ^ stamp->sector) | (words[2] ^ stamp->sequence) |
+		(words[62] ^ stamp->sequence) | (words[63] ^ key);
 	for (int i = ROW_FIRST; i < ROW_END; i++)
 		wrong |= words[i] ^ (word += STEP);
 	return !wrong;
@@ -100,8 +100,7 @@ enum sector_fault sector_judge(const uint64_t *words,
 			       : SECTOR_MISPLACED;
 	}
 	if (first_difference(words, &head) > ROW_FIRST &&
-	    last_difference(words, &tail) <=
-		    first_difference(words, &head)) {
+	    last_difference(words, &tail) <= first_difference(words, &head)) {
 		*ret_found = head;
 		return SECTOR_TORN;
 	}

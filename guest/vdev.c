@@ -61,8 +61,7 @@ const char *vdev_open(struct vdev *dev, unsigned int index,
 		return "a virtio device is not a modern one";
 	msix_find(&dev->msix, f);
 	pci_enable(f, true);
-	dev->queue_limit =
-		mmio_read16(common_address(dev, COMMON(num_queues)));
+	dev->queue_limit = mmio_read16(common_address(dev, COMMON(num_queues)));
 	return NULL;
 }
 
@@ -108,8 +107,8 @@ static void write_features(const struct vdev *dev, uint64_t features)
 
 const char *vdev_begin(struct vdev *dev, uint64_t wanted)
 {
-	const uint8_t found = VIRTIO_CONFIG_S_ACKNOWLEDGE |
-			      VIRTIO_CONFIG_S_DRIVER;
+	const uint8_t found =
+		VIRTIO_CONFIG_S_ACKNOWLEDGE | VIRTIO_CONFIG_S_DRIVER;
 	uint64_t offered;
 
 	vdev_reset(dev);

@@ -21,10 +21,10 @@
 #include "guest/pci.h"
 #include "guest/virtq.h"
 
-#define VDEV_VENDOR       0x1af4
-#define VDEV_DEVICE_BASE  0x1040 /* plus the type of the device */
-#define VDEV_QUEUES_MAX   64
-#define VDEV_VECTOR_NONE  0xffff
+#define VDEV_VENDOR      0x1af4
+#define VDEV_DEVICE_BASE 0x1040 /* plus the type of the device */
+#define VDEV_QUEUES_MAX  64
+#define VDEV_VECTOR_NONE 0xffff
 
 /* A structure in a BAR that a capability names. */
 struct vdev_place {
@@ -47,13 +47,13 @@ struct vdev_queue {
 
 struct vdev {
 	/* immutable after vdev_open() */
-	unsigned int index; /* among the devices of the program */
+	unsigned int index;            /* among the devices of the program */
 	struct pci_function *function; /* borrowed */
 	struct msix msix;
 	struct vdev_place common, notify, device;
 	uint32_t notify_multiplier;
 
-	uint64_t features; /* agreed on */
+	uint64_t features;    /* agreed on */
 	uint16_t queue_limit; /* how many the device has */
 	struct vdev_queue queues[VDEV_QUEUES_MAX];
 };

@@ -26,12 +26,11 @@ static struct parts lay_out(const struct virtq_shape *shape)
 		       "one size for both formats");
 	p.driver = size * sizeof(struct vring_desc);
 	p.device = align(p.driver + (size + 3) * sizeof(uint16_t), 64);
-	p.tables = align(p.device + 6 + size * sizeof(struct vring_used_elem),
-			 64);
+	p.tables =
+		align(p.device + 6 + size * sizeof(struct vring_used_elem), 64);
 	p.tokens = p.tables;
 	if (shape->is_indirect)
-		p.tokens +=
-			size * shape->segments * sizeof(struct vring_desc);
+		p.tokens += size * shape->segments * sizeof(struct vring_desc);
 	p.counts = p.tokens + size * sizeof(uint16_t);
 	p.free = p.counts + size * sizeof(uint16_t);
 	p.end = align(p.free + size * sizeof(uint16_t), PAGE);

@@ -43,12 +43,13 @@ struct virtq {
 	struct virtq_shape shape;
 	void *desc, *driver, *device; /* the three areas of the ring */
 	void *tables;                 /* of indirect descriptors, one an id */
-	uint16_t *tokens; /* by head (split) or id (packed); VIRTQ_TOKENS: none */
+	uint16_t *
+		tokens; /* by head (split) or id (packed); VIRTQ_TOKENS: none */
 	uint16_t *counts; /* descriptors that head or id has in the ring */
 	uint16_t *free;   /* split: the next free descriptor; packed: a stack */
 
-	uint16_t free_at;    /* split: first free one; packed: height of it */
-	uint16_t free_descs; /* in the ring */
+	uint16_t free_at;     /* split: first free one; packed: height of it */
+	uint16_t free_descs;  /* in the ring */
 	uint16_t avail, used; /* split: counts; packed: positions */
 	uint16_t fresh;       /* added since the last flush: entries of it */
 	bool avail_wrap, used_wrap;

@@ -65,9 +65,8 @@ static void add_indirect(struct virtq *vq, uint16_t id,
 			.flags = in_flag(i, out),
 		};
 	put(vq, &all, id);
-	store_release(
-		ring_of(vq)[vq->avail].flags,
-		(uint16_t)(avail_flags(vq) | VRING_DESC_F_INDIRECT));
+	store_release(ring_of(vq)[vq->avail].flags,
+		      (uint16_t)(avail_flags(vq) | VRING_DESC_F_INDIRECT));
 	advance(&vq->avail, &vq->avail_wrap, 1, vq->shape.size);
 }
 

@@ -33,9 +33,8 @@ static void add_indirect(struct virtq *vq, uint16_t head,
 			 const struct virtq_buffer *buffers, unsigned int out,
 			 unsigned int count)
 {
-	struct vring_desc *table =
-		(struct vring_desc *)vq->tables +
-		(size_t)head * vq->shape.segments;
+	struct vring_desc *table = (struct vring_desc *)vq->tables +
+				   (size_t)head * vq->shape.segments;
 
 	for (unsigned int i = 0; i < count; i++) {
 		bool is_last = i + 1 == count;
