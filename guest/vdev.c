@@ -122,6 +122,9 @@ const char *vdev_begin(struct vdev *dev, uint64_t wanted)
 	set_status(dev, found | VIRTIO_CONFIG_S_FEATURES_OK);
 	if (!(status_of(dev) & VIRTIO_CONFIG_S_FEATURES_OK))
 		return "a virtio device takes less features than it offers";
+	/* Some have more once VIRTIO_NET_F_MQ is agreed on. */
+	dev->queue_limit =
+		mmio_read16(common_address(dev, COMMON(num_queues)));
 	return NULL;
 }
 
