@@ -325,13 +325,6 @@ static bool blk_is_checked(const struct io_cpu *cpu)
 	return true;
 }
 
-/* A disk that grows or shrinks is not what this program is about. */
-static void blk_look(struct io *io, struct vdev *dev)
-{
-	(void)io;
-	(void)dev;
-}
-
 static void blk_report(const struct io *io, struct line *line)
 {
 	struct blk_counts sum = { 0 };
@@ -365,6 +358,5 @@ const struct io_program io_program = {
 	.check = blk_check,
 	.is_checked = blk_is_checked,
 	.restart = blk_restart,
-	.look = blk_look,
 	.report = blk_report,
 };

@@ -144,6 +144,21 @@ static unsigned int other_ring(struct io *io)
 	return ring;
 }
 
+/* The device has to notice, and to ask for a reset, which io.c sees. */
+static void offend(struct vdev *dev)
+{
+	for (unsigned int n = 0; n < VDEV_QUEUES_MAX; n++) {
+		struct vdev_queue *queue = &dev->queues[n];
+
+		/* A full one would only seem to be empty. */
+		if (!queue->owner || !queue->vq.free_descs)
+			continue;
+		virtq_offend(&queue->vq);
+		vdev_notify(dev, queue);
+		return;
+	}
+}
+
 void churn_start(struct io *io)
 {
 	struct churn *c = &io->churn;
@@ -209,6 +224,9 @@ void churn_do(struct io *io, uint64_t now)
 		break;
 	case CHURN_SHMEM:
 		move_shmem(io);
+		break;
+	case CHURN_BREAK:
+		offend(c->dev);
 		break;
 	case CHURN_KINDS:
 		break;

@@ -128,7 +128,7 @@ static void watch(struct io *io, uint64_t now)
 	for (unsigned int i = 0; i < io->device_count; i++) {
 		if (vdev_needs_reset(&io->devices[i]))
 			io_break(io, &io->devices[i]);
-		else
+		else if (io_program.look)
 			io_program.look(io, &io->devices[i]);
 	}
 }
@@ -162,8 +162,9 @@ static _Noreturn void finish(struct io *io)
 
 static void begin_check(struct io *io)
 {
-	if (!io->is_reporting)
-		store_release(io->checks, io->checks + 1);
+	if (io->is_reporting)
+		return;
+	store_release(io->checks, io->checks + 1);
 	io->is_reporting = true;
 	io->check_end = cpu_tsc() + tsc_of_us(io->tsc_khz, CHECK_LIMIT_US);
 }
@@ -175,10 +176,9 @@ static void end_check(struct io *io, uint64_t now)
 	if (!io->is_reporting || (!have_checked(io) && now < io->check_end))
 		return;
 	io->is_reporting = false;
-	if (!have_checked(io)) {
-		io_error_begin(io_cpu_of(0), &line, "check-unfinished", 0);
+	if (!have_checked(io) &&
+	    io_error_begin(io_cpu_of(0), &line, "check-unfinished", 0))
 		io_error_end(&line);
-	}
 	io_report_counters(io);
 	if (io->is_finishing)
 		finish(io);

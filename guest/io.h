@@ -91,7 +91,7 @@ struct io_program {
 	 */
 	void (*restart)(struct io *io, struct vdev *dev, unsigned int ring);
 
-	/* CPU 0, now and then: the configuration of @dev may have changed. */
+	/* CPU 0, now and then: has @dev changed by itself?  Or NULL. */
 	void (*look)(struct io *io, struct vdev *dev);
 
 	/* Members of "@report". */

@@ -8,15 +8,20 @@
 	{                                                                    \
 		key, kind, offsetof(struct io_config, field), min, max, NULL \
 	}
-#define NAMED(key, kind, field, names)                                     \
-	{                                                                  \
-		key, kind, offsetof(struct io_config, field), 0, 64, names \
+#define NAMED(key, kind, field, names)                                       \
+	{                                                                    \
+		key, kind, offsetof(struct io_config, field), 0, UINT32_MAX, \
+			names                                                \
 	}
 
 const char *const churn_names[CHURN_KINDS + 1] = {
-	[CHURN_BARS] = "bars",   [CHURN_RESET] = "reset",
-	[CHURN_MSIX] = "msix",   [CHURN_QUEUES] = "queues",
-	[CHURN_SHMEM] = "shmem", NULL,
+	[CHURN_BARS] = "bars",
+	[CHURN_RESET] = "reset",
+	[CHURN_MSIX] = "msix",
+	[CHURN_QUEUES] = "queues",
+	[CHURN_SHMEM] = "shmem",
+	[CHURN_BREAK] = "break",
+	NULL,
 };
 
 static const char *const msix_names[] = {

@@ -205,7 +205,7 @@ static void echo(struct net_pair *pair, const uint8_t *frame, uint32_t size)
 {
 	uint8_t *answer = net_frame(pair);
 
-	if (!answer || size > pair->tx_size - NET_HEADER) {
+	if (!answer || size > pair->tx_size - NET_SHIFT - NET_HEADER) {
 		pair->counts.dropped++;
 		return;
 	}
@@ -248,7 +248,7 @@ static void handle(struct net_pair *pair, const uint8_t *frame, uint32_t size)
 		return;
 	}
 	answer = net_frame(pair);
-	if (!answer || size > pair->tx_size - NET_HEADER) {
+	if (!answer || size > pair->tx_size - NET_SHIFT - NET_HEADER) {
 		pair->counts.dropped++;
 		return;
 	}

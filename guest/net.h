@@ -16,6 +16,7 @@
 #include "guest/io.h"
 
 #define NET_HEADER    sizeof(struct virtio_net_hdr_v1)
+#define NET_SHIFT     4  /* where a buffer begins: then its frame is aligned */
 #define NET_HEARD_MAX 64 /* senders that a pair tells apart */
 
 enum net_mode {
@@ -50,7 +51,7 @@ struct net_counts {
 
 /* A frame that the device hands over buffer by buffer. */
 struct net_parts {
-	uint8_t *frame; /* header and all, in one piece */
+	uint8_t *frame; /* header and all, in one piece, after NET_SHIFT */
 	uint32_t size;
 	unsigned int missing; /* buffers to come; 0: none has been taken */
 };

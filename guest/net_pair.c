@@ -27,8 +27,8 @@ void net_pair_init(struct io *io, struct net_pair *pair,
 		largest = config->rx_size; /* an echo is as long as that */
 	pair->rx_count = ring;
 	pair->tx_count = (unsigned int)config->io.depth;
-	pair->rx_size = round_up(config->rx_size);
-	pair->tx_size = round_up(largest + NET_HEADER);
+	pair->rx_size = round_up(config->rx_size + NET_SHIFT);
+	pair->tx_size = round_up(largest + NET_HEADER + NET_SHIFT);
 	pair->rx_buffers = io_take(io, (uint64_t)ring * pair->rx_size);
 	pair->tx_buffers =
 		io_take(io, (uint64_t)pair->tx_count * pair->tx_size);
@@ -37,12 +37,15 @@ void net_pair_init(struct io *io, struct net_pair *pair,
 	pair->heard = io_take(io, NET_HEARD_MAX * sizeof(*pair->heard));
 }
 
+static uint8_t *rx_buffer(const struct net_pair *pair, uint16_t number)
+{
+	return pair->rx_buffers + (uint64_t)number * pair->rx_size + NET_SHIFT;
+}
+
 static bool offer_rx(struct net_pair *pair, uint16_t number)
 {
-	const struct virtq_buffer buffer = {
-		(uint64_t)(pair->rx_buffers + (uint64_t)number * pair->rx_size),
-		pair->rx_size
-	};
+	const struct virtq_buffer buffer = { (uint64_t)rx_buffer(pair, number),
+					     pair->rx_size - NET_SHIFT };
 
 	return virtq_add(&pair->rx->vq, &buffer, 0, 1, number);
 }
@@ -89,7 +92,7 @@ static void break_queue(struct net_pair *pair, struct vdev_queue *queue,
 
 static uint8_t *tx_buffer(const struct net_pair *pair, uint16_t number)
 {
-	return pair->tx_buffers + (uint64_t)number * pair->tx_size;
+	return pair->tx_buffers + (uint64_t)number * pair->tx_size + NET_SHIFT;
 }
 
 uint8_t *net_frame(struct net_pair *pair)
@@ -157,18 +160,18 @@ static const uint8_t *join(struct net_pair *pair, const uint8_t *buffer,
 		parts->missing = header->num_buffers;
 		parts->size = 0;
 	}
-	if (size > PARTS_SIZE - parts->size) {
+	if (size > PARTS_SIZE - NET_SHIFT - parts->size) {
 		report_number(pair, "length", " bytes=", parts->size + size);
 		parts->missing = 0;
 		return NULL;
 	}
-	frame_copy(parts->frame + parts->size, buffer, size);
+	frame_copy(parts->frame + NET_SHIFT + parts->size, buffer, size);
 	parts->size += size;
 	if (--parts->missing)
 		return NULL;
 	pair->counts.merged++;
 	*ret_size = parts->size;
-	return parts->frame;
+	return parts->frame + NET_SHIFT;
 }
 
 void net_receive(struct net_pair *pair, uint64_t now,
@@ -181,17 +184,16 @@ void net_receive(struct net_pair *pair, uint64_t now,
 	uint32_t size;
 
 	for (; taken < pair->rx_count; taken++) {
-		uint8_t *buffer;
 		const uint8_t *whole = NULL;
 
 		event = virtq_take(&pair->rx->vq, &number, &size);
 		if (event != VIRTQ_USED)
 			break;
-		buffer = pair->rx_buffers + (uint64_t)number * pair->rx_size;
-		if (size > pair->rx_size)
+		if (size > pair->rx_size - NET_SHIFT)
 			report_number(pair, "length", " bytes=", size);
 		else
-			whole = join(pair, buffer, size, &size);
+			whole = join(pair, rx_buffer(pair, number), size,
+				     &size);
 		if (whole) {
 			pair->counts.received++;
 			handle(pair, whole + NET_HEADER,

@@ -108,3 +108,10 @@ void virtq_want_interrupt(struct virtq *vq, bool wants)
 	/* Partner: the device's barrier between used buffers and this. */
 	__atomic_thread_fence(__ATOMIC_SEQ_CST);
 }
+
+void virtq_offend(struct virtq *vq)
+{
+	format_of(vq)->offend(vq);
+	vq->fresh++;
+	virtq_flush(vq);
+}

@@ -85,6 +85,12 @@ bool virtq_has_used(const struct virtq *vq);
  */
 void virtq_want_interrupt(struct virtq *vq, bool wants);
 
+/*
+ * Offers, in a queue that is not full, a table of indirect descriptors that ends
+ * in the middle of one.  The device must ask for a reset, and the queue is of no use before that.
+ */
+void virtq_offend(struct virtq *vq);
+
 /* The two formats behind these. */
 struct virtq_format {
 	bool (*add)(struct virtq *vq, const struct virtq_buffer *buffers,
@@ -94,6 +100,7 @@ struct virtq_format {
 				 uint32_t *ret_size);
 	bool (*has_used)(const struct virtq *vq);
 	void (*set_interrupt)(struct virtq *vq);
+	void (*offend)(struct virtq *vq);
 };
 
 extern const struct virtq_format virtq_split, virtq_packed;

@@ -171,10 +171,21 @@ static enum virtq_event packed_take(struct virtq *vq, uint16_t *ret_token,
 	return VIRTQ_USED;
 }
 
+static void packed_offend(struct virtq *vq)
+{
+	const struct virtq_buffer whole = { (uintptr_t)vq->desc, 1 };
+
+	put(vq, &whole, 0);
+	store_release(ring_of(vq)[vq->avail].flags,
+		      (uint16_t)(avail_flags(vq) | VRING_DESC_F_INDIRECT));
+	advance(&vq->avail, &vq->avail_wrap, 1, vq->shape.size);
+}
+
 const struct virtq_format virtq_packed = {
 	.add = packed_add,
 	.flush = packed_flush,
 	.take = packed_take,
 	.has_used = packed_has_used,
 	.set_interrupt = packed_set_interrupt,
+	.offend = packed_offend,
 };

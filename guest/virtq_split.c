@@ -169,10 +169,24 @@ static enum virtq_event split_take(struct virtq *vq, uint16_t *ret_token,
 	return VIRTQ_USED;
 }
 
+static void split_offend(struct virtq *vq)
+{
+	uint16_t head = vq->free_at;
+
+	desc_of(vq)[head] = (struct vring_desc){
+		.addr = (uintptr_t)vq->desc,
+		.len = 1,
+		.flags = VRING_DESC_F_INDIRECT,
+	};
+	avail_of(vq)->ring[vq->avail % vq->shape.size] = head;
+	vq->avail++;
+}
+
 const struct virtq_format virtq_split = {
 	.add = split_add,
 	.flush = split_flush,
 	.take = split_take,
 	.has_used = split_has_used,
 	.set_interrupt = split_set_interrupt,
+	.offend = split_offend,
 };
