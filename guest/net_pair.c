@@ -147,17 +147,21 @@ static const uint8_t *join(struct net_pair *pair, const uint8_t *buffer,
 	struct net_parts *parts = &pair->parts;
 
 	if (!parts->missing) {
-		if (size < NET_HEADER || !header->num_buffers ||
-		    header->num_buffers > pair->rx_count) {
-			report_number(pair, "header",
-				      " buffers=", header->num_buffers);
+		/* Not all devices set it when it can only be 1. */
+		uint16_t buffers =
+			vdev_has(pair->nic->dev, VIRTIO_NET_F_MRG_RXBUF)
+				? header->num_buffers
+				: 1;
+
+		if (size < NET_HEADER || !buffers || buffers > pair->rx_count) {
+			report_number(pair, "header", " buffers=", buffers);
 			return NULL;
 		}
-		if (header->num_buffers == 1) {
+		if (buffers == 1) {
 			*ret_size = size;
 			return buffer;
 		}
-		parts->missing = header->num_buffers;
+		parts->missing = buffers;
 		parts->size = 0;
 	}
 	if (size > PARTS_SIZE - NET_SHIFT - parts->size) {
