@@ -47,6 +47,9 @@
 #define PM_GSI      9
 #define HARD_RESET  0x06 /* to PCH_RESET_PORT */
 
+/* How long `stop` waits for requests that are under way. */
+#define STOP_WAIT_NS (10 * NS_PER_SEC)
+
 struct machine {
 	/* immutable after init */
 	struct machine_options options; /* its strings are borrowed until
@@ -67,6 +70,7 @@ struct machine {
 	struct pch_reset *pch_reset;
 	struct debug_exit *debug_exit;
 	struct acpi_pm *acpi_pm;
+	struct devices *devices;
 
 	struct lock lock; /* LOCK_RUN_STATE; held while vCPUs are moved */
 	/* protected by lock */
@@ -508,6 +512,7 @@ void machine_free(struct machine *machine)
 	if (machine->serial)
 		ns16550_stop(machine->serial);
 	vcpu_set_free(machine->vcpus);
+	devices_free(machine->devices);
 	acpi_pm_free(machine->acpi_pm);
 	debug_exit_free(machine->debug_exit);
 	pch_reset_free(machine->pch_reset);
@@ -601,15 +606,22 @@ enum run_state machine_run_state(struct machine *machine)
 	return state;
 }
 
-/* With the lock: vCPUs and back ends go. */
-static void go(struct machine *machine)
+/* With the lock: vCPUs and back ends go, if this copy of the guest may have what
+ * only one may. */
+static int go(struct machine *machine, struct err *err)
 {
+	int ret = devices_claim(machine->devices, err);
+
+	if (ret)
+		return ret;
 	set_run_state(machine, RUN_STATE_RUNNING);
 	if (__atomic_load_n(&machine->cause, __ATOMIC_SEQ_CST) != SHUTDOWN_NONE)
 		vcpu_set_halt(machine->vcpus);
 	vcpu_set_resume(machine->vcpus);
 	ns16550_start(machine->serial);
+	devices_run(machine->devices);
 	machine->on_event(machine->opaque, MACHINE_EVENT_RESUME);
+	return 0;
 }
 
 static int refuse(const struct machine *machine, const char *what,
@@ -621,13 +633,12 @@ static int refuse(const struct machine *machine, const char *what,
 
 int machine_start(struct machine *machine, struct err *err)
 {
-	int ret = 0;
+	int ret;
 
 	lock_acquire(&machine->lock);
-	if (machine->run_state == RUN_STATE_PRELAUNCH)
-		go(machine);
-	else
-		ret = refuse(machine, "start", err);
+	ret = machine->run_state == RUN_STATE_PRELAUNCH
+		      ? go(machine, err)
+		      : refuse(machine, "start", err);
 	lock_release(&machine->lock);
 	return ret;
 }
@@ -640,8 +651,11 @@ int machine_stop(struct machine *machine, struct err *err)
 	if (machine->run_state == RUN_STATE_RUNNING) {
 		set_run_state(machine, RUN_STATE_PAUSED);
 		vcpu_set_pause(machine->vcpus);
-		machine_stop_backends(machine);
 		machine->on_event(machine->opaque, MACHINE_EVENT_STOP);
+		ret = machine_stop_backends(
+			machine, clock_mono_ns() + STOP_WAIT_NS, err);
+		if (ret)
+			go(machine, NULL); /* it has what it had */
 	} else if (machine->run_state != RUN_STATE_PAUSED) {
 		ret = refuse(machine, "stop", err);
 	}
@@ -658,11 +672,11 @@ int machine_cont(struct machine *machine, bool force, struct err *err)
 	case RUN_STATE_RUNNING:
 		break;
 	case RUN_STATE_PAUSED:
-		go(machine);
+		ret = go(machine, err);
 		break;
 	case RUN_STATE_HANDED_OVER:
 		if (force)
-			go(machine);
+			ret = go(machine, err);
 		else
 			ret = err_set(err, -EPERM,
 				      "this guest was handed over, and no "
@@ -725,15 +739,27 @@ int machine_switch_begin(struct machine *machine, bool *ret_was_running,
 	}
 	lock_release(&machine->lock);
 	if (!ret && machine_shutdown_cause(machine, NULL) != SHUTDOWN_NONE) {
-		machine_switch_end(machine, RUN_STATE_PAUSED);
+		machine_switch_end(machine, RUN_STATE_PAUSED, NULL);
 		ret = err_set(err, -EINVAL, "the guest has ended");
 	}
 	return ret;
 }
 
-void machine_stop_backends(struct machine *machine)
+int machine_stop_backends(struct machine *machine, uint64_t deadline_ns,
+			  struct err *err)
 {
 	ns16550_stop(machine->serial);
+	return devices_pause(machine->devices, deadline_ns, err);
+}
+
+int machine_claim(struct machine *machine, struct err *err)
+{
+	return devices_claim(machine->devices, err);
+}
+
+void machine_disclaim(struct machine *machine)
+{
+	devices_disclaim(machine->devices);
 }
 
 int machine_save_accel(struct machine *machine, struct err *err)
@@ -744,14 +770,22 @@ int machine_save_accel(struct machine *machine, struct err *err)
 	return ret ? ret : machine->accel->ops->vm_save(machine->accel, err);
 }
 
-void machine_switch_end(struct machine *machine, enum run_state to)
+int machine_switch_end(struct machine *machine, enum run_state to,
+		       struct err *err)
 {
+	int ret = 0;
+
 	lock_acquire(&machine->lock);
 	if (to == RUN_STATE_RUNNING)
-		go(machine);
-	else
+		ret = go(machine, err);
+	else if (to == RUN_STATE_PAUSED)
+		ret = devices_claim(machine->devices, err);
+	if (ret)
+		set_run_state(machine, RUN_STATE_PAUSED);
+	else if (to != RUN_STATE_RUNNING)
 		set_run_state(machine, to);
 	lock_release(&machine->lock);
+	return ret;
 }
 
 int machine_load_setup(struct machine *machine, struct err *err)
@@ -821,9 +855,11 @@ int machine_take_over(struct machine *machine, bool is_running, struct err *err)
 	else if (machine->run_state != RUN_STATE_INMIGRATE)
 		ret = refuse(machine, "take over", err);
 	else if (is_running)
-		go(machine);
+		ret = go(machine, err);
 	else
 		set_run_state(machine, RUN_STATE_PAUSED);
+	if (!ret)
+		devices_arrived(machine->devices);
 	lock_release(&machine->lock);
 	return ret;
 }
