@@ -158,7 +158,7 @@ void accel_routes_begin(struct accel *accel)
 	lock_acquire(&routes->lock);
 	if (!routes->depth)
 		routes->owner = pthread_self();
-	if (is_mine(routes))
+	if (pthread_equal(routes->owner, pthread_self()))
 		routes->depth++;
 	lock_release(&routes->lock);
 }
