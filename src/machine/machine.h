@@ -40,7 +40,7 @@ struct machine_options {
 	struct device_option devices[DEVICES_MAX];
 	unsigned int device_count;
 	bool is_vhost_scan_each; /* for comparison: vhost/vhost.h */
-	bool is_incoming;   /* no boot: state comes by migration */
+	bool is_incoming;        /* no boot: state comes by migration */
 	struct accel_options accel;
 };
 
