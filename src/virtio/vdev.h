@@ -117,6 +117,7 @@ struct vdev {
 	/* immutable after init */
 	const struct vdev_type *type;
 	char name[16];             /* "disk0" */
+	struct mem *mem;           /* borrowed */
 	struct addr_space *memory; /* borrowed: where rings and buffers are */
 	uint64_t offered;          /* features; vdev adds the common ones */
 	unsigned int queue_count;
