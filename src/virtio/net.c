@@ -38,7 +38,8 @@ static int net_load(void *obj, uint16_t version, struct err *err)
 
 	(void)version;
 	if (net->pairs == 0 || net->pairs > net->pairs_max)
-		return err_set(err, -EBADMSG, "%u pairs in use, 1 to %u are possible",
+		return err_set(err, -EBADMSG,
+			       "%u pairs in use, 1 to %u are possible",
 			       net->pairs, net->pairs_max);
 	net_show_mac(net);
 	return 0;
@@ -284,7 +285,10 @@ static void name_mac(const char *name, uint8_t mac[6])
 	const char *digits = name + strcspn(name, "0123456789");
 	unsigned long index = strtoul(digits, NULL, 10);
 
-	memcpy(mac, (const uint8_t[6]){ 0x52, 0x54, 0, 0x67, (uint8_t)(index >> 8), (uint8_t)index }, 6);
+	memcpy(mac,
+	       (const uint8_t[6]){ 0x52, 0x54, 0, 0x67, (uint8_t)(index >> 8),
+				   (uint8_t)index },
+	       6);
 }
 
 static int choose_mac(struct net *net, const struct vdev_site *site,
@@ -296,13 +300,12 @@ static int choose_mac(struct net *net, const struct vdev_site *site,
 	memcpy(net->own_mac, config->mac, 6);
 	if (memcmp(net->own_mac, none, 6) == 0)
 		name_mac(site->name, net->own_mac);
-	list_for_each(entry, &site->state->entries, link) {
+	list_for_each (entry, &site->state->entries, link) {
 		const struct net *other = entry->obj;
 
 		if (entry->desc == &net_state &&
 		    memcmp(other->own_mac, net->own_mac, 6) == 0)
-			return err_set(err, -EEXIST,
-				       "%s has that mac already",
+			return err_set(err, -EEXIST, "%s has that mac already",
 				       other->base.name);
 	}
 	return 0;

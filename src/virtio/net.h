@@ -36,10 +36,10 @@ enum net_feature {
 };
 
 /* What a driver takes from the device: large packets and missing checksums. */
-#define NET_GUEST_OFFLOADS                                                    \
-	(1ull << VIRTIO_NET_F_GUEST_CSUM | 1ull << VIRTIO_NET_F_GUEST_TSO4 |  \
-	 1ull << VIRTIO_NET_F_GUEST_TSO6 | 1ull << VIRTIO_NET_F_GUEST_ECN |   \
-	 1ull << VIRTIO_NET_F_GUEST_UFO | 1ull << NET_F_GUEST_USO4 |          \
+#define NET_GUEST_OFFLOADS                                                   \
+	(1ull << VIRTIO_NET_F_GUEST_CSUM | 1ull << VIRTIO_NET_F_GUEST_TSO4 | \
+	 1ull << VIRTIO_NET_F_GUEST_TSO6 | 1ull << VIRTIO_NET_F_GUEST_ECN |  \
+	 1ull << VIRTIO_NET_F_GUEST_UFO | 1ull << NET_F_GUEST_USO4 |         \
 	 1ull << NET_F_GUEST_USO6)
 
 /* Which frames the driver wants.  A back end may let others through. */

@@ -21,7 +21,7 @@
 #include "base/trace.h"
 #include "virtio/net_priv.h"
 
-#define ANNOUNCEMENTS 5u
+#define ANNOUNCEMENTS  5u
 #define PAUSE_FIRST_MS 50u
 #define PAUSE_STEP_MS  100u
 
@@ -43,8 +43,8 @@ static void ask_driver(struct net *net)
 
 static void announce_once(struct net *net)
 {
-	bool has_answered = !__atomic_load_n(&net->is_announce_asked,
-					     __ATOMIC_ACQUIRE);
+	bool has_answered =
+		!__atomic_load_n(&net->is_announce_asked, __ATOMIC_ACQUIRE);
 	bool is_first = net->announcements == ANNOUNCEMENTS;
 
 	if (net->can_announce)

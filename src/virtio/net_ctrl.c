@@ -183,8 +183,8 @@ static int run_command(struct net *net, const struct vq_request *request)
 
 static void answer(struct net *net, const struct vq_request *request)
 {
-	uint8_t ack = run_command(net, request) ? VIRTIO_NET_ERR :
-						  VIRTIO_NET_OK;
+	uint8_t ack =
+		run_command(net, request) ? VIRTIO_NET_ERR : VIRTIO_NET_OK;
 
 	vq_push(&net->ctrl, request,
 		(uint32_t)vq_write(request, 0, &ack, sizeof(ack)));
@@ -239,9 +239,8 @@ int net_ctrl_start(struct net *net, struct err *err)
 	if (ret)
 		return err_set_errno(err, ret, "control queue");
 	net->has_ctrl = true;
-	net->can_announce =
-		vdev_has(&net->base, VIRTIO_NET_F_GUEST_ANNOUNCE) &&
-		vdev_has(&net->base, VIRTIO_NET_F_STATUS);
+	net->can_announce = vdev_has(&net->base, VIRTIO_NET_F_GUEST_ANNOUNCE) &&
+			    vdev_has(&net->base, VIRTIO_NET_F_STATUS);
 	/* What came before is not notified again. */
 	run_commands(net);
 	return 0;

@@ -17,7 +17,8 @@ static int read_mac(const char *text, uint8_t mac[6], struct err *err)
 	int end = 0;
 
 	/* %2hhx takes one digit too, and signs and spaces: by length then. */
-	if (strlen(text) != 17 || strspn(text, "0123456789abcdefABCDEF:") != 17 ||
+	if (strlen(text) != 17 ||
+	    strspn(text, "0123456789abcdefABCDEF:") != 17 ||
 	    sscanf(text, "%2hhx:%2hhx:%2hhx:%2hhx:%2hhx:%2hhx%n", &bytes[0],
 		   &bytes[1], &bytes[2], &bytes[3], &bytes[4], &bytes[5],
 		   &end) != 6 ||
@@ -25,8 +26,8 @@ static int read_mac(const char *text, uint8_t mac[6], struct err *err)
 		return err_set(err, -EINVAL,
 			       "mac '%s' is not like 52:54:00:12:34:56", text);
 	if (bytes[0] & 1 || memcmp(bytes, none, 6) == 0)
-		return err_set(err, -EINVAL,
-			       "mac '%s' is no station's address", text);
+		return err_set(err, -EINVAL, "mac '%s' is no station's address",
+			       text);
 	memcpy(mac, bytes, 6);
 	return 0;
 }
@@ -36,8 +37,9 @@ static int read_name(const struct parse_kv *kv, char *name, struct err *err)
 	size_t size = strlen(kv->value);
 
 	if (size == 0 || size >= NET_TEXT_MAX)
-		return err_set(err, -EINVAL, "%s: %zu bytes, 1 to %d are possible",
-			       kv->key, size, NET_TEXT_MAX - 1);
+		return err_set(err, -EINVAL,
+			       "%s: %zu bytes, 1 to %d are possible", kv->key,
+			       size, NET_TEXT_MAX - 1);
 	memcpy(name, kv->value, size + 1);
 	return 0;
 }

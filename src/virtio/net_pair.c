@@ -233,10 +233,10 @@ int net_pair_start(struct net_pair *pair, struct vdev *dev, struct err *err)
 	pair->is_stopping = pair->has_stopped = false;
 	pair->lacks_buffers = pair->is_tap_full = pair->is_tap_gone = false;
 	pair->tap_fd = tap_fd(pair->owner, pair->index);
-	pair->rx_kick = source_of(pair, queues[0].kick_fd, EPOLLIN,
-				  rx_kick_ready);
-	pair->tx_kick = source_of(pair, queues[1].kick_fd, EPOLLIN,
-				  tx_kick_ready);
+	pair->rx_kick =
+		source_of(pair, queues[0].kick_fd, EPOLLIN, rx_kick_ready);
+	pair->tx_kick =
+		source_of(pair, queues[1].kick_fd, EPOLLIN, tx_kick_ready);
 	pair->tap = source_of(pair, pair->tap_fd, 0, tap_ready);
 	io_thread_post(pair->thread, pair_begin, pair);
 	return 0;

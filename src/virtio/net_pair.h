@@ -31,7 +31,7 @@ struct net_pair {
 
 	/* Its thread's while it works. */
 	struct vdev *dev; /* borrowed from start to stop */
-	int tap_fd;	  /* borrowed */
+	int tap_fd;       /* borrowed */
 	bool is_working;
 	bool has_rx, has_tx; /* the driver set up that queue */
 	bool lacks_buffers;  /* receiving waits for a kick */

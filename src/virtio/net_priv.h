@@ -18,9 +18,9 @@ struct net {
 	unsigned int pairs_max;
 	uint16_t mtu;
 	const struct net_backend_ops *ops;
-	void *backend;		  /* owned */
+	void *backend;            /* owned */
 	struct io_thread *thread; /* owned */
-	int timer_fd;		  /* owned */
+	int timer_fd;             /* owned */
 	struct io_source timer;
 	struct state_entry state;
 
@@ -30,12 +30,12 @@ struct net {
 	uint16_t pairs; /* in use */
 
 	/* The same, for config reads at any time; atomic. */
-	uint64_t shown_mac; /* the bytes, the first one lowest */
+	uint64_t shown_mac;        /* the bytes, the first one lowest */
 	uint8_t is_announce_asked; /* VIRTIO_NET_S_ANNOUNCE; saved */
 
 	/* the thread's */
 	bool is_working, has_ctrl;
-	bool can_announce; /* the driver does, when it is asked to */
+	bool can_announce;          /* the driver does, when it is asked to */
 	unsigned int announcements; /* still to be made */
 	struct vq ctrl;
 	struct io_source kick;

@@ -39,7 +39,7 @@ enum net_burst {
 struct net_rx {
 	struct vq vq;
 	bool is_mergeable; /* a packet may take several buffers */
-	uint32_t usual;	   /* bytes of buffers that a packet is read into */
+	uint32_t usual;    /* bytes of buffers that a packet is read into */
 	uint32_t smaller;  /* packets in a row that needed less */
 
 	/* [head, head + count) are popped; segments are in their order */

@@ -11,7 +11,7 @@
 #include "virtio/tap.h"
 #include "virtio/vdev.h"
 
-#define BURST	64u /* packets before the other direction has its turn */
+#define BURST   64u /* packets before the other direction has its turn */
 #define PUBLISH 16u /* packets that the driver sees at a time */
 
 /* A packet of an Ethernet without offloads, and of one with. */
@@ -138,8 +138,8 @@ static int take_buffer(struct net_rx *rx, struct err *err)
 	rx->room += request->writable_size;
 	rx->segments_used += request->readable + request->writable;
 	if (request->readable || request->writable_size == 0)
-		return err_set(err, -EBADMSG,
-			       "receive buffer %u is to be read", request->id);
+		return err_set(err, -EBADMSG, "receive buffer %u is to be read",
+			       request->id);
 	return 1;
 }
 
@@ -161,8 +161,8 @@ static void push_packet(struct net_rx *rx, uint32_t size)
 	struct le16 buffers;
 
 	for (unsigned int i = 0; left; i++, count++)
-		left -= left < first[i].writable_size ? left :
-							first[i].writable_size;
+		left -= left < first[i].writable_size ? left
+						      : first[i].writable_size;
 	buffers = le16_of((uint16_t)count);
 	vq_write(first, NUM_BUFFERS_AT, &buffers, sizeof(buffers));
 	for (left = size; count; count--) {

@@ -94,8 +94,8 @@ static int net_tap_stop(void *opaque, uint64_t deadline_ns, struct err *err)
 		return ret;
 	net_tap_counts(opaque, &counts);
 	trace(net_tap_stopped,
-	      "%" PRIu64 " received, %" PRIu64 " sent, %" PRIu64
-	      " and %" PRIu64 " dropped, %" PRIu64 " times full",
+	      "%" PRIu64 " received, %" PRIu64 " sent, %" PRIu64 " and %" PRIu64
+	      " dropped, %" PRIu64 " times full",
 	      counts.received, counts.sent, counts.rx_dropped,
 	      counts.tx_dropped, counts.tx_full);
 	return 0;

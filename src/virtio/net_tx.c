@@ -10,7 +10,7 @@
 #include "virtio/net_queue.h"
 #include "virtio/tap.h"
 
-#define BURST	64u /* packets before the other direction has its turn */
+#define BURST   64u /* packets before the other direction has its turn */
 #define PUBLISH 16u /* packets that the driver gets back at a time */
 
 #define ETHERNET_HEADER 14u

@@ -282,7 +282,8 @@ uint64_t tap_features(const struct tap *tap)
 
 	if (tap->has_uso)
 		return features | 1ull << NET_F_HOST_USO;
-	return features & ~(1ull << NET_F_GUEST_USO4 | 1ull << NET_F_GUEST_USO6);
+	return features &
+	       ~(1ull << NET_F_GUEST_USO4 | 1ull << NET_F_GUEST_USO6);
 }
 
 static unsigned int offload_flags(uint64_t features)
