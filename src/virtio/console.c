@@ -294,9 +294,11 @@ static int console_stop(struct vdev *dev, uint64_t deadline_ns, struct err *err)
 	struct console *console = console_of(dev);
 
 	chardev_stop(console->chardev);
-	if (io_thread_call(console->thread, rest, console, deadline_ns))
-		return err_set(err, -ETIMEDOUT, "a write is under way");
-	return 0;
+	if (io_thread_call(console->thread, rest, console, deadline_ns) == 0)
+		return 0;
+	io_thread_post(console->thread, begin, console); /* it works on */
+	chardev_start(console->chardev);
+	return err_set(err, -ETIMEDOUT, "a write is under way");
 }
 
 static void console_reset(struct vdev *dev)
@@ -376,14 +378,12 @@ static int console_init(struct console *console, const struct vdev_site *site,
 	snprintf(name, sizeof(name), "%s-port", site->name);
 	state_register(site->state, &console->state, name, &console_state,
 		       console);
-	console->kicks[QUEUE_IN] = (struct io_source){
-		console->base.queues[QUEUE_IN].kick_fd, EPOLLIN, kick_in_ready,
-		console
-	};
-	console->kicks[QUEUE_OUT] = (struct io_source){
-		console->base.queues[QUEUE_OUT].kick_fd, EPOLLIN,
-		kick_out_ready, console
-	};
+	console->kicks[QUEUE_IN] =
+		(struct io_source){ console->base.queues[QUEUE_IN].kick_fd,
+				    EPOLLIN, kick_in_ready, console };
+	console->kicks[QUEUE_OUT] =
+		(struct io_source){ console->base.queues[QUEUE_OUT].kick_fd,
+				    EPOLLIN, kick_out_ready, console };
 	ret = io_thread_new(site->name, &console->thread, err);
 	if (ret)
 		return ret;

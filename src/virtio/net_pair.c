@@ -32,6 +32,7 @@ static void rest(struct net_pair *pair)
 	pair->is_working = false;
 	if (pair->tap.events)
 		io_thread_del(pair->thread, &pair->tap);
+	pair->tap.events = 0;
 	if (pair->has_rx) {
 		io_thread_del(pair->thread, &pair->rx_kick);
 		net_rx_stop(&pair->rx);
@@ -45,7 +46,7 @@ static void pair_stop(void *opaque)
 	struct net_pair *pair = opaque;
 
 	rest(pair);
-	__atomic_store_n(&pair->has_stopped, true, __ATOMIC_RELEASE);
+	__atomic_add_fetch(&pair->stops_done, 1, __ATOMIC_RELEASE);
 }
 
 static void pair_break(struct net_pair *pair, const struct err *reason)
@@ -187,6 +188,7 @@ static void pair_begin(void *opaque)
 	struct net_pair *pair = opaque;
 
 	pair->is_working = true;
+	pair->lacks_buffers = pair->is_tap_full = pair->is_tap_gone = false;
 	if (pair->has_rx) {
 		watch(pair, &pair->rx_kick);
 		vq_ignore_kicks(&pair->rx.vq);
@@ -230,8 +232,7 @@ int net_pair_start(struct net_pair *pair, struct vdev *dev, struct err *err)
 	ret = queues_start(pair, err);
 	if (ret)
 		return ret;
-	pair->is_stopping = pair->has_stopped = false;
-	pair->lacks_buffers = pair->is_tap_full = pair->is_tap_gone = false;
+	pair->is_stopping = false;
 	pair->tap_fd = tap_fd(pair->owner, pair->index);
 	pair->rx_kick =
 		source_of(pair, queues[0].kick_fd, EPOLLIN, rx_kick_ready);
@@ -245,20 +246,27 @@ int net_pair_start(struct net_pair *pair, struct vdev *dev, struct err *err)
 void net_pair_stop_begin(struct net_pair *pair)
 {
 	__atomic_store_n(&pair->is_stopping, true, __ATOMIC_RELEASE);
+	pair->stops_asked++;
 	io_thread_post(pair->thread, pair_stop, pair);
 }
 
 int net_pair_stop(struct net_pair *pair, uint64_t deadline_ns, struct err *err)
 {
-	int ret = 0;
-
-	__atomic_store_n(&pair->is_stopping, true, __ATOMIC_RELEASE);
-	if (!__atomic_load_n(&pair->has_stopped, __ATOMIC_ACQUIRE))
-		ret = io_thread_call(pair->thread, pair_stop, pair,
-				     deadline_ns);
-	if (ret)
-		return err_set(err, ret, "pair %u still works", pair->index);
+	/* Mostly it has stopped by now, which saves a wake-up. */
+	if (__atomic_load_n(&pair->stops_done, __ATOMIC_ACQUIRE) ==
+	    pair->stops_asked)
+		return 0;
+	pair->stops_asked++;
+	if (io_thread_call(pair->thread, pair_stop, pair, deadline_ns))
+		return err_set(err, -ETIMEDOUT, "pair %u still works",
+			       pair->index);
 	return 0;
+}
+
+void net_pair_resume(struct net_pair *pair)
+{
+	__atomic_store_n(&pair->is_stopping, false, __ATOMIC_RELEASE);
+	io_thread_post(pair->thread, pair_begin, pair);
 }
 
 int net_pair_init(struct net_pair *pair, const struct tap *tap,
@@ -268,7 +276,6 @@ int net_pair_init(struct net_pair *pair, const struct tap *tap,
 
 	pair->owner = tap;
 	pair->index = index;
-	pair->has_stopped = true;
 	if (net_rx_init(&pair->rx))
 		return err_set(err, -ENOMEM, "%s: no memory", name);
 	snprintf(thread_name, sizeof(thread_name), "%.12s/%u", name, index);

@@ -27,7 +27,10 @@ struct net_pair {
 	unsigned int index;
 
 	/* atomic */
-	bool is_stopping, has_stopped;
+	bool is_stopping;
+	uint32_t stops_done;
+
+	uint32_t stops_asked; /* the caller's: see above */
 
 	/* Its thread's while it works. */
 	struct vdev *dev; /* borrowed from start to stop */
@@ -50,8 +53,10 @@ void net_pair_fini(struct net_pair *pair);
 /* On those of its two queues that the driver enabled; its queue of the tap is
  * attached.  vq_start()'s errors. */
 int net_pair_start(struct net_pair *pair, struct vdev *dev, struct err *err);
+/* Begin, then wait.  -ETIMEDOUT: it has not stopped yet; net_pair_resume() has it
+ * work on after all, also one that has stopped meanwhile. */
 void net_pair_stop_begin(struct net_pair *pair);
-/* Also without net_pair_stop_begin().  -ETIMEDOUT: it still works. */
 int net_pair_stop(struct net_pair *pair, uint64_t deadline_ns, struct err *err);
+void net_pair_resume(struct net_pair *pair);
 
 #endif

@@ -88,10 +88,14 @@ static void net_tap_stop_begin(void *opaque)
 static int net_tap_stop(void *opaque, uint64_t deadline_ns, struct err *err)
 {
 	struct net_tap_counts counts;
-	int ret = pairs_stop(opaque, 0, deadline_ns, err);
+	struct net_tap *nt = opaque;
+	int ret = pairs_stop(nt, 0, deadline_ns, err);
 
-	if (ret)
+	if (ret) {
+		for (unsigned int i = 0; i < nt->working; i++)
+			net_pair_resume(&nt->pairs[i]);
 		return ret;
+	}
 	net_tap_counts(opaque, &counts);
 	trace(net_tap_stopped,
 	      "%" PRIu64 " received, %" PRIu64 " sent, %" PRIu64 " and %" PRIu64

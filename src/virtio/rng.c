@@ -35,7 +35,7 @@ struct rng {
 	int pool_fd;              /* owned: readable once the host has bytes */
 
 	/* the thread's while it works */
-	bool is_working, is_pool_awaited;
+	bool has_queue, is_working, is_pool_awaited;
 	struct vq vq;
 	struct io_source kick, pool;
 	struct vq_segment segments[RNG_QUEUE_SIZE];
@@ -144,6 +144,8 @@ static void begin(void *opaque)
 {
 	struct rng *rng = opaque;
 
+	if (!rng->has_queue)
+		return;
 	rng->is_working = true;
 	watch(rng, &rng->kick);
 	if (rng->is_working)
@@ -155,11 +157,11 @@ static void begin(void *opaque)
 static int rng_start(struct vdev *dev, struct err *err)
 {
 	struct rng *rng = rng_of(dev);
-	int ret;
+	int ret = 0;
 
-	if (!dev->queues[0].is_enabled)
-		return 0;
-	ret = vq_start(&rng->vq, dev, 0, err);
+	rng->has_queue = dev->queues[0].is_enabled;
+	if (rng->has_queue)
+		ret = vq_start(&rng->vq, dev, 0, err);
 	if (ret == 0)
 		io_thread_post(rng->thread, begin, rng);
 	return ret;
@@ -176,9 +178,10 @@ static int rng_stop(struct vdev *dev, uint64_t deadline_ns, struct err *err)
 {
 	struct rng *rng = rng_of(dev);
 
-	if (io_thread_call(rng->thread, rest, rng, deadline_ns))
-		return err_set(err, -ETIMEDOUT, "a request is under way");
-	return 0;
+	if (io_thread_call(rng->thread, rest, rng, deadline_ns) == 0)
+		return 0;
+	io_thread_post(rng->thread, begin, rng); /* it works on */
+	return err_set(err, -ETIMEDOUT, "a request is under way");
 }
 
 static void rng_free(struct vdev *dev)
@@ -216,8 +219,8 @@ static int rng_init(struct rng *rng, const struct vdev_site *site,
 		return err_set_errno(err, -errno, "/dev/random");
 	rng->kick = (struct io_source){ rng->base.queues[0].kick_fd, EPOLLIN,
 					kick_ready, rng };
-	rng->pool = (struct io_source){ rng->pool_fd, EPOLLIN, pool_ready,
-					rng };
+	rng->pool =
+		(struct io_source){ rng->pool_fd, EPOLLIN, pool_ready, rng };
 	return io_thread_new(site->name, &rng->thread, err);
 }
 
