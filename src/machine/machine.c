@@ -336,16 +336,36 @@ static int guest_cmdline(const struct machine *machine, char *text, size_t room,
 static int select_guest(const struct machine *machine, struct boot_image *image,
 			struct err *err)
 {
+	static const struct {
+		const char *name;
+		const unsigned char *start, *end;
+	} programs[] = {
+		{ "stress", guest_stress_elf, guest_stress_elf_end },
+		{ "blk", guest_blk_elf, guest_blk_elf_end },
+		{ "net", guest_net_elf, guest_net_elf_end },
+	};
 	const char *guest = machine->options.guest;
 	size_t size = strcspn(guest, ",");
 
-	if (size != strlen("stress") || strncmp(guest, "stress", size) != 0)
-		return err_set(err, -EINVAL,
-			       "guest '%.*s' is unknown; use stress", (int)size,
-			       guest);
-	image->kernel = guest_stress_elf;
-	image->kernel_size = (size_t)(guest_stress_elf_end - guest_stress_elf);
-	return 0;
+	for (size_t i = 0; i < sizeof(programs) / sizeof(programs[0]); i++) {
+		if (size != strlen(programs[i].name) ||
+		    strncmp(guest, programs[i].name, size) != 0)
+			continue;
+		/* A simulated vCPU does what stress does, whatever is loaded. */
+		if (i && machine->options.accel.type->runs_no_code)
+			return err_set(err, -EINVAL,
+				       "guest '%s': accelerator %s runs only "
+				       "stress",
+				       programs[i].name,
+				       machine->options.accel.type->name);
+		image->kernel = programs[i].start;
+		image->kernel_size =
+			(size_t)(programs[i].end - programs[i].start);
+		return 0;
+	}
+	return err_set(err, -EINVAL,
+		       "guest '%.*s' is unknown; use stress, blk or net",
+		       (int)size, guest);
 }
 
 static int boot_vcpus(struct machine *machine, const struct boot_entry *entry,

@@ -35,7 +35,7 @@ struct machine_options {
 	const char *kernel; /* path of a PVH ELF or a bzImage, or NULL */
 	const char *initrd; /* path, or NULL */
 	const char *append; /* command line, or NULL */
-	const char *guest;  /* "stress[,key=value...]" instead of a kernel */
+	const char *guest;  /* "PROGRAM[,key=value...]" instead of a kernel */
 	const char *serial; /* "stdio", "unix:PATH", "file:PATH", "null" */
 	struct device_option devices[DEVICES_MAX];
 	unsigned int device_count;
