@@ -27,6 +27,7 @@ enum lock_rank {
 	LOCK_SLOTS,       /* memslots and rings (accel/sim) */
 	LOCK_MMU,         /* second-stage tables (accel/sim) */
 	LOCK_RING,        /* of the dirty rings (accel/kvm/ring.c, vcpu.c) */
+	LOCK_IO_THREAD,   /* work handed to one (virtio/io_thread.c) */
 	LOCK_EVENT,       /* event queues towards control/ */
 };
 
