@@ -34,9 +34,9 @@
 /* Not yet told; a base has 16 bits. */
 #define BASE_UNKNOWN UINT32_MAX
 
-/* For whom nothing but a stop will do (a driver's reset), a back end that does not
- * stop until then is let go. */
-#define STOP_LIMIT_NS (10 * NS_PER_SEC)
+/* Where nothing but a stop will do (a driver's reset, which asks again and again), a
+ * back end that has not stopped by then is let go. */
+#define STOP_LIMIT_NS (5 * NS_PER_SEC)
 
 #define call(dev, op, ...)                        \
 	(vh_count(&(dev)->side->counts.calls, 1), \
@@ -453,6 +453,7 @@ static void take_queues(struct vh_dev *dev, struct vdev *vdev,
 		ring->call_fd = queue ? vdev_call_fd(vdev, queue) : -1;
 	}
 	dev->vdev = vdev;
+	dev->stop_asked_ns = 0;
 }
 
 int vh_dev_start(struct vh_dev *dev, struct vdev *vdev, unsigned int first,
@@ -543,7 +544,7 @@ static int stop_live(struct vh_dev *dev, uint64_t deadline_ns, struct err *err)
 }
 
 /* Until the rings rest: 0; -ETIMEDOUT; or the device broke meanwhile. */
-static int stop_rings(struct vh_dev *dev, uint64_t deadline_ns, bool is_forced,
+static int stop_rings(struct vh_dev *dev, uint64_t deadline_ns, bool must_stop,
 		      struct err *err)
 {
 	while (dev->is_started) {
@@ -552,7 +553,7 @@ static int stop_rings(struct vh_dev *dev, uint64_t deadline_ns, bool is_forced,
 		err_clear(err);
 		if (vh_dev_is_live(dev))
 			ret = stop_live(dev, deadline_ns, err);
-		else if (!is_away(dev) || is_forced || is_at_rest(dev))
+		else if (!is_away(dev) || must_stop || is_at_rest(dev))
 			return 0;
 		else
 			ret = lock_wait_until(&dev->lock, &dev->changed,
@@ -579,31 +580,41 @@ static void give_queues(struct vh_dev *dev)
 	}
 	dev->is_started = false;
 	dev->vdev = NULL;
+	dev->stop_asked_ns = 0;
+}
+
+/* A stop that must succeed in the end: the driver resets the device. */
+static bool is_forced(const struct vh_dev *dev, uint64_t deadline_ns)
+{
+	return deadline_ns == UINT64_MAX ||
+	       (dev->vdev && dev->vdev->is_resetting);
 }
 
 int vh_dev_stop(struct vh_dev *dev, uint64_t deadline_ns, struct err *err)
 {
-	bool is_forced = deadline_ns == UINT64_MAX;
 	struct err local = ERR_INIT;
+	bool must_stop;
+	uint64_t limit;
 	int ret;
 
 	vh_dev_lock(dev);
-	if (is_forced)
-		deadline_ns = clock_mono_ns() + STOP_LIMIT_NS;
-	ret = stop_rings(dev, deadline_ns, is_forced, &local);
-	if (ret && !is_forced) {
-		if (dev->ops->resume)
-			dev->ops->resume(dev);
-		vh_dev_unlock(dev);
-		return err_set(err, ret, "%s", err_msg(&local));
-	}
-	if (ret) {
+	must_stop = is_forced(dev, deadline_ns);
+	if (!dev->stop_asked_ns)
+		dev->stop_asked_ns = clock_mono_ns();
+	limit = dev->stop_asked_ns + STOP_LIMIT_NS;
+	ret = stop_rings(dev, deadline_ns < limit ? deadline_ns : limit,
+			 must_stop, &local);
+	if (ret && must_stop && clock_mono_ns() >= limit) {
 		dev->is_started = false; /* the driver gives up on it anyway */
 		vh_dev_fail(dev, ret, &local);
+		ret = 0;
 	}
-	give_queues(dev);
+	if (!ret)
+		give_queues(dev);
+	else if (!must_stop && dev->ops->resume)
+		dev->ops->resume(dev);
 	vh_dev_unlock(dev);
-	return 0;
+	return ret ? err_set(err, ret, "%s", err_msg(&local)) : 0;
 }
 
 int vh_dev_enable(struct vh_dev *dev, unsigned int count, struct err *err)

@@ -107,6 +107,7 @@ struct vh_dev {
 	struct vdev *vdev; /* borrowed while started */
 	bool is_started;   /* the rings are to work */
 	bool is_held;      /* stopped for a change of the table */
+	uint64_t stop_asked_ns; /* since when a stop is wanted; 0: it is not */
 	uint64_t features; /* what the driver chose */
 	uint64_t told_table, told_log;
 	bool is_logging; /* as the back end was told */
