@@ -123,8 +123,7 @@ const char *vdev_begin(struct vdev *dev, uint64_t wanted)
 	if (!(status_of(dev) & VIRTIO_CONFIG_S_FEATURES_OK))
 		return "a virtio device takes less features than it offers";
 	/* Some have more once VIRTIO_NET_F_MQ is agreed on. */
-	dev->queue_limit =
-		mmio_read16(common_address(dev, COMMON(num_queues)));
+	dev->queue_limit = mmio_read16(common_address(dev, COMMON(num_queues)));
 	return NULL;
 }
 

@@ -16,8 +16,6 @@
 #include "base/log.h"
 #include "base/parse.h"
 #include "dev/ivshmem.h"
-#include "vhost/net.h"
-#include "vhost/user_blk.h"
 #include "vhost/vhost.h"
 #include "virtio/blk.h"
 #include "virtio/console.h"
@@ -26,7 +24,7 @@
 #include "virtio/vdev.h"
 
 struct device {
-	struct vdev *vdev; /* owned, or NULL */
+	struct vdev *vdev;   /* owned, or NULL */
 	struct shmem *shmem; /* owned, or NULL */
 };
 
@@ -71,10 +69,7 @@ static int new_disk(const struct vdev_site *site, const char *text,
 static int new_net(const struct vdev_site *site, const char *text,
 		   struct device *device, struct err *err)
 {
-	return site->vhost && (has_key(text, "vhost-user", NULL) ||
-			       has_key(text, "vhost", "on"))
-		       ? vh_net_new(site, text, &device->vdev, err)
-		       : net_new(site, text, &device->vdev, err);
+	return net_new(site, text, &device->vdev, err);
 }
 
 static int new_rng(const struct vdev_site *site, const char *text,
@@ -92,8 +87,8 @@ static int new_console(const struct vdev_site *site, const char *text,
 static int new_shmem(const struct vdev_site *site, const char *text,
 		     struct device *device, struct err *err)
 {
-	return shmem_new(site->mem, site->bus, site->state, site->name, text,
-			 &device->shmem, err);
+	return shmem_new(site->mem, site->bus, site->name, text, &device->shmem,
+			 err);
 }
 
 static const struct {
@@ -176,9 +171,14 @@ void devices_free(struct devices *devices)
 
 /* ---- running ---- */
 
+static unsigned int count_of(const struct devices *devices)
+{
+	return devices ? devices->count : 0;
+}
+
 void devices_run(struct devices *devices)
 {
-	for (unsigned int i = 0; i < devices->count; i++) {
+	for (unsigned int i = 0; i < count_of(devices); i++) {
 		if (devices->device[i].vdev)
 			vdev_run(devices->device[i].vdev);
 	}
@@ -189,12 +189,12 @@ int devices_pause(struct devices *devices, uint64_t deadline_ns,
 {
 	int ret = 0;
 
-	for (unsigned int i = 0; i < devices->count; i++) {
+	for (unsigned int i = 0; i < count_of(devices); i++) {
 		if (devices->device[i].vdev)
 			vdev_pause_begin(devices->device[i].vdev);
 	}
 	/* All are waited for, also when one does not end: none is left between. */
-	for (unsigned int i = 0; i < devices->count; i++) {
+	for (unsigned int i = 0; i < count_of(devices); i++) {
 		struct vdev *vdev = devices->device[i].vdev;
 		int code = vdev ? vdev_pause(vdev, deadline_ns, err) : 0;
 
@@ -220,7 +220,7 @@ static void disclaim(struct devices *devices, unsigned int count)
 
 int devices_claim(struct devices *devices, struct err *err)
 {
-	if (devices->is_claimed)
+	if (!devices || devices->is_claimed)
 		return 0;
 	for (unsigned int i = 0; i < devices->count; i++) {
 		struct vdev *vdev = devices->device[i].vdev;
@@ -240,14 +240,15 @@ int devices_claim(struct devices *devices, struct err *err)
 
 void devices_disclaim(struct devices *devices)
 {
-	if (devices->is_claimed)
-		disclaim(devices, devices->count);
+	if (!devices || !devices->is_claimed)
+		return;
+	disclaim(devices, devices->count);
 	devices->is_claimed = false;
 }
 
 void devices_arrived(struct devices *devices)
 {
-	for (unsigned int i = 0; i < devices->count; i++) {
+	for (unsigned int i = 0; i < count_of(devices); i++) {
 		struct vdev *vdev = devices->device[i].vdev;
 
 		if (vdev && vdev->type->arrived)

@@ -36,7 +36,8 @@ struct device_option {
 int devices_new(const struct vdev_site *site,
 		const struct device_option *options, unsigned int count,
 		bool scan_each, struct devices **ret_devices, struct err *err);
-void devices_free(struct devices *devices); /* NULL is accepted */
+/* This and the rest accept NULL: no devices. */
+void devices_free(struct devices *devices);
 
 /* vdev_run() and vdev_pause() of all; the pause begins in all before it is waited
  * for in any.  A pause that failed leaves some working: run them all again, or

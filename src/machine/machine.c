@@ -39,6 +39,7 @@
 #include "mem/ram.h"
 #include "mem/space.h"
 #include "state/state.h"
+#include "virtio/vdev.h"
 
 #define LOW_RAM_END    (3ull << 30)
 #define HIGH_RAM_START (4ull << 30)
@@ -73,8 +74,8 @@ struct machine {
 	struct pch_reset *pch_reset;
 	struct debug_exit *debug_exit;
 	struct acpi_pm *acpi_pm;
-	struct pci_bus *pci; /* NULL without devices */
-	struct devices *devices;
+	struct pci_bus *pci;     /* NULL without devices */
+	struct devices *devices; /* NULL: none */
 
 	struct lock lock; /* LOCK_RUN_STATE; held while vCPUs are moved */
 	/* protected by lock */
@@ -257,11 +258,23 @@ static int build_pci(struct machine *machine, struct err *err)
 		.reset = machine->pch_reset,
 		.state = &machine->state,
 	};
+	struct vdev_site site = {
+		.mem = machine->mem,
+		.memory = machine->memory,
+		.state = &machine->state,
+		.is_incoming = machine->options.is_incoming,
+	};
 	int ret;
 
 	if (!has_pci(machine))
 		return 0;
 	ret = pci_bus_new(&config, &machine->pci, err);
+	site.bus = machine->pci;
+	if (!ret)
+		ret = devices_new(&site, machine->options.devices,
+				  machine->options.device_count,
+				  machine->options.is_vhost_scan_each,
+				  &machine->devices, err);
 	if (!ret)
 		ret = pci_bus_assign(machine->pci, err);
 	return ret;
