@@ -53,6 +53,7 @@
 
 /* How long `stop` waits for requests that are under way. */
 #define STOP_WAIT_NS (10 * NS_PER_SEC)
+#define END_WAIT_NS  (2 * NS_PER_SEC)
 
 struct machine {
 	/* immutable after init */
@@ -590,6 +591,8 @@ void machine_free(struct machine *machine)
 		vcpu_set_pause(machine->vcpus);
 	if (machine->serial)
 		ns16550_stop(machine->serial);
+	/* Whatever does not come to rest ends as it is freed. */
+	devices_pause(machine->devices, clock_mono_ns() + END_WAIT_NS, NULL);
 	vcpu_set_free(machine->vcpus);
 	devices_free(machine->devices);
 	pci_bus_free(machine->pci);
