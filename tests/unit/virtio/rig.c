@@ -3,6 +3,7 @@
 
 #include <cmocka.h>
 #include <string.h>
+#include <sys/eventfd.h>
 
 #include "base/bitmap.h"
 #include "base/bytes.h"
@@ -17,7 +18,9 @@ void __wrap_vdev_call(const struct vdev *dev, const struct vdev_queue *queue)
 	struct rig *rig = (struct rig *)container_of(dev, struct rig, dev);
 
 	assert_ptr_equal(queue, &rig->queue);
-	rig->calls++;
+	__atomic_add_fetch(&rig->calls, 1, __ATOMIC_RELAXED);
+	if (rig->call_fd >= 0)
+		eventfd_write(rig->call_fd, 1);
 }
 
 static uint64_t mmio_read(void *opaque, uint64_t offset, unsigned int size)
@@ -62,6 +65,7 @@ static struct ram_block *add_block(struct rig *rig, const char *name,
 void rig_init(struct rig *rig, uint64_t features, uint16_t size)
 {
 	memset(rig, 0, sizeof(*rig));
+	rig->call_fd = -1;
 	rig->mem = mem_new();
 	rig->root = mem_region_new_container(rig->mem, "root", MEM_SIZE_2_64);
 	rig->memory = addr_space_new(rig->mem, "memory", rig->root);

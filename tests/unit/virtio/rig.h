@@ -70,7 +70,8 @@ struct rig {
 	struct vq vq;
 	struct vq_request request;
 	struct vq_segment segments[RIG_SEGMENTS];
-	unsigned int calls; /* vdev_call() */
+	unsigned int calls; /* vdev_call(); atomic */
+	int call_fd;        /* what it signals, or -1 */
 
 	struct rig_driver driver;
 	struct err err;
