@@ -150,7 +150,7 @@ void rig_put16(struct rig *rig, uint64_t gpa, uint16_t value)
 {
 	uint16_t *at = rig_at(rig, gpa);
 
-	__atomic_store_n(at, htole16(value), __ATOMIC_RELEASE);
+	__atomic_exchange_n(at, htole16(value), __ATOMIC_SEQ_CST);
 }
 
 static void put32(struct rig *rig, uint64_t gpa, uint32_t value)
@@ -317,7 +317,6 @@ bool rig_must_kick(struct rig *rig)
 	struct rig_driver *driver = &rig->driver;
 	uint16_t added = driver->added;
 
-	__atomic_thread_fence(__ATOMIC_SEQ_CST);
 	if (driver->is_packed)
 		return packed_must_kick(rig);
 	driver->added = 0;

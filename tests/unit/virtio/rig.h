@@ -88,6 +88,7 @@ int rig_pop(struct rig *rig);
 /* The guest's view of its memory; 0x80000 of it. */
 void *rig_at(struct rig *rig, uint64_t gpa);
 uint16_t rig_get16(struct rig *rig, uint64_t gpa);
+/* A full barrier, too. */
 void rig_put16(struct rig *rig, uint64_t gpa, uint16_t value);
 
 /* ---- the driver ---- */

@@ -86,7 +86,6 @@ static unsigned int wait_for_used(struct duet *duet)
 		rig_want_call_at(rig, 0);
 	else
 		rig_want_calls(rig, true);
-	__atomic_thread_fence(__ATOMIC_SEQ_CST);
 	while ((count = take_all(rig)) == 0 && !is_lost(duet))
 		wait_for(duet, rig->call_fd);
 	if (!rig->driver.has_event_idx)
