@@ -207,11 +207,13 @@ static void mark_used(const struct vq *vq, uint16_t first, unsigned int count)
 	uint64_t start = offsetof(struct split_used, ring[at]);
 	uint64_t end = offsetof(struct split_used, ring[at + count]);
 
-	if (at + count > size) {
+	/* Most rings are small, and one mark is enough for a page. */
+	if (end <= RAM_PAGE_SIZE || at + count > size)
 		start = 0;
+	if (at + count > size)
 		end = offsetof(struct split_used, ring[size]);
-	}
-	vq_ring_dirty(&vq->device, 0, sizeof(struct split_used));
+	if (start)
+		vq_ring_dirty(&vq->device, 0, sizeof(struct split_used));
 	vq_ring_dirty(&vq->device, start, end - start);
 }
 
