@@ -79,6 +79,23 @@ static void net_config_read(struct vdev *dev)
 	memcpy(dev->config, &config, dev->config_size);
 }
 
+/* Address and status are the driver's, and come with net_fields. */
+static int net_config_load(struct vdev *dev, const uint8_t *bytes,
+			   struct err *err)
+{
+	const struct net *net = net_of(dev);
+	struct virtio_net_config config = { .mtu = 0 };
+
+	memcpy(&config, bytes, dev->config_size);
+	if (config.max_virtqueue_pairs != net->pairs_max)
+		return err_set(err, -EBADMSG, "%u pairs, this device has %u",
+			       config.max_virtqueue_pairs, net->pairs_max);
+	if (config.mtu != net->mtu)
+		return err_set(err, -EBADMSG, "mtu %u, this device has %u",
+			       config.mtu, net->mtu);
+	return 0;
+}
+
 /* Which features make no sense without another (virtio 1.2, 5.1.3.1). */
 static const struct {
 	uint8_t feature, needs;
@@ -267,6 +284,7 @@ static const struct vdev_type net_type = {
 	.pci_class = PCI_CLASS_NETWORK_ETHERNET,
 	.accept = net_accept,
 	.config_read = net_config_read,
+	.config_load = net_config_load,
 	.start = net_start,
 	.stop_begin = net_stop_begin,
 	.stop = net_stop,

@@ -153,9 +153,30 @@ static int take_buffers(struct net_rx *rx, uint32_t size, struct err *err)
 	return ret > 0 ? 0 : ret;
 }
 
+/* Into the packet in the window; a driver may have cut it anywhere. */
+static void packet_write(struct net_rx *rx, uint64_t at, const void *bytes,
+			 size_t size)
+{
+	const uint8_t *from = bytes;
+
+	for (unsigned int i = 0; size; i++) {
+		const struct vq_request *request = &rx->window[rx->head + i];
+		size_t done = 0;
+
+		if (at < request->writable_size) {
+			done = vq_write(request, at, from, size);
+			at = 0;
+		} else {
+			at -= request->writable_size;
+		}
+		from += done;
+		size -= done;
+	}
+}
+
 static void push_packet(struct net_rx *rx, uint32_t size)
 {
-	struct vq_request *first = &rx->window[rx->head];
+	const struct vq_request *first = &rx->window[rx->head];
 	uint64_t left = size;
 	unsigned int count = 0;
 	struct le16 buffers;
@@ -164,7 +185,7 @@ static void push_packet(struct net_rx *rx, uint32_t size)
 		left -= left < first[i].writable_size ? left
 						      : first[i].writable_size;
 	buffers = le16_of((uint16_t)count);
-	vq_write(first, NUM_BUFFERS_AT, &buffers, sizeof(buffers));
+	packet_write(rx, NUM_BUFFERS_AT, &buffers, sizeof(buffers));
 	for (left = size; count; count--) {
 		struct vq_request *request = &rx->window[rx->head];
 		uint64_t piece = request->writable_size;
@@ -180,28 +201,6 @@ static void push_packet(struct net_rx *rx, uint32_t size)
 	rx->packets++;
 }
 
-/* From @covered on, out of @rest. */
-static void copy_rest(struct net_rx *rx, uint32_t size)
-{
-	uint64_t left = size - rx->covered;
-	const uint8_t *from = rx->rest;
-	uint64_t at = rx->covered;
-
-	for (unsigned int i = 0; left; i++) {
-		const struct vq_request *request = &rx->window[rx->head + i];
-		size_t done = 0;
-
-		if (at < request->writable_size) {
-			done = vq_write(request, at, from, left);
-			at = 0;
-		} else {
-			at -= request->writable_size;
-		}
-		from += done;
-		left -= done;
-	}
-}
-
 /* The packet that waits, when there is room for it now. */
 static int finish_packet(struct net_rx *rx, struct err *err)
 {
@@ -211,7 +210,7 @@ static int finish_packet(struct net_rx *rx, struct err *err)
 	if (ret < 0 && ret != -ENOBUFS)
 		return ret;
 	if (rx->room >= size) {
-		copy_rest(rx, size);
+		packet_write(rx, rx->covered, rx->rest, size - rx->covered);
 		rx->waiting = 0;
 		push_packet(rx, size);
 		return NET_BURST_MORE;
