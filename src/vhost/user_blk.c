@@ -36,11 +36,11 @@
 #define BIT(n) (1ull << (n))
 
 /* Not VIRTIO_BLK_F_CONFIG_WCE: nothing of the configuration is the driver's. */
-#define BLK_FEATURES                                                       \
-	(BIT(VIRTIO_BLK_F_SIZE_MAX) | BIT(VIRTIO_BLK_F_SEG_MAX) |          \
-	 BIT(VIRTIO_BLK_F_GEOMETRY) | BIT(VIRTIO_BLK_F_RO) |               \
-	 BIT(VIRTIO_BLK_F_BLK_SIZE) | BIT(VIRTIO_BLK_F_FLUSH) |            \
-	 BIT(VIRTIO_BLK_F_TOPOLOGY) | BIT(VIRTIO_BLK_F_MQ) |               \
+#define BLK_FEATURES                                              \
+	(BIT(VIRTIO_BLK_F_SIZE_MAX) | BIT(VIRTIO_BLK_F_SEG_MAX) | \
+	 BIT(VIRTIO_BLK_F_GEOMETRY) | BIT(VIRTIO_BLK_F_RO) |      \
+	 BIT(VIRTIO_BLK_F_BLK_SIZE) | BIT(VIRTIO_BLK_F_FLUSH) |   \
+	 BIT(VIRTIO_BLK_F_TOPOLOGY) | BIT(VIRTIO_BLK_F_MQ) |      \
 	 BIT(VIRTIO_BLK_F_DISCARD) | BIT(VIRTIO_BLK_F_WRITE_ZEROES))
 
 /* Of the ring, what a back end must have or may. */
@@ -83,8 +83,8 @@ static int ask_config(struct user_blk *blk, uint8_t config[CONFIG_SIZE],
 
 	if (ret)
 		return ret;
-	memcpy(config + offsetof(struct virtio_blk_config, num_queues),
-	       &queues, sizeof(queues));
+	memcpy(config + offsetof(struct virtio_blk_config, num_queues), &queues,
+	       sizeof(queues));
 	return 0;
 }
 

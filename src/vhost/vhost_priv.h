@@ -104,11 +104,11 @@ struct vh_dev {
 	/* It keeps a record of requests that outlives it. */
 	bool has_inflight;
 
-	struct vdev *vdev; /* borrowed while started */
-	bool is_started;   /* the rings are to work */
-	bool is_held;      /* stopped for a change of the table */
+	struct vdev *vdev;      /* borrowed while started */
+	bool is_started;        /* the rings are to work */
+	bool is_held;           /* stopped for a change of the table */
 	uint64_t stop_asked_ns; /* since when a stop is wanted; 0: it is not */
-	uint64_t features; /* what the driver chose */
+	uint64_t features;      /* what the driver chose */
 	uint64_t told_table, told_log;
 	bool is_logging; /* as the back end was told */
 	uint64_t deadline_ns;
