@@ -241,17 +241,14 @@ static int take(struct vdev *dev, const struct vdev_saved *saved,
 	return ret;
 }
 
+/* Without the lock: nobody else knows the device yet, and a load is within a
+ * transaction, which comes behind that lock. */
 static int load(void *obj, uint16_t version, struct err *err)
 {
 	struct vdev_saved *saved = obj;
-	struct vdev *dev = saved->dev;
-	int ret;
 
 	(void)version;
-	lock_acquire(&dev->lock);
-	ret = take(dev, saved, err);
-	lock_release(&dev->lock);
-	return ret;
+	return take(saved->dev, saved, err);
 }
 
 static int activate(void *obj, struct err *err)

@@ -188,6 +188,40 @@ static inline void toy_fini(struct toy *toy)
 	board_fini(&toy->board);
 }
 
+/* Save @from and load @to, as a migration does; what load or activate said. */
+static inline int toy_move(struct toy *from, struct toy *to, struct err *err)
+{
+	struct bytes_writer bytes[16] = { { .data = NULL } };
+	struct state_entry *entry;
+	unsigned int i = 0;
+	int ret = 0;
+
+	list_for_each (entry, &from->board.state.entries, link) {
+		assert_true(i < array_size(bytes));
+		assert_int_equal(state_save(entry, &bytes[i++], NULL), 0);
+	}
+	i = 0;
+	mem_load_begin(to->board.mem);
+	mem_begin(to->board.mem);
+	list_for_each (entry, &from->board.state.entries, link) {
+		struct state_entry *other =
+			state_find(&to->board.state, entry->name);
+
+		assert_non_null(other);
+		if (ret == 0)
+			ret = state_load(other, entry->desc->version,
+					 bytes[i].data, bytes[i].size, err);
+		bytes_writer_fini(&bytes[i++]);
+	}
+	mem_commit(to->board.mem);
+	mem_load_end(to->board.mem);
+	list_for_each (entry, &to->board.state.entries, link) {
+		if (ret == 0)
+			ret = state_activate(entry, err);
+	}
+	return ret;
+}
+
 /* ---- the driver ---- */
 
 static inline uint64_t toy_get(struct toy *toy, unsigned int reg,
