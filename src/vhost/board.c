@@ -244,7 +244,9 @@ static void hold_one(struct vh_dev *dev, bool is_waiting)
 	int ret = 0;
 
 	lock_acquire(&dev->lock);
-	if (!is_waiting && vh_dev_is_live(dev)) {
+	if (!is_waiting && vh_dev_is_live(dev) && dev->is_hasty) {
+		vh_dev_part(dev);
+	} else if (!is_waiting && vh_dev_is_live(dev)) {
 		dev->is_held = true;
 		ret = vh_dev_ask_stop(dev, &err);
 	} else if (is_waiting && dev->is_held) {

@@ -326,13 +326,15 @@ static int take_reply(const struct conn *conn,
 	struct um_header head = in_header(conn);
 	int ret = check_fds(conn, 0, err);
 
-	if (!ret && (pending->kind != CONN_LOG || head.size))
-		ret = check_size(conn, sizeof(uint64_t), err);
+	/* What is in this one is specified nowhere, and differs. */
+	if (ret || pending->kind == CONN_LOG)
+		return ret;
+	ret = check_size(conn, sizeof(uint64_t), err);
 	if (ret)
 		return ret;
 	if (pending->kind == CONN_BASE)
 		return take_base(conn, pending, err);
-	if (head.size && in_u64(conn))
+	if (in_u64(conn))
 		return err_set(err, -EPROTO,
 			       "%s: its back end refuses request %u with %lu",
 			       conn->name, head.request, in_u64(conn));

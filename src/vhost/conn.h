@@ -32,7 +32,7 @@ struct err;
 enum conn_reply {
 	CONN_NO_REPLY,
 	CONN_ACK,  /* zero, and only where REPLY_ACK was negotiated */
-	CONN_LOG,  /* of UM_SET_LOG_BASE: nothing, or a number */
+	CONN_LOG,  /* of UM_SET_LOG_BASE: that it came */
 	CONN_BASE, /* of UM_GET_VRING_BASE */
 };
 

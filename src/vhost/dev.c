@@ -432,6 +432,38 @@ void vh_dev_lost(struct vh_dev *dev, int why, const struct err *reason)
 	pthread_cond_broadcast(&dev->changed);
 }
 
+/*
+ * qemu-storage-daemon 7.2 answers a stop at once, and loses those of its requests
+ * that end later.  When its connection ends it finishes them, and only then takes
+ * another one.
+ */
+void vh_dev_part(struct vh_dev *dev)
+{
+	struct err err = ERR_INIT;
+
+	lock_assert_held(&dev->lock);
+	err_set(&err, -ECONNRESET, "%s: let go, to finish its requests",
+		dev->name);
+	dev->is_parted = true;
+	for (unsigned int i = 0; i < dev->ring_count; i++)
+		dev->rings[i].is_live = dev->rings[i].is_stopping = false;
+	vh_dev_fail(dev, -ECONNRESET, &err);
+}
+
+/* It is back: all that it took is done, but for a record's requests. */
+static void rejoin(struct vh_dev *dev)
+{
+	for (unsigned int i = 0; i < dev->ring_count; i++) {
+		struct vh_ring *ring = &dev->rings[i];
+
+		if (ring->is_used)
+			ring_rest(ring, ring_used(ring));
+	}
+	/* Of what it wrote since, the log may be gone. */
+	__atomic_store_n(&dev->was_lost, true, __ATOMIC_RELEASE);
+	dev->is_parted = false;
+}
+
 /* ---- start and stop ---- */
 
 static void take_queues(struct vh_dev *dev, struct vdev *vdev,
@@ -454,6 +486,7 @@ static void take_queues(struct vh_dev *dev, struct vdev *vdev,
 	}
 	dev->vdev = vdev;
 	dev->stop_asked_ns = 0;
+	dev->is_parted = false;
 }
 
 int vh_dev_start(struct vh_dev *dev, struct vdev *vdev, unsigned int first,
@@ -494,6 +527,8 @@ int vh_dev_back(struct vh_dev *dev, const struct vh_mem_table *table,
 {
 	int ret = 0;
 
+	if (dev->is_parted)
+		rejoin(dev);
 	if (!dev->is_started)
 		return vh_dev_tell_table(dev, table, err);
 	/* Of a stop that was given up, or that the last back end answered. */
@@ -553,7 +588,8 @@ static int stop_rings(struct vh_dev *dev, uint64_t deadline_ns, bool must_stop,
 		err_clear(err);
 		if (vh_dev_is_live(dev))
 			ret = stop_live(dev, deadline_ns, err);
-		else if (!is_away(dev) || must_stop || is_at_rest(dev))
+		else if (!is_away(dev) ||
+			 (!dev->is_parted && (must_stop || is_at_rest(dev))))
 			return 0;
 		else
 			ret = lock_wait_until(&dev->lock, &dev->changed,

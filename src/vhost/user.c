@@ -176,6 +176,9 @@ enum {
 static bool gather(struct vh_user *user, struct pollfd polls[POLL_COUNT])
 {
 	bool wants_resume;
+	eventfd_t count;
+
+	eventfd_read(user->wake_fd, &count); /* before looking */
 
 	vh_dev_lock(&user->dev);
 	if (user->request_fd >= 0)
@@ -185,6 +188,8 @@ static bool gather(struct vh_user *user, struct pollfd polls[POLL_COUNT])
 		request_channel_close(&user->requests);
 	polls[CONNECTION].fd = user->conn.fd;
 	wants_resume = user->wants_resume;
+	if (user->dev.is_parted) /* it is only to finish */
+		user->pause_ns = FIRST_PAUSE_NS / 10;
 	vh_dev_unlock(&user->dev);
 	polls[WAKE].fd = user->wake_fd;
 	polls[REQUESTS].fd = user->requests.fd;
@@ -210,7 +215,6 @@ static void *user_main(void *opaque)
 {
 	struct vh_user *user = opaque;
 	struct pollfd polls[POLL_COUNT];
-	eventfd_t count;
 
 	while (!is_ending(user)) {
 		bool wants_resume = gather(user, polls);
@@ -222,8 +226,6 @@ static void *user_main(void *opaque)
 			timeout_ms = (int)(user->pause_ns / NS_PER_MS);
 		if (poll(polls, POLL_COUNT, timeout_ms) == 0 && is_away(user))
 			reconnect(user);
-		if (polls[WAKE].revents)
-			eventfd_read(user->wake_fd, &count);
 		if (polls[REQUESTS].revents)
 			read_requests(user);
 		if (polls[CONNECTION].revents)

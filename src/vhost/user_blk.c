@@ -286,9 +286,11 @@ static int user_blk_init(struct user_blk *blk, const struct vdev_site *site,
 	ret = vdev_init(&blk->vdev, &user_blk_type, site,
 			features & BLK_FEATURES, CONFIG_SIZE, blk->queues,
 			sizes, err);
-	/* Of what all devices have, what the back end has, and what needs none:
-	 * a queue's reset is a stop and a start. */
-	blk->vdev.offered &= features | BIT(VIRTIO_F_RING_RESET);
+	/* Of what all devices have, what the back end has, and what needs none: a
+	 * queue's reset is a stop and a start, if others may be at work. */
+	if (!vh_user_dev(blk->user)->is_hasty)
+		features |= BIT(VIRTIO_F_RING_RESET);
+	blk->vdev.offered &= features;
 	return ret;
 }
 

@@ -99,7 +99,8 @@ struct vh_dev {
 	uint64_t backend_features;
 	unsigned int regions_max;
 	bool can_log;
-	/* It does not finish what it took before it answers a stop. */
+	/* It may not finish what it took before it answers a stop, but does so
+	 * before it takes another connection. */
 	bool is_hasty;
 	/* It keeps a record of requests that outlives it. */
 	bool has_inflight;
@@ -107,6 +108,7 @@ struct vh_dev {
 	struct vdev *vdev;      /* borrowed while started */
 	bool is_started;        /* the rings are to work */
 	bool is_held;           /* stopped for a change of the table */
+	bool is_parted;         /* let go for one, and not yet back */
 	uint64_t stop_asked_ns; /* since when a stop is wanted; 0: it is not */
 	uint64_t features;      /* what the driver chose */
 	uint64_t told_table, told_log;
@@ -181,6 +183,9 @@ void vh_dev_fail(struct vh_dev *dev, int why, const struct err *err);
 /* There is no back end any more: the rings rest until there is, or the device
  * breaks, when it could not go on without loss. */
 void vh_dev_lost(struct vh_dev *dev, int why, const struct err *reason);
+/* A hasty one at work: let go of it and have it come back, which it does when it has
+ * finished what it took. */
+void vh_dev_part(struct vh_dev *dev);
 /* Tell table, log and features, and let the rings work. */
 int vh_dev_go(struct vh_dev *dev, const struct vh_mem_table *table,
 	      const struct vh_log *log, struct err *err);
