@@ -33,6 +33,7 @@ struct state_registry;
 
 struct accel_config;
 struct accel_options;
+struct accel_routes;
 struct parse_kv;
 
 /* A kind of accelerator: a row of the table in accel.c, or a test's own. */
@@ -135,6 +136,7 @@ struct accel_msi {
 struct accel_irq_counts {
 	uint64_t route_commits; /* that changed something */
 	uint64_t irqfd_calls;
+	uint64_t messages; /* msi_send */
 };
 
 /* Of all dirty rings, since the VM was made. */
@@ -158,8 +160,10 @@ struct accel_ops {
 	 * time it is written, with nobody of this process in between (irqfd).
 	 * Routes change in groups: the outermost routes_commit tells the kernel
 	 * of all changes since the first routes_begin in one call, or of none in
-	 * no call.  A new route has no message.  irqfd_set: an eventfd that was
-	 * written before it was bound interrupts at once.
+	 * no call.  A new route has no message.  irqfd_set: @fd does not block;
+	 * one a route.  It is bound when the routes are told, in a group by
+	 * routes_commit (which then also fails for it), and interrupts at once
+	 * if it was written before; it is unbound at once.
 	 * NULL, all of them: there are no such interrupts.
 	 */
 	void (*msi_send)(struct accel *accel, const struct accel_msi *msi);
@@ -221,6 +225,7 @@ struct accel_ops {
 /* Embedded first in the accelerator's own structures. */
 struct accel {
 	const struct accel_ops *ops;
+	struct accel_routes *routes; /* its own; for the ops of routes.h */
 };
 
 struct accel_vcpu {

@@ -11,6 +11,9 @@
  * There is no firmware, so pci_bus_assign() places all BARs before the first
  * boot; memory decoding and bus mastering are off until the guest turns them on.
  *
+ * BARs show in two windows, below 4 GiB and above RAM; what a guest places
+ * elsewhere shows nowhere, so that it hides neither RAM nor other chips.
+ *
  * Locks: a function's registers are protected by a LOCK_DEVICE, which is taken
  * inside a transaction where one is needed; ops are called without it.
  *
@@ -39,6 +42,7 @@ struct err;
 struct mem;
 struct mem_region;
 struct msix;
+struct pch_reset;
 struct pci_bus;
 struct pci_function;
 struct state_registry;
@@ -48,6 +52,8 @@ struct pci_bus_config {
 	struct mem_region *memory, *ports; /* roots that it appears in */
 	uint64_t mmio64_start;             /* behind RAM, aligned to 1 GiB */
 	struct accel *accel;               /* for MSI-X */
+	struct pch_reset
+		*reset; /* borrowed: its port is the bus's; may be NULL */
 	struct state_registry *state;
 };
 
@@ -73,7 +79,8 @@ struct pci_function_ops {
 	 * change hands; see pci_config(). */
 	void (*config_read)(void *opaque, uint32_t offset, uint32_t size);
 	void (*config_written)(void *opaque, uint32_t offset, uint32_t size);
-	/* Function level reset: MSI-X and registers are as after power-up. */
+	/* Function level reset: before MSI-X and registers are as after power-up
+	 * (what the guest may write is 0). */
 	void (*reset)(void *opaque);
 };
 
@@ -111,14 +118,20 @@ int pci_bar_add(struct pci_function *function, unsigned int index,
  * or 0 without room. */
 uint8_t pci_capability_add(struct pci_function *function, uint8_t id,
 			   uint8_t size);
-/* Bytes [offset, offset + size) that the guest may write, and of whose accesses
- * ops are told when @is_told. */
+/* Bytes [offset, offset + size), in a capability, that the guest may write, and of
+ * whose accesses ops are told when @is_told.  They are 0 after power-up and move
+ * with the function; other bytes are whatever their device builds. */
 void pci_claim(struct pci_function *function, uint32_t offset, uint32_t size,
 	       bool is_told);
 
-/* PCI_CONFIG_SIZE bytes, little endian.  A device touches only what it claimed or
- * put into its capabilities. */
+/* PCI_CONFIG_SIZE bytes, little endian: while the machine is built.  A device
+ * touches only what it claimed or put into its capabilities. */
 uint8_t *pci_config(struct pci_function *function);
+/* The same, 1 to 4 bytes, for ops and any other thread; without side effects. */
+uint32_t pci_config_get(struct pci_function *function, uint32_t offset,
+			uint32_t size);
+void pci_config_put(struct pci_function *function, uint32_t offset,
+		    uint32_t value, uint32_t size);
 struct msix *pci_msix(struct pci_function *function); /* NULL without */
 /* The guest lets it access memory (bus master enable); any thread. */
 bool pci_may_master(const struct pci_function *function);

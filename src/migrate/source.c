@@ -10,6 +10,7 @@
  * it is no copy before that, and the guest stays here.
  */
 #include <errno.h>
+#include <poll.h>
 #include <string.h>
 
 #include "base/clock.h"
@@ -39,6 +40,10 @@
 /* While the downtime limit is out of reach, a round serves only to notice that
  * it no longer is. */
 #define FUTILE_ROUND_NS (50 * NS_PER_MS)
+
+/* Disks that the destination claimed come back within this, or it hangs. */
+#define RECLAIM_WAIT_NS  (2 * NS_PER_SEC)
+#define RECLAIM_AGAIN_MS 2
 
 struct source {
 	struct mig *mig;
@@ -543,9 +548,11 @@ static int source_stop(struct source *src, struct err *err)
 	ret = stream_flush(src->channel, &src->out, err);
 	if (ret)
 		return ret;
-	machine_stop_backends(src->machine);
+	ret = machine_stop_backends(src->machine, src->channel->deadline_ns,
+				    err);
 	phase_end(&src->phases, MIG_PHASE_STOP_BACKENDS);
-	ret = machine_save_accel(src->machine, err);
+	if (!ret)
+		ret = machine_save_accel(src->machine, err);
 	if (ret)
 		return ret;
 	ret = put_states(src, machine_state(src->machine), FMT_STATE, err);
@@ -661,8 +668,10 @@ static int source_let_go(struct source *src, struct err *err)
 		ret = put_verify(src, err);
 		phase_end(&src->phases, MIG_PHASE_VERIFY);
 	}
-	if (!ret)
+	if (!ret) {
+		machine_disclaim(src->machine);
 		ret = source_give(src, err);
+	}
 	phase_end(&src->phases, MIG_PHASE_SEND_STATE);
 	return ret ? ret : channel_sync(src->channel, err);
 }
@@ -682,8 +691,11 @@ static int source_save(struct source *src, struct err *err)
 static int source_hand_over(struct source *src, struct err *err)
 {
 	struct fmt_report report;
-	int ret = source_send_end(src, err);
+	int ret;
 
+	/* The destination claims its disks once it has END. */
+	machine_disclaim(src->machine);
+	ret = source_send_end(src, err);
 	if (ret)
 		return ret;
 	src->channel->spin_ns = MIG_SPIN_NS;
@@ -708,13 +720,31 @@ static int source_hand_over(struct source *src, struct err *err)
 	return 0;
 }
 
-/* Not given away: the guest is the source's, and runs on if it ran. */
-static void source_resume(struct source *src)
+/* The destination gives back what it claimed as soon as it knows; locks of files
+ * tell nobody when, so they are asked for again and again. */
+static void reclaim(struct source *src)
 {
-	if (src->is_stopped)
-		machine_switch_end(src->machine, src->was_running
-							 ? RUN_STATE_RUNNING
-							 : RUN_STATE_PAUSED);
+	uint64_t deadline_ns = clock_mono_ns() + RECLAIM_WAIT_NS;
+
+	while (machine_claim(src->machine, NULL) &&
+	       clock_mono_ns() < deadline_ns)
+		poll(NULL, 0, RECLAIM_AGAIN_MS);
+}
+
+/* Not given away: the guest is the source's, and runs on if it ran.  Unless
+ * somebody has its disks: then it is paused. */
+static void source_resume(struct source *src, struct err *err)
+{
+	struct err reason = ERR_INIT;
+
+	if (!src->is_stopped)
+		return;
+	reclaim(src);
+	if (machine_switch_end(src->machine,
+			       src->was_running ? RUN_STATE_RUNNING
+						: RUN_STATE_PAUSED,
+			       &reason))
+		err_prefix(err, "the guest is paused (%s)", err_msg(&reason));
 }
 
 /* The way in which what is stopped and sent becomes another's. */
@@ -738,7 +768,7 @@ static int source_switch(struct source *src, struct err *err)
 		ret = source_pass_on(src, err);
 
 	if (ret && !src->is_given)
-		source_resume(src);
+		source_resume(src, err);
 	machine_hurry(src->machine, false);
 	lock_acquire(&src->mig->lock);
 	src->mig->info.precopy_bytes = precopy;
@@ -785,7 +815,7 @@ static void source_fail(struct source *src, int code, struct err *err)
 {
 	mig_break(src->mig, NULL); /* a cancel took the last arc */
 	if (src->is_given) {
-		machine_switch_end(src->machine, RUN_STATE_HANDED_OVER);
+		machine_switch_end(src->machine, RUN_STATE_HANDED_OVER, NULL);
 		err_prefix(err, src->channel->is_file
 					? "END was sent, who reads it may run "
 					  "the guest"
@@ -809,7 +839,7 @@ static void source_complete(struct source *src)
 	else if (src->channel->is_file)
 		state = RUN_STATE_HANDED_OVER; /* nobody said RUNNING */
 	/* Before a reader finds the end of its pipe. */
-	machine_switch_end(src->machine, state);
+	machine_switch_end(src->machine, state, NULL);
 	channel_close(src->channel);
 	mig_finish(src->mig, MIG_COMPLETED, NULL);
 	source_stop_log(src);

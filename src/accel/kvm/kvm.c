@@ -38,6 +38,9 @@ static int check_capabilities(struct kv *kv, const struct accel_config *config,
 		{ KVM_CAP_ADJUST_CLOCK, "KVM_CAP_ADJUST_CLOCK" },
 		{ KVM_CAP_READONLY_MEM, "KVM_CAP_READONLY_MEM" },
 		{ KVM_CAP_IOEVENTFD, "KVM_CAP_IOEVENTFD" },
+		{ KVM_CAP_IRQFD, "KVM_CAP_IRQFD" },
+		{ KVM_CAP_IRQ_ROUTING, "KVM_CAP_IRQ_ROUTING" },
+		{ KVM_CAP_SIGNAL_MSI, "KVM_CAP_SIGNAL_MSI" },
 	};
 	int max_cpus, size;
 
@@ -88,12 +91,13 @@ static int enable_wide_apic_ids(struct kv *kv, struct err *err)
 
 	if (kv->cpus <= NARROW_APIC_CPUS)
 		return 0;
-	return ioctl(kv->vm_fd, KVM_ENABLE_CAP, &cap) < 0
-		       ? err_set_errno(err, -errno,
-				       "more than %u vCPUs need "
-				       "KVM_CAP_X2APIC_API",
-				       NARROW_APIC_CPUS)
-		       : 0;
+	if (ioctl(kv->vm_fd, KVM_ENABLE_CAP, &cap) < 0)
+		return err_set_errno(err, -errno,
+				     "more than %u vCPUs need "
+				     "KVM_CAP_X2APIC_API",
+				     NARROW_APIC_CPUS);
+	kv->has_wide_apic_ids = true;
+	return 0;
 }
 
 static int create_irqchip(struct kv *kv, struct err *err)
@@ -155,6 +159,7 @@ static void kv_free(struct accel *accel)
 	kv_log_stop_fini(kv);
 	kv_ring_fini(kv);
 	kv_bitmap_fini(kv);
+	accel_routes_fini(&kv->routes);
 	if (kv->is_registered) {
 		state_unregister(&kv->cpuid_entry);
 		state_unregister(&kv->vm_entry);
@@ -172,6 +177,14 @@ const struct accel_ops kv_accel_ops = {
 	.name = "kvm",
 	.free = kv_free,
 	.irq_set = kv_irq_set,
+	.msi_send = kv_msi_send,
+	.route_new = accel_route_new,
+	.route_free = accel_route_free,
+	.routes_begin = accel_routes_begin,
+	.route_set = accel_route_set,
+	.routes_commit = accel_routes_commit,
+	.irqfd_set = accel_irqfd_set,
+	.irq_counts = accel_irq_counts,
 	.vcpu_new = kv_vcpu_new,
 	.vcpu_free = kv_vcpu_free,
 	.vcpu_boot = kv_vcpu_boot,
@@ -247,8 +260,10 @@ int kv_new(const struct accel_config *config, struct accel **ret_accel,
 		      : err_set(err, -ENOMEM, "no memory for vCPUs");
 	if (!ret)
 		ret = check_capabilities(kv, config, err);
-	if (!ret)
+	if (!ret) {
+		kv_routes_init(kv);
 		ret = kv_cpuid_init(kv, err);
+	}
 	if (!ret)
 		ret = kv_ring_init(kv, &config->options, err);
 	/* Manual protect would leave all pages writable at the start: no write

@@ -10,6 +10,7 @@
  *	ring.c       the dirty rings of vCPUs, instead
  *	vcpu.c       one vCPU: creation, run loop, exits
  *	vcpu_state.c one vCPU's registers, both ways
+ *	routes.c     message-signalled interrupts: routes and irqfds
  *	stats.c      the kernel's counters
  *	vm_state.c   clock, interrupt controllers and PIT, both ways
  *
@@ -24,6 +25,7 @@
 #include <stdint.h>
 
 #include "accel/accel.h"
+#include "accel/routes.h"
 #include "base/err.h"
 #include "base/list.h"
 #include "base/lock.h"
@@ -111,6 +113,7 @@ struct kv {
 	bool has_manual_protect;
 	bool has_clock_realtime; /* KVM_SET_CLOCK adds what passed since */
 	bool has_pit;
+	bool has_wide_apic_ids; /* in messages too */
 	unsigned int cpus;
 	struct addr_space *memory, *ports;
 	struct state_registry *state;
@@ -128,6 +131,7 @@ struct kv {
 	bool is_logging;     /* global logging */
 	uint64_t *harvest;   /* room for one slot's bitmap */
 
+	struct accel_routes routes;
 	struct kv_log_stop log_stop;
 	struct lock left_lock;
 	pthread_cond_t left;  /* a vCPU left the guest; with left_lock */
@@ -255,6 +259,10 @@ void kv_vcpu_unkick(struct accel_vcpu *vcpu);
 void kv_vcpus_flush(struct kv *kv);
 /* Changes whenever it enters or leaves the guest; odd: it is in it. */
 uint64_t kv_vcpu_run_seq(const struct kv_vcpu *vcpu);
+
+/* routes.c */
+void kv_routes_init(struct kv *kv);
+void kv_msi_send(struct accel *accel, const struct accel_msi *msi);
 
 /* stats.c */
 /* Of a VM or a vCPU that does not run: a descriptor, or -1. */

@@ -146,6 +146,7 @@ static void sim_free(struct accel *accel)
 		free(vcpu);
 	}
 	s2_fini(&sim->s2);
+	accel_routes_fini(&sim->routes);
 	lock_fini(&sim->slots_lock);
 	free(sim->harvest);
 	free(sim->vcpus);
@@ -156,6 +157,14 @@ const struct accel_ops sim_accel_ops = {
 	.name = "sim",
 	.free = sim_free,
 	.irq_set = sim_irq_set,
+	.msi_send = sim_msi_send,
+	.route_new = accel_route_new,
+	.route_free = accel_route_free,
+	.routes_begin = accel_routes_begin,
+	.route_set = accel_route_set,
+	.routes_commit = accel_routes_commit,
+	.irqfd_set = accel_irqfd_set,
+	.irq_counts = accel_irq_counts,
 	.vcpu_new = sim_vcpu_new,
 	.vcpu_free = sim_vcpu_free,
 	.vcpu_boot = sim_vcpu_boot,
@@ -198,6 +207,7 @@ int sim_new(const struct accel_config *config, struct accel **ret_accel,
 	list_init(&sim->retired);
 	list_init(&sim->collapse.works);
 	lock_init(&sim->slots_lock, LOCK_SLOTS);
+	sim_routes_init(sim);
 	sim->vcpus = calloc(config->cpus, sizeof(struct sim_vcpu *));
 	if (config->options.dirty != ACCEL_DIRTY_BITMAP)
 		sim->ring_entries = config->options.ring_entries

@@ -13,6 +13,7 @@
  *	program.c   the program that vCPUs run: options, memory, registers
  *	workload.c  the same, one step at a time
  *	report.c    the lines that it prints
+ *	irqs.c      message-signalled interrupts: counted
  *	stats.c     counters
  *
  * How a write is tracked (D1, D2; ARCHITECTURE, "Dirty pages"):
@@ -34,6 +35,7 @@
 #include <stdint.h>
 
 #include "accel/accel.h"
+#include "accel/routes.h"
 #include "accel/sim/table.h"
 #include "base/list.h"
 #include "base/lock.h"
@@ -255,6 +257,7 @@ struct sim {
 	struct accel_ring_stats rings;  /* but for full_exits */
 
 	struct sim_collapse collapse;
+	struct accel_routes routes;
 
 	/* owned by whoever builds, saves or loads the machine */
 	struct sim_setup setup;
@@ -379,6 +382,10 @@ void sim_out(struct sim_vcpu *vcpu, uint16_t port, const void *data,
 /* Every vCPU has passed between two accesses, or is outside, since this was
  * called: nobody uses what was unreachable before. */
 void sim_wait_epoch(struct sim *sim);
+
+/* irqs.c */
+void sim_routes_init(struct sim *sim);
+void sim_msi_send(struct accel *accel, const struct accel_msi *msi);
 
 /* stats.c */
 int sim_stats_read(struct accel *accel, int index, accel_stat_fn *fn,

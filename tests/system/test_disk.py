@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Disks of a guest that moves while it reads, writes and checks them."""
+from __future__ import annotations
+
+import fcntl
+import os
+import struct
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness import guest, injector
+from harness.machine import Fleet, Machine, run
+from harness.move import move, start
+
+SPAN = 8 << 20
+MOVES = 6
+OPTIONS = f"span={SPAN},depth=16,tick=1ms"
+# l_type, l_whence, l_start, l_len, l_pid of struct flock
+FLOCK = "hhqqi4x"
+
+
+@pytest.fixture
+def image(folder: Path) -> Path:
+    path = folder / "image"
+    path.write_bytes(b"")
+    os.truncate(path, 16 << 20)
+    return path
+
+
+def machine_options(image: Path, disk: str = "", options: str = OPTIONS) -> dict[str, Any]:
+    return {"guest": "blk", "guest_options": options, "cpus": 1,
+            "extra": ["--disk", f"path={image}{disk}"]}
+
+
+def next_machine(fleet: Fleet, machine: Machine, number: int, **options: Any) -> Machine:
+    uri = f"unix:{fleet.folder}/{number}.move"
+    there = fleet.start(f"m{number}", incoming=uri, **options)
+    moved = move(machine, there, uri)
+    assert moved.status == "completed", moved.info
+    machine.qmp.command("quit")
+    assert machine.wait_end() == 0
+    fleet.retire(machine)
+    return there
+
+
+def assert_reads_back(machine: Machine) -> None:
+    """All that was ever written is there, and each request was completed once."""
+    last = guest.ask(machine.serial, timeout_s=60, request=b"q")
+    assert last["errors"] == 0, machine.serial.lines
+    assert machine.wait_end() == 0
+    assert not guest.complaints(machine.serial)
+
+
+def move_often(fleet: Fleet, options: dict[str, Any], moves: int = MOVES) -> None:
+    machine = fleet.start("m0", **options)
+    machine.serial.wait_line(r"ready\b")
+    ops = 0
+    for number in range(1, moves + 1):
+        machine.serial.wait_ticks(50)
+        report = machine.report()
+        assert report["errors"] == 0 and report["ops"] > ops
+        ops = report["ops"]
+        machine = next_machine(fleet, machine, number, **options)
+    machine.serial.wait_ticks(50)
+    assert machine.report()["ops"] > ops
+    assert_reads_back(machine)
+
+
+@pytest.mark.parametrize("disk, program", [
+    ("", ""),
+    (",queues=4", ",queues=all"),
+    ("", ",packed=on"),
+    ("", ",indirect=on,event-idx=off"),
+    (",direct=on", ",msix=on"),
+])
+def test_disk_is_whole_after_moves_under_load(kvm: None, fleet: Fleet, image: Path, disk: str,
+                                              program: str) -> None:
+    move_often(fleet, machine_options(image, disk, OPTIONS + program))
+
+
+def lock_holder(image: Path) -> bool:
+    """Whether some process has the image's lock."""
+    with image.open("r+b") as file:
+        wanted = struct.pack(FLOCK, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+        found = fcntl.fcntl(file, fcntl.F_OFD_GETLK, wanted)
+    return struct.unpack(FLOCK, found)[0] != fcntl.F_UNLCK
+
+
+def test_disk_that_another_machine_has_is_refused(kvm: None, fleet: Fleet, image: Path) -> None:
+    fleet.start("owner", **machine_options(image)).ready()
+    second = run("run", "--guest", "blk", "--serial", "null", "--disk", f"path={image}")
+    assert second.returncode == 1
+    assert len(second.stderr.splitlines()) == 1 and "disk0" in second.stderr
+    assert "lock" in second.stderr
+
+
+def test_destination_has_no_lock_before_the_guest_is_its_own(kvm: None, fleet: Fleet,
+                                                             image: Path) -> None:
+    options = machine_options(image)
+    uri = f"unix:{fleet.folder}/move"
+    fleet.start("destination", incoming=uri, **options).ready()
+    assert not lock_holder(image)
+    source = fleet.start("source", **options).ready()
+    source.serial.wait_line(r"ready\b")
+    assert lock_holder(image)
+
+
+@pytest.mark.parametrize("action", ["close", "exit"])
+@pytest.mark.parametrize("side, arc", [
+    ("source", "active-device"), ("source", "device-sent"), ("source", "sent-ready"),
+    ("source", "ready-handed-over"), ("destination", "stopped-loading"),
+    ("destination", "loading-loaded"), ("destination", "loaded-taking-over"),
+])
+def test_lesson_disk_lock_is_with_the_side_that_runs(kvm: None, fleet: Fleet, image: Path,
+                                                     side: str, arc: str, action: str) -> None:
+    """Locks freed early for a destination that then failed (CH 7111)."""
+    options = machine_options(image)
+    uri = f"unix:{fleet.folder}/move"
+    source = fleet.start("source", **options)
+    source.serial.wait_line(r"ready\b")
+    destination = fleet.start("destination", incoming=uri, **options).ready()
+    destination.serial
+    broken = source if side == "source" else destination
+    injector.arm(broken, arc, action)
+    start(source, uri)
+    injector.wait_broken(broken, arc, action)
+    end = injector.settled(source, destination)
+    if end == injector.NOBODY:
+        destination.kill()
+        destination.wait_end()
+        assert not lock_holder(image)
+        source.qmp.command("cont", force=True)
+    if end in (injector.LOST,):
+        assert not lock_holder(image)
+        return
+    owner = source if end in (injector.SOURCE, injector.NOBODY) else destination
+    assert lock_holder(image)
+    before = owner.report()["ops"]
+    owner.serial.wait_ticks(50)
+    assert owner.report()["ops"] > before
+    assert_reads_back(owner)

@@ -1,0 +1,245 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * A PCI bus with nothing around it but memory and an accelerator that delivers
+ * nothing and notes what it is told.  Configuration space is reached as a vCPU
+ * does, through the address spaces.
+ */
+#ifndef GODWIT_TEST_DEV_PCI_BOARD_H
+#define GODWIT_TEST_DEV_PCI_BOARD_H
+
+#include <cmocka.h>
+#include <linux/pci_regs.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+
+#include "accel/routes.h"
+#include "base/err.h"
+#include "dev/msix.h"
+#include "dev/pci.h"
+#include "mem/access.h"
+#include "mem/space.h"
+#include "state/state.h"
+
+#define BOARD_HIGH (8ull << 30)
+
+/* What the accelerator knows of one GSI. */
+struct board_gsi {
+	bool has_msi;
+	struct accel_msi msi;
+	int fd; /* bound; -1: none */
+};
+
+struct board {
+	struct mem *mem;
+	struct mem_region *memory_root, *ports_root;
+	struct addr_space *memory, *ports;
+	struct state_registry state;
+
+	struct accel accel;
+	struct accel_ops ops;
+	struct accel_routes routes;
+	struct board_gsi gsis[256]; /* from ACCEL_ROUTE_FIRST on */
+	unsigned int tells, irqfds; /* calls */
+	int fail;                   /* what they return */
+
+	struct pci_bus *bus;
+};
+
+static inline int board_tell(void *opaque, const struct accel_route *routes,
+			     unsigned int count)
+{
+	struct board *board = opaque;
+
+	board->tells++;
+	if (board->fail)
+		return board->fail;
+	for (unsigned int i = 0; i < array_size(board->gsis); i++) {
+		board->gsis[i].has_msi = i < count && routes[i].has_msi;
+		if (board->gsis[i].has_msi)
+			board->gsis[i].msi = routes[i].msi;
+	}
+	return 0;
+}
+
+static inline int board_irqfd(void *opaque, unsigned int gsi, int fd,
+			      bool is_bound)
+{
+	struct board *board = opaque;
+	struct board_gsi *known = &board->gsis[gsi - ACCEL_ROUTE_FIRST];
+
+	board->irqfds++;
+	if (board->fail)
+		return board->fail;
+	/* Never without a message: it would be lost. */
+	if (is_bound)
+		assert_true(known->has_msi);
+	assert_int_equal(known->fd, is_bound ? -1 : fd);
+	known->fd = is_bound ? fd : -1;
+	return 0;
+}
+
+static const struct accel_routes_ops board_routes_ops = {
+	.tell = board_tell,
+	.irqfd = board_irqfd,
+};
+
+static inline void board_init(struct board *board)
+{
+	struct err err = ERR_INIT;
+	struct pci_bus_config config = {
+		.accel = &board->accel,
+		.state = &board->state,
+		.mmio64_start = BOARD_HIGH,
+	};
+
+	*board = (struct board){
+		.mem = mem_new(),
+		.ops = { .route_new = accel_route_new,
+			 .route_free = accel_route_free,
+			 .routes_begin = accel_routes_begin,
+			 .route_set = accel_route_set,
+			 .routes_commit = accel_routes_commit,
+			 .irqfd_set = accel_irqfd_set,
+			 .irq_counts = accel_irq_counts },
+	};
+	for (unsigned int i = 0; i < array_size(board->gsis); i++)
+		board->gsis[i].fd = -1;
+	board->accel.ops = &board->ops;
+	board->accel.routes = &board->routes;
+	accel_routes_init(&board->routes, &board_routes_ops, board,
+			  array_size(board->gsis));
+	state_registry_init(&board->state);
+	board->memory_root =
+		mem_region_new_container(board->mem, "memory", MEM_SIZE_2_64);
+	board->ports_root =
+		mem_region_new_container(board->mem, "ports", 0x10000);
+	board->memory =
+		addr_space_new(board->mem, "memory", board->memory_root);
+	board->ports = addr_space_new(board->mem, "ports", board->ports_root);
+	config.mem = board->mem;
+	config.memory = board->memory_root;
+	config.ports = board->ports_root;
+	if (pci_bus_new(&config, &board->bus, &err))
+		fail_msg("%s", err_msg(&err));
+}
+
+/* Its functions are gone. */
+static inline void board_fini(struct board *board)
+{
+	pci_bus_free(board->bus);
+	addr_space_free(board->memory);
+	addr_space_free(board->ports);
+	mem_region_put(board->memory_root);
+	mem_region_put(board->ports_root);
+	mem_synchronize(board->mem);
+	mem_free(board->mem);
+	accel_routes_fini(&board->routes);
+}
+
+static inline uint64_t board_load(struct board *board, uint64_t gpa,
+				  unsigned int size)
+{
+	uint8_t bytes[8] = { 0 };
+	uint64_t value = 0;
+
+	mem_read(board->memory, gpa, bytes, size);
+	for (unsigned int i = 0; i < size; i++)
+		value |= (uint64_t)bytes[i] << 8 * i;
+	return value;
+}
+
+static inline void board_store(struct board *board, uint64_t gpa,
+			       uint64_t value, unsigned int size)
+{
+	uint8_t bytes[8];
+
+	for (unsigned int i = 0; i < size; i++)
+		bytes[i] = (uint8_t)(value >> 8 * i);
+	mem_write(board->memory, gpa, bytes, size);
+}
+
+static inline uint64_t board_in(struct board *board, uint16_t port,
+				unsigned int size)
+{
+	uint8_t bytes[4] = { 0 };
+	uint64_t value = 0;
+
+	mem_read(board->ports, port, bytes, size);
+	for (unsigned int i = 0; i < size; i++)
+		value |= (uint64_t)bytes[i] << 8 * i;
+	return value;
+}
+
+static inline void board_out(struct board *board, uint16_t port, uint32_t value,
+			     unsigned int size)
+{
+	uint8_t bytes[4];
+
+	for (unsigned int i = 0; i < size; i++)
+		bytes[i] = (uint8_t)(value >> 8 * i);
+	mem_write(board->ports, port, bytes, size);
+}
+
+/* Where register @offset of the function in @slot is in ECAM. */
+static inline uint64_t board_ecam(unsigned int slot, unsigned int offset)
+{
+	return PCI_ECAM_START + ((uint64_t)slot << 15) + offset;
+}
+
+static inline uint32_t board_config(struct board *board, unsigned int slot,
+				    unsigned int offset, unsigned int size)
+{
+	return (uint32_t)board_load(board, board_ecam(slot, offset), size);
+}
+
+static inline void board_config_set(struct board *board, unsigned int slot,
+				    unsigned int offset, uint32_t value,
+				    unsigned int size)
+{
+	board_store(board, board_ecam(slot, offset), value, size);
+}
+
+/* The offset of capability @id, or 0. */
+static inline unsigned int board_capability(struct board *board,
+					    unsigned int slot, unsigned int id)
+{
+	unsigned int at = board_config(board, slot, PCI_CAPABILITY_LIST, 1);
+
+	for (int i = 0; at && i < 48; i++) {
+		if (board_config(board, slot, at, 1) == id)
+			return at;
+		at = board_config(board, slot, at + 1, 1);
+	}
+	return 0;
+}
+
+/* Save @from, and give it to @to, as a migration does; what load said. */
+static inline int board_move_state(struct state_registry *from,
+				   struct board *to, bool is_activated)
+{
+	struct state_entry *entry, *other;
+	int ret = 0;
+
+	mem_load_begin(to->mem);
+	mem_begin(to->mem);
+	list_for_each (entry, &from->entries, link) {
+		struct bytes_writer bytes = { .data = NULL };
+
+		other = state_find(&to->state, entry->name);
+		assert_int_equal(state_save(entry, &bytes, NULL), 0);
+		if (other && !ret)
+			ret = state_load(other, entry->desc->version,
+					 bytes.data, bytes.size, NULL);
+		bytes_writer_fini(&bytes);
+	}
+	mem_commit(to->mem);
+	mem_load_end(to->mem);
+	if (ret || !is_activated)
+		return ret;
+	list_for_each (entry, &to->state.entries, link)
+		assert_int_equal(state_activate(entry, NULL), 0);
+	return 0;
+}
+
+#endif
