@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 import struct
+import subprocess
+import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Iterator
 
 import pytest
 
 from harness import guest, injector
-from harness.machine import Fleet, Machine, run
+from harness.machine import END_S, Fleet, Machine, run
 from harness.move import move, start
 
 SPAN = 8 << 20
@@ -29,12 +32,15 @@ def image(folder: Path) -> Path:
     return path
 
 
-def machine_options(image: Path, disk: str = "", options: str = OPTIONS) -> dict[str, Any]:
-    return {"guest": "blk", "guest_options": options, "cpus": 1,
-            "extra": ["--disk", f"path={image}{disk}"]}
+def machine_options(disk: str, options: str = OPTIONS) -> dict[str, Any]:
+    return {"guest": "blk", "guest_options": options, "cpus": 1, "extra": ["--disk", disk]}
 
 
-def next_machine(fleet: Fleet, machine: Machine, number: int, **options: Any) -> Machine:
+def file_options(image: Path, disk: str = "", options: str = OPTIONS) -> dict[str, Any]:
+    return machine_options(f"path={image}{disk}", options)
+
+
+def next_machine(fleet: Fleet, machine: Machine, number: int, options: dict[str, Any]) -> Machine:
     uri = f"unix:{fleet.folder}/{number}.move"
     there = fleet.start(f"m{number}", incoming=uri, **options)
     moved = move(machine, there, uri)
@@ -53,8 +59,9 @@ def assert_reads_back(machine: Machine) -> None:
     assert not guest.complaints(machine.serial)
 
 
-def move_often(fleet: Fleet, options: dict[str, Any], moves: int = MOVES) -> None:
-    machine = fleet.start("m0", **options)
+def move_often(fleet: Fleet, *options: dict[str, Any], moves: int = MOVES) -> None:
+    """Each machine has the next of @options, which differ in where the disk is had."""
+    machine = fleet.start("m0", **options[0])
     machine.serial.wait_line(r"ready\b")
     ops = 0
     for number in range(1, moves + 1):
@@ -62,7 +69,7 @@ def move_often(fleet: Fleet, options: dict[str, Any], moves: int = MOVES) -> Non
         report = machine.report()
         assert report["errors"] == 0 and report["ops"] > ops
         ops = report["ops"]
-        machine = next_machine(fleet, machine, number, **options)
+        machine = next_machine(fleet, machine, number, options[number % len(options)])
     machine.serial.wait_ticks(50)
     assert machine.report()["ops"] > ops
     assert_reads_back(machine)
@@ -77,7 +84,47 @@ def move_often(fleet: Fleet, options: dict[str, Any], moves: int = MOVES) -> Non
 ])
 def test_disk_is_whole_after_moves_under_load(kvm: None, fleet: Fleet, image: Path, disk: str,
                                               program: str) -> None:
-    move_often(fleet, machine_options(image, disk, OPTIONS + program))
+    move_often(fleet, file_options(image, disk, OPTIONS + program))
+
+
+@pytest.fixture
+def exports(folder: Path, image: Path) -> Iterator[list[str]]:
+    """The image behind two vhost-user sockets: a socket serves one machine at a time."""
+    daemon = shutil.which("qemu-storage-daemon")
+    if not daemon:
+        pytest.skip("qemu-storage-daemon is not installed")
+    sockets = [f"{folder}/blk{number}" for number in range(2)]
+    argv = [daemon, "--blockdev", f"driver=file,node-name=file,filename={image}"]
+    for number, path in enumerate(sockets):
+        argv += ["--export", f"type=vhost-user-blk,id=e{number},node-name=file,addr.type=unix,"
+                             f"addr.path={path},writable=on,num-queues=4"]
+    process = subprocess.Popen(argv)
+    try:
+        for path in sockets:
+            wait_path(path, process)
+        yield sockets
+        assert process.poll() is None, "qemu-storage-daemon ended"
+    finally:
+        process.kill()
+        process.wait()
+
+
+def wait_path(path: str, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + END_S
+    while not os.path.exists(path):
+        assert process.poll() is None and time.monotonic() < deadline, f"no {path}"
+        time.sleep(0.005)
+
+
+@pytest.mark.parametrize("disk, program", [
+    ("", ""),
+    (",queues=4", ",queues=all"),
+    ("", ",indirect=on,event-idx=off"),
+])
+def test_vhost_user_disk_is_whole_after_moves_under_load(
+        kvm: None, fleet: Fleet, exports: list[str], disk: str, program: str) -> None:
+    move_often(fleet, *(machine_options(f"vhost-user={path}{disk}", OPTIONS + program)
+                        for path in exports))
 
 
 def lock_holder(image: Path) -> bool:
@@ -89,7 +136,7 @@ def lock_holder(image: Path) -> bool:
 
 
 def test_disk_that_another_machine_has_is_refused(kvm: None, fleet: Fleet, image: Path) -> None:
-    fleet.start("owner", **machine_options(image)).ready()
+    fleet.start("owner", **file_options(image)).ready()
     second = run("run", "--guest", "blk", "--serial", "null", "--disk", f"path={image}")
     assert second.returncode == 1
     assert len(second.stderr.splitlines()) == 1 and "disk0" in second.stderr
@@ -98,7 +145,7 @@ def test_disk_that_another_machine_has_is_refused(kvm: None, fleet: Fleet, image
 
 def test_destination_has_no_lock_before_the_guest_is_its_own(kvm: None, fleet: Fleet,
                                                              image: Path) -> None:
-    options = machine_options(image)
+    options = file_options(image)
     uri = f"unix:{fleet.folder}/move"
     fleet.start("destination", incoming=uri, **options).ready()
     assert not lock_holder(image)
@@ -116,7 +163,7 @@ def test_destination_has_no_lock_before_the_guest_is_its_own(kvm: None, fleet: F
 def test_lesson_disk_lock_is_with_the_side_that_runs(kvm: None, fleet: Fleet, image: Path,
                                                      side: str, arc: str, action: str) -> None:
     """Locks freed early for a destination that then failed (CH 7111)."""
-    options = machine_options(image)
+    options = file_options(image)
     uri = f"unix:{fleet.folder}/move"
     source = fleet.start("source", **options)
     source.serial.wait_line(r"ready\b")
