@@ -101,7 +101,7 @@ def exports(folder: Path, image: Path) -> Iterator[list[str]]:
     process = subprocess.Popen(argv)
     try:
         for path in sockets:
-            wait_path(path, process)
+            wait_listening(path, process)
         yield sockets
         assert process.poll() is None, "qemu-storage-daemon ended"
     finally:
@@ -109,9 +109,16 @@ def exports(folder: Path, image: Path) -> Iterator[list[str]]:
         process.wait()
 
 
-def wait_path(path: str, process: subprocess.Popen[bytes]) -> None:
+def listens(path: str) -> bool:
+    """Flags, fourth, have __SO_ACCEPTCON; a connection to see it would be served."""
+    with open("/proc/net/unix", encoding="ascii", errors="replace") as sockets:
+        return any(line.split()[3] == "00010000" and line.rstrip().endswith(" " + path)
+                   for line in sockets)
+
+
+def wait_listening(path: str, process: subprocess.Popen[bytes]) -> None:
     deadline = time.monotonic() + END_S
-    while not os.path.exists(path):
+    while not listens(path):
         assert process.poll() is None and time.monotonic() < deadline, f"no {path}"
         time.sleep(0.005)
 
