@@ -122,6 +122,21 @@ struct accel_stat {
 
 typedef void accel_stat_fn(void *opaque, const struct accel_stat *stat);
 
+/* A message-signalled interrupt: what the device writes, and where. */
+struct accel_msi {
+	uint64_t address;
+	uint32_t data;
+};
+
+/* GSIs from here on are routes. */
+#define ACCEL_ROUTE_FIRST 24u
+
+/* Calls into the accelerator since the VM was made. */
+struct accel_irq_counts {
+	uint64_t route_commits; /* that changed something */
+	uint64_t irqfd_calls;
+};
+
 /* Of all dirty rings, since the VM was made. */
 struct accel_ring_stats {
 	uint64_t full_exits; /* a vCPU left the guest since its ring was full */
@@ -136,6 +151,30 @@ struct accel_ops {
 
 	/* Interrupt controllers; GSIs 0-23.  Any thread. */
 	void (*irq_set)(struct accel *accel, unsigned int gsi, int level);
+
+	/*
+	 * Message-signalled interrupts; any thread.  A route is a GSI that stands
+	 * for a message; an eventfd that is bound to it sends that message each
+	 * time it is written, with nobody of this process in between (irqfd).
+	 * Routes change in groups: the outermost routes_commit tells the kernel
+	 * of all changes since the first routes_begin in one call, or of none in
+	 * no call.  A new route has no message.  irqfd_set: an eventfd that was
+	 * written before it was bound interrupts at once.
+	 * NULL, all of them: there are no such interrupts.
+	 */
+	void (*msi_send)(struct accel *accel, const struct accel_msi *msi);
+	int (*route_new)(struct accel *accel, unsigned int *ret_gsi,
+			 struct err *err);
+	void (*route_free)(struct accel *accel, unsigned int gsi);
+	void (*routes_begin)(struct accel *accel);
+	/* @msi NULL: no message. */
+	void (*route_set)(struct accel *accel, unsigned int gsi,
+			  const struct accel_msi *msi);
+	int (*routes_commit)(struct accel *accel, struct err *err);
+	int (*irqfd_set)(struct accel *accel, unsigned int gsi, int fd,
+			 bool is_bound, struct err *err);
+	void (*irq_counts)(struct accel *accel,
+			   struct accel_irq_counts *ret_counts);
 
 	int (*vcpu_new)(struct accel *accel, unsigned int index,
 			struct accel_vcpu **ret_vcpu, struct err *err);

@@ -1,0 +1,52 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The devices that a machine was asked for: --disk, --net, --rng, --console,
+ * --shmem, each as often as there are PCI slots.  They are built in the order of
+ * the command line, which is the order of their slots, and started, stopped and
+ * moved together.
+ */
+#ifndef GODWIT_MACHINE_DEVICES_H
+#define GODWIT_MACHINE_DEVICES_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+struct devices;
+struct err;
+struct vdev_site;
+
+#define DEVICES_MAX 31u /* slots, but for the host bridge's */
+
+enum device_kind {
+	DEVICE_DISK,
+	DEVICE_NET,
+	DEVICE_RNG,
+	DEVICE_CONSOLE,
+	DEVICE_SHMEM,
+	DEVICE_KIND_COUNT
+};
+
+struct device_option {
+	enum device_kind kind;
+	const char *text; /* what followed the option */
+};
+
+/* What was built is freed when one fails.  @site's name is filled in: "disk0",
+ * "disk1", "net0". */
+int devices_new(const struct vdev_site *site,
+		const struct device_option *options, unsigned int count,
+		struct devices **ret_devices, struct err *err);
+void devices_free(struct devices *devices); /* NULL is accepted */
+
+/* vdev_run() and vdev_pause() of all; the pause begins in all before it is waited
+ * for in any. */
+void devices_run(struct devices *devices);
+int devices_pause(struct devices *devices, uint64_t deadline_ns,
+		  struct err *err);
+
+/* claim of all, or of none; disclaim; arrived: virtio/vdev.h. */
+int devices_claim(struct devices *devices, struct err *err);
+void devices_disclaim(struct devices *devices);
+void devices_arrived(struct devices *devices);
+
+#endif
