@@ -415,7 +415,9 @@ int channel_connect(struct channel *channel, const char *text, int stop_fd,
 		break;
 	}
 	if (ret)
-		return err_set_errno(err, ret, "cannot connect to %s", text);
+		return err_set_errno(
+			err, ret, "cannot %s %s",
+			uri.kind == URI_FILE ? "write" : "connect to", text);
 	return adopt(channel, fd, &save, stop_fd, err);
 }
 
@@ -589,7 +591,10 @@ int channel_send(struct channel *channel, struct iovec *iov, unsigned int count,
 			break;
 	}
 	channel->busy_ns += clock_mono_ns() - start;
-	return ret ? failed(err, ret, "sending to the peer") : 0;
+	return ret ? failed(err, ret,
+			    channel->is_file ? "writing the stream"
+					     : "sending to the peer")
+		   : 0;
 }
 
 /* Hand out what was read ahead; false when all of @iov is filled. */
@@ -629,6 +634,17 @@ static ssize_t recv_some(struct channel *channel, const struct iovec *iov,
 	return (ssize_t)iov->iov_len;
 }
 
+/* @is_first: between two records. */
+static int ended(const struct channel *channel, bool is_first, struct err *err)
+{
+	if (!is_first)
+		return err_set(err, -EBADMSG,
+			       "the stream ends inside a record");
+	return err_set(err, -ENODATA, "%s",
+		       channel->is_file ? "the stream ends"
+					: "the peer closed the connection");
+}
+
 int channel_recv(struct channel *channel, struct iovec *iov, unsigned int count,
 		 struct err *err)
 {
@@ -647,18 +663,16 @@ int channel_recv(struct channel *channel, struct iovec *iov, unsigned int count,
 			continue;
 		}
 		if (done == 0)
-			return is_first ? err_set(err, -ENODATA,
-						  "the peer closed the "
-						  "connection")
-					: err_set(err, -EBADMSG,
-						  "the stream ends inside a "
-						  "record");
+			return ended(channel, is_first, err);
 		if (errno == EINTR || (errno == EAGAIN && spin_until &&
 				       clock_mono_ns() < spin_until))
 			continue;
 		ret = errno == EAGAIN ? wait_for(channel, POLLIN) : -errno;
 		if (ret)
-			return failed(err, ret, "reading from the peer");
+			return failed(err, ret,
+				      channel->is_file
+					      ? "reading the stream"
+					      : "reading from the peer");
 	}
 	return 0;
 }
