@@ -35,6 +35,9 @@
 /* To listen on: an address of this host, which should know it by itself.  The
  * caller waits, QMP and all. */
 #define OWN_NAME_TIMEOUT_NS (2 * NS_PER_SEC)
+/* One source comes; before it maybe some who only look whether somebody listens,
+ * and on a busy host they are not seen off at once. */
+#define BACKLOG 16
 /* A peer host that vanished is noticed after this. */
 #define TCP_DEAD_MS 20000
 #define TCP_ALIVE_S 5 /* between probes of a silent one */
@@ -424,7 +427,7 @@ int channel_connect(struct channel *channel, const char *text, int stop_fd,
 static int bind_unix(const struct uri *uri, struct channel_listener *listener,
 		     struct err *err)
 {
-	int ret = unix_listener_open(&listener->bound, uri->rest, 1, err);
+	int ret = unix_listener_open(&listener->bound, uri->rest, BACKLOG, err);
 
 	listener->fd = listener->bound.fd;
 	return ret;
@@ -440,7 +443,8 @@ static int bind_one(const struct addrinfo *at, int *ret_fd)
 	if (fd < 0)
 		return -errno;
 	if (setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on)) < 0 ||
-	    bind(fd, at->ai_addr, at->ai_addrlen) < 0 || listen(fd, 1) < 0)
+	    bind(fd, at->ai_addr, at->ai_addrlen) < 0 ||
+	    listen(fd, BACKLOG) < 0)
 		ret = -errno;
 	if (ret)
 		close(fd);
