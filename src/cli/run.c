@@ -358,6 +358,16 @@ static int start(const struct run_options *options, struct control *control,
 	return control_incoming(control, options->incoming, true, err);
 }
 
+/* What a built-in guest has to say of a wrong option, or of memory that was lost,
+ * goes to its serial port, and that may go nowhere. */
+static void explain_exit(const struct run_options *options, int code)
+{
+	if (options->machine.guest && code >= CONTROL_EXIT_DEBUG)
+		log_info(
+			"the guest '%s' gave up with %d; its serial port says why",
+			options->machine.guest, code - CONTROL_EXIT_DEBUG);
+}
+
 static int run(const struct run_options *options)
 {
 	struct control *control = NULL;
@@ -385,6 +395,7 @@ static int run(const struct run_options *options)
 	ret = start(options, control, machine, mig, &err);
 	if (!ret)
 		ret = control_run(control);
+	explain_exit(options, ret);
 out:
 	if (ret < 0) {
 		log_info("%s", err_msg(&err));

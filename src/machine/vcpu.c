@@ -228,11 +228,6 @@ void vcpu_set_free(struct vcpu_set *set)
 	free(set);
 }
 
-unsigned int vcpu_set_count(const struct vcpu_set *set)
-{
-	return set->count;
-}
-
 struct accel_vcpu *vcpu_set_get(struct vcpu_set *set, unsigned int index)
 {
 	assert(index < set->count);

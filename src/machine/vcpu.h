@@ -38,7 +38,6 @@ int vcpu_set_new(struct accel *accel, unsigned int count, vcpu_exit_fn *on_exit,
 /* Pauses, joins the threads, frees the vCPUs.  Accepts NULL. */
 void vcpu_set_free(struct vcpu_set *set);
 
-unsigned int vcpu_set_count(const struct vcpu_set *set);
 struct accel_vcpu *vcpu_set_get(struct vcpu_set *set, unsigned int index);
 /* The kernel's id of the vCPU's thread; 0 while it has not started. */
 int vcpu_set_thread_id(struct vcpu_set *set, unsigned int index);

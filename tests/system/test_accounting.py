@@ -12,6 +12,8 @@ from harness.move import move, start, statuses, wait
 from harness.qmp import QmpError
 from harness.scene import pair
 
+pytestmark = pytest.mark.alone  # it compares times
+
 SOURCE_PHASES = ["stop-vcpus", "stop-backends", "save-state", "last-sync", "send-ram", "send-state",
                  "verify", "wait-ready", "wait-running"]
 

@@ -15,6 +15,8 @@ from harness.move import move, start, wait
 from harness.relay import Link
 from harness.scene import assert_moves, listening
 
+pytestmark = pytest.mark.alone  # it changes the host's huge pages
+
 PLAIN = {"extra": ["--accel", "kvm,x-plain-log=on"]}
 NR_HUGEPAGES = Path("/proc/sys/vm/nr_hugepages")
 HUGEPAGES = 2 * 64 // 2 + 8  # two machines of 64 MiB, and some

@@ -2,6 +2,7 @@
 """How tests of migrations begin and end: a guest at work, a destination, proof of no harm."""
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from . import guest
@@ -51,6 +52,14 @@ def endless(fleet: Fleet, **options: Any) -> tuple[Machine, Machine]:
     start(source, uri)
     wait(source, 30, "active")
     return source, destination
+
+
+def save(source: Machine, path: Path) -> None:
+    """To its end: however slow the disk is, one pass of all that changes is short enough."""
+    source.qmp.command("migrate-set-parameters", downtime_limit=1_000_000)
+    start(source, f"file:{path}")
+    assert wait(source) == "completed", source.qmp.command("query-migrate")
+    source.qmp.command("migrate-set-parameters", downtime_limit=300)
 
 
 def assert_works(machine: Machine, ticks: int = 2 * WORK_TICKS) -> None:
