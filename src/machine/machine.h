@@ -19,6 +19,7 @@ struct addr_space;
 struct err;
 struct mem;
 struct state_registry;
+struct vcpu_held;
 struct vcpu_set;
 
 #define MACHINE_CPUS_MAX   1024u
@@ -133,6 +134,12 @@ int machine_take_over(struct machine *machine, bool is_running,
 /* accel_ops.vcpu_writes. */
 int machine_vcpu_writes(struct machine *machine, unsigned int vcpu,
 			uint64_t *ret_pages);
+/* vcpu_set_hold(), _held() and _forget_held(); any thread. */
+void machine_hold_vcpu(struct machine *machine, unsigned int vcpu,
+		       uint64_t until_ns);
+void machine_vcpu_held(struct machine *machine, unsigned int vcpu,
+		       struct vcpu_held *ret_held);
+void machine_forget_held(struct machine *machine);
 /* The accelerator's counters: accel_ops.stats_read.  -EINVAL for a vCPU that
  * does not exist. */
 int machine_read_stats(struct machine *machine, int vcpu, accel_stat_fn *fn,
