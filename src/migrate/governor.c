@@ -21,9 +21,10 @@
 /* Shorter, a vCPU would run for less than it takes to let it go and stop it; longer,
  * one that begins to write is noticed late. */
 #define SLICE_MIN_NS (20 * NS_PER_US)
-#define SLICE_MAX_NS (2 * NS_PER_MS)
-/* While it writes nothing it is looked at less and less often. */
-#define IDLE_MAX_NS (4 * NS_PER_MS)
+#define SLICE_MAX_NS (4 * NS_PER_MS)
+/* Of a speed, from one look to the next: one that writes no more is looked at less
+ * and less often, down to the above within 32 ms. */
+#define SPEED_KEPT (7.0 / 8)
 /* What a vCPU may save up, and what it may owe: one that wrote and now reads is not
  * held for long for what was. */
 #define CREDIT_NS (1 * NS_PER_MS)
@@ -32,6 +33,7 @@
 struct governed {
 	uint64_t limit[GOVERNOR_CLIENTS]; /* pages a second */
 	double debt;                      /* pages; negative: saved up */
+	double speed;                     /* pages a ns, see measure_speed() */
 	uint64_t writes, at_ns;           /* as last looked at */
 	uint64_t
 		run_at_ns; /* since when it may run, or had nothing to wait for */
@@ -94,21 +96,26 @@ static double settle(struct governed *vcpu, uint64_t writes, uint64_t now)
 	return wrote;
 }
 
-/* For how long it may run before it is looked at again, so that it owes a hold of
- * the usual length then.  @wrote pages in the @ran_ns before. */
-static uint64_t next_slice(const struct governed *vcpu, double wrote,
-			   uint64_t ran_ns)
+/* How fast it writes when it writes: the fastest of late.  A slice in which it wrote
+ * nothing says little, since its thread may have had no CPU. */
+static void measure_speed(struct governed *vcpu, double wrote, uint64_t ran_ns)
 {
-	double wanted;
+	double speed = ran_ns ? wrote / (double)ran_ns : 0;
 
-	/* It may not have come to run in so short a time. */
-	if (wrote <= 0)
-		return clamp((double)ran_ns * 2, SLICE_MIN_NS, IDLE_MAX_NS);
-	wanted = pages_in(limit_of(vcpu), GOVERNOR_HOLD_NS);
+	vcpu->speed *= SPEED_KEPT;
+	if (speed > vcpu->speed)
+		vcpu->speed = speed;
+}
+
+/* For how long it may run before it is looked at again, so that it owes a hold of
+ * the usual length then. */
+static uint64_t next_slice(const struct governed *vcpu)
+{
+	double wanted = pages_in(limit_of(vcpu), GOVERNOR_HOLD_NS);
+
 	if (vcpu->debt < 0)
 		wanted -= vcpu->debt;
-	return clamp((double)ran_ns * wanted / wrote, SLICE_MIN_NS,
-		     SLICE_MAX_NS);
+	return clamp(wanted / vcpu->speed, SLICE_MIN_NS, SLICE_MAX_NS);
 }
 
 static void look_at(struct governor *governor, unsigned int index, uint64_t now)
@@ -120,7 +127,8 @@ static void look_at(struct governor *governor, unsigned int index, uint64_t now)
 	if (machine_vcpu_writes(governor->machine, index, &writes))
 		writes = vcpu->writes;
 	wrote = settle(vcpu, writes, now);
-	slice_ns = next_slice(vcpu, wrote, now - vcpu->run_at_ns);
+	measure_speed(vcpu, wrote, now - vcpu->run_at_ns);
+	slice_ns = next_slice(vcpu);
 	if (vcpu->debt > 0) {
 		hold_ns = clamp(vcpu->debt * (double)NS_PER_SEC /
 					(double)limit_of(vcpu),
@@ -237,7 +245,7 @@ static void begin_or_end(struct governor *governor, unsigned int index,
 	if (is_limited && !vcpu->due_ns) {
 		vcpu->at_ns = vcpu->run_at_ns = clock_mono_ns();
 		vcpu->writes = writes;
-		vcpu->debt = 0;
+		vcpu->debt = vcpu->speed = 0;
 		vcpu->due_ns = vcpu->at_ns + SLICE_MIN_NS;
 	} else if (!is_limited && vcpu->due_ns) {
 		vcpu->due_ns = 0;

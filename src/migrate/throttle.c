@@ -17,12 +17,10 @@ double throttle_share(const struct policy *policy, double share,
 	double over, excess, step;
 
 	if (policy->estimate_ns <= policy->limit_ns || !policy->idle_rounds ||
-	    !remaining_bytes)
+	    !remaining_bytes || policy->is_out_of_reach)
 		return share;
 	over = (double)(policy->estimate_ns - policy->limit_ns);
 	excess = over * (double)policy->bandwidth / (double)NS_PER_SEC;
-	if (excess >= rest)
-		return share;
 	step = (rest - excess) / rest;
 	if (step < STEP_MIN)
 		step = STEP_MIN;
