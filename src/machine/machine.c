@@ -855,6 +855,11 @@ void machine_forget_held(struct machine *machine)
 	vcpu_set_forget_held(machine->vcpus);
 }
 
+uint64_t machine_vcpu_cpu_ns(struct machine *machine, unsigned int vcpu)
+{
+	return vcpu_set_cpu_ns(machine->vcpus, vcpu);
+}
+
 int machine_read_stats(struct machine *machine, int vcpu, accel_stat_fn *fn,
 		       void *opaque, struct err *err)
 {

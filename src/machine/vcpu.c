@@ -402,6 +402,16 @@ void vcpu_set_forget_held(struct vcpu_set *set)
 	lock_release(&set->lock);
 }
 
+uint64_t vcpu_set_cpu_ns(struct vcpu_set *set, unsigned int index)
+{
+	clockid_t clock;
+
+	assert(index < set->count);
+	if (pthread_getcpuclockid(set->vcpus[index].thread, &clock))
+		return 0;
+	return clock_read_ns(clock);
+}
+
 int vcpu_set_work(struct vcpu_set *set, vcpu_work_fn *work, struct err *err)
 {
 	int ret = 0;

@@ -71,6 +71,9 @@ void vcpu_set_held(struct vcpu_set *set, unsigned int index,
 		   struct vcpu_held *ret_held);
 void vcpu_set_forget_held(struct vcpu_set *set);
 
+/* How long a vCPU's thread has had a CPU.  Any thread. */
+uint64_t vcpu_set_cpu_ns(struct vcpu_set *set, unsigned int index);
+
 /* Signal all and return: the machine ends, and a resume that comes later (or
  * runs beside this) lets none of them run again.  Any thread, a vCPU's own
  * too. */

@@ -22,9 +22,14 @@
  * one that begins to write is noticed late. */
 #define SLICE_MIN_NS (20 * NS_PER_US)
 #define SLICE_MAX_NS (4 * NS_PER_MS)
+/* How often to look whether one has come to run that waits for a CPU, or sleeps. */
+#define SLICE_ASLEEP_NS (100 * NS_PER_US)
+/* Less is the way to the guest and back. */
+#define RAN_MIN_NS (5 * NS_PER_US)
 /* Of a speed, from one look to the next: one that writes no more is looked at less
- * and less often, down to the above within 32 ms. */
-#define SPEED_KEPT (7.0 / 8)
+ * and less often, every SLICE_MAX_NS after some 30 ms. */
+#define SPEED_KEPT        (7.0 / 8)
+#define SPEED_KEPT_ASLEEP (63.0 / 64)
 /* What a vCPU may save up, and what it may owe: one that wrote and now reads is not
  * held for long for what was. */
 #define CREDIT_NS (1 * NS_PER_MS)
@@ -35,9 +40,8 @@ struct governed {
 	double debt;                      /* pages; negative: saved up */
 	double speed;                     /* pages a ns, see measure_speed() */
 	uint64_t writes, at_ns;           /* as last looked at */
-	uint64_t
-		run_at_ns; /* since when it may run, or had nothing to wait for */
-	uint64_t due_ns;   /* when to look at it; 0: never */
+	uint64_t cpu_ns;                  /* that it has had, likewise */
+	uint64_t due_ns;                  /* when to look at it; 0: never */
 };
 
 struct governor {
@@ -96,49 +100,55 @@ static double settle(struct governed *vcpu, uint64_t writes, uint64_t now)
 	return wrote;
 }
 
-/* How fast it writes when it writes: the fastest of late.  A slice in which it wrote
- * nothing says little, since its thread may have had no CPU. */
+/* How fast it writes when it runs: the fastest of late.  Without a CPU it writes
+ * nothing, which says nothing. */
 static void measure_speed(struct governed *vcpu, double wrote, uint64_t ran_ns)
 {
-	double speed = ran_ns ? wrote / (double)ran_ns : 0;
+	bool did_run = ran_ns >= RAN_MIN_NS;
+	double speed = did_run ? wrote / (double)ran_ns : 0;
 
-	vcpu->speed *= SPEED_KEPT;
+	vcpu->speed *= did_run ? SPEED_KEPT : SPEED_KEPT_ASLEEP;
 	if (speed > vcpu->speed)
 		vcpu->speed = speed;
 }
 
 /* For how long it may run before it is looked at again, so that it owes a hold of
  * the usual length then. */
-static uint64_t next_slice(const struct governed *vcpu)
+static uint64_t next_slice(const struct governed *vcpu, uint64_t ran_ns)
 {
 	double wanted = pages_in(limit_of(vcpu), GOVERNOR_HOLD_NS);
 
 	if (vcpu->debt < 0)
 		wanted -= vcpu->debt;
-	return clamp(wanted / vcpu->speed, SLICE_MIN_NS, SLICE_MAX_NS);
+	return clamp(wanted / vcpu->speed,
+		     ran_ns >= RAN_MIN_NS ? SLICE_MIN_NS : SLICE_ASLEEP_NS,
+		     SLICE_MAX_NS);
 }
 
 static void look_at(struct governor *governor, unsigned int index, uint64_t now)
 {
 	struct governed *vcpu = &governor->vcpus[index];
-	uint64_t writes, slice_ns, hold_ns = 0;
+	uint64_t cpu_ns = machine_vcpu_cpu_ns(governor->machine, index);
+	uint64_t writes, slice_ns, ran_ns = cpu_ns - vcpu->cpu_ns;
+	uint64_t hold_ns = 0;
 	double wrote;
 
 	if (machine_vcpu_writes(governor->machine, index, &writes))
 		writes = vcpu->writes;
 	wrote = settle(vcpu, writes, now);
-	measure_speed(vcpu, wrote, now - vcpu->run_at_ns);
-	slice_ns = next_slice(vcpu);
+	measure_speed(vcpu, wrote, ran_ns);
+	slice_ns = next_slice(vcpu, ran_ns);
+	vcpu->cpu_ns = cpu_ns;
 	if (vcpu->debt > 0) {
 		hold_ns = clamp(vcpu->debt * (double)NS_PER_SEC /
 					(double)limit_of(vcpu),
 				0, GOVERNOR_HOLD_MAX_NS);
 		machine_hold_vcpu(governor->machine, index, now + hold_ns);
 	}
-	trace(governor, "vCPU %u: %.0f pages, held %lu ns, then runs %lu ns",
-	      index, wrote, hold_ns, slice_ns);
-	vcpu->run_at_ns = now + hold_ns;
-	vcpu->due_ns = vcpu->run_at_ns + slice_ns;
+	trace(governor,
+	      "vCPU %u: %.0f pages in %lu us, held %lu ns, then runs %lu ns",
+	      index, wrote, ran_ns / 1000, hold_ns, slice_ns);
+	vcpu->due_ns = now + hold_ns + slice_ns;
 }
 
 /* Returns when to look again, UINT64_MAX: when something changed. */
@@ -243,7 +253,8 @@ static void begin_or_end(struct governor *governor, unsigned int index,
 	bool is_limited = limit_of(vcpu) != GOVERNOR_ANY;
 
 	if (is_limited && !vcpu->due_ns) {
-		vcpu->at_ns = vcpu->run_at_ns = clock_mono_ns();
+		vcpu->at_ns = clock_mono_ns();
+		vcpu->cpu_ns = machine_vcpu_cpu_ns(governor->machine, index);
 		vcpu->writes = writes;
 		vcpu->debt = vcpu->speed = 0;
 		vcpu->due_ns = vcpu->at_ns + SLICE_MIN_NS;

@@ -16,12 +16,12 @@ from harness.scene import assert_works, endless
 CPUS = 2
 ACCELS = ["kvm", "kvm,dirty=ring", "sim", "sim,dirty=ring"]
 # Rewritten as fast as it can: some hundred MiB are dirtied each second.
-HEAVY = "hot=128M,rate=max,tick=1ms"
-LIMIT = 20  # MiB a second
+HEAVY = "hot=512M,rate=max,tick=1ms"
+LIMIT = 40  # MiB a second
 
 
 def options(accel: str, guest_options: str = HEAVY) -> dict[str, Any]:
-    return {"cpus": CPUS, "guest_options": guest_options, "extra": ["--accel", accel]}
+    return {"cpus": CPUS, "memory": "1G", "guest_options": guest_options, "extra": ["--accel", accel]}
 
 
 @pytest.fixture(params=ACCELS)

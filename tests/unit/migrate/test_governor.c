@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
  * vCPUs that write at a steady speed whenever they are not held, under limits.  The
- * program is linked with --wrap=machine_vcpu_writes and --wrap=machine_hold_vcpu: the
- * machine is there, its vCPUs are these.  How late a thread wakes up on a busy
+ * program is linked with --wrap=machine_vcpu_writes, machine_hold_vcpu and
+ * machine_vcpu_cpu_ns: the machine is there, its vCPUs are these.  How late a thread wakes up on a busy
  * machine decides how exactly a limit is met, so that only bounds are checked.
  */
 #include <cmocka.h>
@@ -26,7 +26,7 @@
 
 struct writer {
 	double speed; /* pages a ns, while it is not held */
-	double pages;
+	double pages, ran_ns;
 	uint64_t at_ns, hold_until_ns;
 	uint64_t holds, longest_ns; /* asked for */
 	uint64_t releases;
@@ -45,6 +45,7 @@ int __wrap_machine_vcpu_writes(struct machine *machine, unsigned int vcpu,
 			       uint64_t *ret_pages);
 void __wrap_machine_hold_vcpu(struct machine *machine, unsigned int vcpu,
 			      uint64_t until_ns);
+uint64_t __wrap_machine_vcpu_cpu_ns(struct machine *machine, unsigned int vcpu);
 
 /* With the mutex. */
 static void live(struct writer *writer)
@@ -53,8 +54,10 @@ static void live(struct writer *writer)
 
 	if (writer->hold_until_ns > from)
 		from = writer->hold_until_ns;
-	if (from < now)
+	if (from < now) {
 		writer->pages += writer->speed * (double)(now - from);
+		writer->ran_ns += (double)(now - from);
+	}
 	writer->at_ns = now;
 }
 
@@ -89,6 +92,18 @@ void __wrap_machine_hold_vcpu(struct machine *machine, unsigned int vcpu,
 	    until_ns - writer->at_ns > writer->longest_ns)
 		writer->longest_ns = until_ns - writer->at_ns;
 	pthread_mutex_unlock(&scene.mutex);
+}
+
+uint64_t __wrap_machine_vcpu_cpu_ns(struct machine *machine, unsigned int vcpu)
+{
+	uint64_t ran_ns;
+
+	(void)machine;
+	pthread_mutex_lock(&scene.mutex);
+	live(&scene.writers[vcpu]);
+	ran_ns = (uint64_t)scene.writers[vcpu].ran_ns;
+	pthread_mutex_unlock(&scene.mutex);
+	return ran_ns;
 }
 
 static struct writer writer_of(unsigned int vcpu)
