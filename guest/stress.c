@@ -267,7 +267,8 @@ static _Noreturn void work(struct vcpu *vcpu)
 {
 	struct machine *m = vcpu->machine;
 	bool is_busy = vcpu->hot.slice.pages;
-	uint64_t reads = m->config.reads;
+	uint64_t reads =
+		vcpu->index < m->config.writers ? m->config.reads : 100;
 	struct chores chores = { .next = UINT64_MAX };
 
 	if (vcpu->index == 0)

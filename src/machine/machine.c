@@ -957,6 +957,28 @@ int machine_vcpu_writes(struct machine *machine, unsigned int vcpu,
 		       : -ENOTSUP;
 }
 
+void machine_hold_vcpu(struct machine *machine, unsigned int vcpu,
+		       uint64_t until_ns)
+{
+	vcpu_set_hold(machine->vcpus, vcpu, until_ns);
+}
+
+void machine_vcpu_held(struct machine *machine, unsigned int vcpu,
+		       struct vcpu_held *ret_held)
+{
+	vcpu_set_held(machine->vcpus, vcpu, ret_held);
+}
+
+void machine_forget_held(struct machine *machine)
+{
+	vcpu_set_forget_held(machine->vcpus);
+}
+
+uint64_t machine_vcpu_cpu_ns(struct machine *machine, unsigned int vcpu)
+{
+	return vcpu_set_cpu_ns(machine->vcpus, vcpu);
+}
+
 int machine_read_stats(struct machine *machine, int vcpu, accel_stat_fn *fn,
 		       void *opaque, struct err *err)
 {

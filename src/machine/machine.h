@@ -20,6 +20,7 @@ struct addr_space;
 struct err;
 struct mem;
 struct state_registry;
+struct vcpu_held;
 struct vcpu_set;
 
 #define MACHINE_CPUS_MAX   1024u
@@ -148,6 +149,13 @@ int machine_take_over(struct machine *machine, bool is_running,
 /* accel_ops.vcpu_writes. */
 int machine_vcpu_writes(struct machine *machine, unsigned int vcpu,
 			uint64_t *ret_pages);
+/* vcpu_set_hold(), _held(), _forget_held() and _cpu_ns(); any thread. */
+void machine_hold_vcpu(struct machine *machine, unsigned int vcpu,
+		       uint64_t until_ns);
+void machine_vcpu_held(struct machine *machine, unsigned int vcpu,
+		       struct vcpu_held *ret_held);
+void machine_forget_held(struct machine *machine);
+uint64_t machine_vcpu_cpu_ns(struct machine *machine, unsigned int vcpu);
 /* The accelerator's counters: accel_ops.stats_read.  -EINVAL for a vCPU that
  * does not exist. */
 int machine_read_stats(struct machine *machine, int vcpu, accel_stat_fn *fn,

@@ -484,6 +484,16 @@ static int pace_rounds(struct source *src, struct err *err)
 	return 0;
 }
 
+/* This round is not the last: is the guest in the way? */
+static void hold_back(struct source *src, const struct policy_round *round)
+{
+	struct mig_params params;
+
+	mig_params(src->mig, &params);
+	converge_round(src->mig->converge, &src->policy, round->remaining_bytes,
+		       (unsigned int)params.max_cpu_throttle);
+}
+
 static int source_rounds(struct source *src, struct err *err)
 {
 	struct policy_round round = { .sent_bytes = 0 };
@@ -503,6 +513,7 @@ static int source_rounds(struct source *src, struct err *err)
 		update_info(src, src->last_remaining);
 		if (is_time)
 			return 0;
+		hold_back(src, &round);
 		ret = source_pass(src, &round, err);
 		if (!ret)
 			ret = pace_rounds(src, err);
@@ -534,6 +545,7 @@ static int source_stop(struct source *src, struct err *err)
 	if (ret)
 		return ret;
 	src->is_stopped = true;
+	converge_end(src->mig->converge); /* none that runs again is held */
 	phase_end(&src->phases, MIG_PHASE_STOP_VCPUS);
 	ret = mig_set_state(src->mig, MIG_DEVICE, err);
 	if (ret)
@@ -822,6 +834,7 @@ static void source_fail(struct source *src, int code, struct err *err)
 					: "GO was sent, the destination may "
 					  "run the guest");
 	} else {
+		converge_end(src->mig->converge);
 		explain_failure(src, code, err);
 		source_send_cancel(src, err);
 	}
@@ -855,6 +868,8 @@ void source_run(struct mig *mig, struct err *err)
 	struct mig_params params;
 	int ret;
 
+	dirty_limit_take_log(mig->limit);
+	converge_begin(mig->converge);
 	mig_params(mig, &params);
 	mig_caps(mig, &src.caps);
 	policy_init(&src.policy, params.downtime_limit_ms * NS_PER_MS);
@@ -869,6 +884,7 @@ void source_run(struct mig *mig, struct err *err)
 		source_fail(&src, ret, err);
 	else
 		source_complete(&src);
+	dirty_limit_give_log(mig->limit);
 	bytes_writer_fini(&src.out);
 	record_fini(&src.reply);
 }

@@ -56,7 +56,8 @@ def test_ten_moves_with_the_plain_dirty_log_lose_nothing(kvm: None, fleet: Fleet
 def test_cancel_with_the_plain_dirty_log_loses_no_pages(kvm: None, fleet: Fleet) -> None:
     options = {**PLAIN, "guest_options": "hot=64M,rate=max,verify=on,tick=1ms"}
     source = started(fleet, **options)
-    source.qmp.command("migrate-set-parameters", max_bandwidth=100 << 20, downtime_limit=1)
+    source.qmp.command("migrate-set-parameters", max_bandwidth=100 << 20, downtime_limit=1,
+                       max_cpu_throttle=0)
     first = fleet.start("first", incoming=f"unix:{fleet.folder}/first", **options).ready()
     start(source, f"unix:{fleet.folder}/first")
     wait(source, 30, "active")

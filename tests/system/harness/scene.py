@@ -42,7 +42,8 @@ def pair(fleet: Fleet, **options: Any) -> tuple[Machine, Machine, str]:
 
 
 def slow(source: Machine, bandwidth: int = SLOW) -> None:
-    source.qmp.command("migrate-set-parameters", max_bandwidth=bandwidth, downtime_limit=1)
+    source.qmp.command("migrate-set-parameters", max_bandwidth=bandwidth, downtime_limit=1,
+                       max_cpu_throttle=0)
 
 
 def endless(fleet: Fleet, **options: Any) -> tuple[Machine, Machine]:
@@ -86,5 +87,6 @@ def assert_moves(fleet: Fleet, source: Machine, name: str = "last", **options: A
 def assert_moves_after_all(fleet: Fleet, source: Machine, **options: Any) -> Machine:
     """It works, the next migration succeeds, and it works there."""
     assert_works(source)
-    source.qmp.command("migrate-set-parameters", max_bandwidth=0, downtime_limit=300)
+    source.qmp.command("migrate-set-parameters", max_bandwidth=0, downtime_limit=300,
+                       max_cpu_throttle=99)
     return assert_moves(fleet, source, **options)
