@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /* Configuration space, BARs and reset as a guest meets them. */
+#include <cmocka.h>
 #include <errno.h>
 #include <stdio.h>
 
