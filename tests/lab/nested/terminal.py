@@ -41,9 +41,9 @@ class Terminal:
         self.expect("# ")
 
     def run(self, command: str) -> str:
-        """What a shell command prints, with a comma for each point (a tick to the harness); it
-        succeeds."""
-        self.type(f"{{ {command}; }} 2>&1 | tr . ,; echo status $?,")
+        """What a shell command prints, and it succeeds.  Neither points, ticks to the harness, nor
+        line ends come through: they are commas and spaces."""
+        self.type(f"{{ {command}; }} 2>&1 | tr '.\\n' ', '; echo status $?,")
         self.expect("status $?,")  # the echo of what was typed
         said = self.expect("status ").replace("\r", "").strip()
         status = self.expect(",")

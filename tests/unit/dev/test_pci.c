@@ -2,6 +2,7 @@
 /* Configuration space, BARs and reset as a guest meets them. */
 #include <cmocka.h>
 #include <errno.h>
+#include <pthread.h>
 #include <stdio.h>
 
 #include "dev/pch_reset.h"
@@ -643,6 +644,76 @@ static void test_function_level_reset_is_as_power_up(void **state)
 	assert_true(shows(f, low, 0x1000));
 }
 
+/* ---- several vCPUs ---- */
+
+struct vcpus {
+	struct fixture *f;
+	bool is_ending; /* atomic */
+};
+
+static void *move_bars(void *opaque)
+{
+	struct vcpus *v = opaque;
+
+	for (uint32_t i = 0; i < 300; i++) {
+		set(v->f, BAR_LOW, 0xd0000000 + i % 7 * 4096, 4);
+		set(v->f, PCI_COMMAND, i % 3 ? MEM_ON | PCI_COMMAND_MASTER : 0,
+		    2);
+	}
+	set(v->f, PCI_COMMAND, MEM_ON | PCI_COMMAND_MASTER, 2);
+	return NULL;
+}
+
+static void *mask_vectors(void *opaque)
+{
+	struct vcpus *v = opaque;
+	unsigned int at = board_capability(&v->f->board, SLOT, PCI_CAP_ID_MSIX);
+	uint64_t table = bar_get(v->f, PCI_BASE_ADDRESS_1);
+
+	for (uint32_t i = 0; i < 300; i++) {
+		set(v->f, at + PCI_MSIX_FLAGS,
+		    i % 2 ? PCI_MSIX_FLAGS_ENABLE : 0, 2);
+		board_store(&v->f->board, table + 12, i % 5 == 0, 4);
+		board_load(&v->f->board, table + 64, 8); /* pending bits */
+	}
+	set(v->f, at + PCI_MSIX_FLAGS, PCI_MSIX_FLAGS_ENABLE, 2);
+	return NULL;
+}
+
+static void *interrupt(void *opaque)
+{
+	struct vcpus *v = opaque;
+
+	while (!__atomic_load_n(&v->is_ending, __ATOMIC_ACQUIRE)) {
+		msix_notify(pci_msix(v->f->function), 0);
+		pci_may_master(v->f->function);
+		get(v->f, PCI_COMMAND, 4);
+	}
+	return NULL;
+}
+
+static void test_vcpus_in_one_function_leave_it_whole(void **state)
+{
+	struct fixture *f = *state;
+	struct vcpus v = { .f = f };
+	pthread_t threads[4];
+
+	pthread_create(&threads[0], NULL, interrupt, &v);
+	pthread_create(&threads[1], NULL, move_bars, &v);
+	pthread_create(&threads[2], NULL, mask_vectors, &v);
+	pthread_create(&threads[3], NULL, mask_vectors, &v);
+	for (int i = 1; i < 4; i++)
+		pthread_join(threads[i], NULL);
+	__atomic_store_n(&v.is_ending, true, __ATOMIC_RELEASE);
+	pthread_join(threads[0], NULL);
+	/* MSI-X and the BARs are as the registers say in the end. */
+	board_store(&f->board, bar_get(f, PCI_BASE_ADDRESS_1) + 12, 0, 4);
+	assert_int_equal(f->board.gsis[0].fd,
+			 msix_fd(pci_msix(f->function), 0));
+	assert_true(shows(f, bar_get(f, BAR_LOW), 0x1000));
+	assert_true(pci_may_master(f->function));
+}
+
 /* ---- state ---- */
 
 static void test_moved_function_is_where_the_guest_put_it(void **state)
@@ -751,6 +822,7 @@ int main(void)
 		T(test_capabilities_are_linked_until_there_is_no_room),
 		T(test_device_is_told_of_what_it_claimed),
 		T(test_function_level_reset_is_as_power_up),
+		T(test_vcpus_in_one_function_leave_it_whole),
 		T(test_moved_function_is_where_the_guest_put_it),
 		T(test_loading_what_did_not_move_changes_no_topology),
 		T(test_state_of_another_device_is_refused),
