@@ -137,48 +137,45 @@ static inline void board_fini(struct board *board)
 	accel_routes_fini(&board->routes);
 }
 
+static inline uint64_t board_get(struct addr_space *as, uint64_t at,
+				 unsigned int size)
+{
+	struct le64 value = { 0 };
+
+	mem_read(as, at, &value, size);
+	return le64_get(value);
+}
+
+static inline void board_put(struct addr_space *as, uint64_t at, uint64_t value,
+			     unsigned int size)
+{
+	struct le64 bytes = le64_of(value);
+
+	mem_write(as, at, &bytes, size);
+}
+
 static inline uint64_t board_load(struct board *board, uint64_t gpa,
 				  unsigned int size)
 {
-	uint8_t bytes[8] = { 0 };
-	uint64_t value = 0;
-
-	mem_read(board->memory, gpa, bytes, size);
-	for (unsigned int i = 0; i < size; i++)
-		value |= (uint64_t)bytes[i] << 8 * i;
-	return value;
+	return board_get(board->memory, gpa, size);
 }
 
 static inline void board_store(struct board *board, uint64_t gpa,
 			       uint64_t value, unsigned int size)
 {
-	uint8_t bytes[8];
-
-	for (unsigned int i = 0; i < size; i++)
-		bytes[i] = (uint8_t)(value >> 8 * i);
-	mem_write(board->memory, gpa, bytes, size);
+	board_put(board->memory, gpa, value, size);
 }
 
 static inline uint64_t board_in(struct board *board, uint16_t port,
 				unsigned int size)
 {
-	uint8_t bytes[4] = { 0 };
-	uint64_t value = 0;
-
-	mem_read(board->ports, port, bytes, size);
-	for (unsigned int i = 0; i < size; i++)
-		value |= (uint64_t)bytes[i] << 8 * i;
-	return value;
+	return board_get(board->ports, port, size);
 }
 
 static inline void board_out(struct board *board, uint16_t port, uint32_t value,
 			     unsigned int size)
 {
-	uint8_t bytes[4];
-
-	for (unsigned int i = 0; i < size; i++)
-		bytes[i] = (uint8_t)(value >> 8 * i);
-	mem_write(board->ports, port, bytes, size);
+	board_put(board->ports, port, value, size);
 }
 
 /* Where register @offset of the function in @slot is in ECAM. */
