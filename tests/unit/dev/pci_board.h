@@ -8,6 +8,7 @@
 #define GODWIT_TEST_DEV_PCI_BOARD_H
 
 #include <linux/pci_regs.h>
+#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
@@ -34,7 +35,7 @@ struct board {
 	struct mem *mem;
 	struct mem_region *memory_root, *ports_root;
 	struct addr_space *memory, *ports;
-	struct state_registry state;
+	struct state_registry state, setup_state;
 
 	struct accel accel;
 	struct accel_ops ops;
@@ -42,6 +43,7 @@ struct board {
 	struct board_gsi gsis[256]; /* from ACCEL_ROUTE_FIRST on */
 	unsigned int tells, irqfds; /* calls */
 	int fail;                   /* what they return */
+	bool refuses_written;       /* nothing is pending at an irqfd call */
 
 	struct pci_bus *bus;
 };
@@ -74,6 +76,11 @@ static inline int board_irqfd(void *opaque, unsigned int gsi, int fd,
 	/* Never without a message: it would be lost. */
 	if (is_bound)
 		assert_true(known->has_msi);
+	if (board->refuses_written)
+		assert_int_equal(
+			poll(&(struct pollfd){ .fd = fd, .events = POLLIN }, 1,
+			     0),
+			0);
 	assert_int_equal(known->fd, is_bound ? -1 : fd);
 	known->fd = is_bound ? fd : -1;
 	return 0;
@@ -90,6 +97,7 @@ static inline void board_init(struct board *board)
 	struct pci_bus_config config = {
 		.accel = &board->accel,
 		.state = &board->state,
+		.setup_state = &board->setup_state,
 		.mmio64_start = BOARD_HIGH,
 	};
 
@@ -110,6 +118,7 @@ static inline void board_init(struct board *board)
 	accel_routes_init(&board->routes, &board_routes_ops, board,
 			  array_size(board->gsis));
 	state_registry_init(&board->state);
+	state_registry_init(&board->setup_state);
 	board->memory_root =
 		mem_region_new_container(board->mem, "memory", MEM_SIZE_2_64);
 	board->ports_root =
@@ -211,32 +220,57 @@ static inline unsigned int board_capability(struct board *board,
 	return 0;
 }
 
-/* Save @from, and give it to @to, as a migration does; what load said. */
-static inline int board_move_state(struct state_registry *from,
-				   struct board *to, bool is_activated)
+/* Save @from, and load it into @to; what the first said that failed. */
+static inline int board_load_state(struct state_registry *from,
+				   struct state_registry *to)
 {
-	struct state_entry *entry, *other;
+	struct state_entry *entry;
 	int ret = 0;
 
-	mem_load_begin(to->mem);
-	mem_begin(to->mem);
 	list_for_each (entry, &from->entries, link) {
+		struct state_entry *other = state_find(to, entry->name);
 		struct bytes_writer bytes = { .data = NULL };
 
-		other = state_find(&to->state, entry->name);
 		assert_int_equal(state_save(entry, &bytes, NULL), 0);
 		if (other && !ret)
 			ret = state_load(other, entry->desc->version,
 					 bytes.data, bytes.size, NULL);
 		bytes_writer_fini(&bytes);
 	}
+	return ret;
+}
+
+static inline void board_activate(struct state_registry *registry)
+{
+	struct state_entry *entry;
+
+	list_for_each (entry, &registry->entries, link)
+		assert_int_equal(state_activate(entry, NULL), 0);
+}
+
+/* As a migration does when the guest has stopped; what load said. */
+static inline int board_move_state(struct board *from, struct board *to)
+{
+	int ret;
+
+	mem_load_begin(to->mem);
+	mem_begin(to->mem);
+	ret = board_load_state(&from->state, &to->state);
 	mem_commit(to->mem);
 	mem_load_end(to->mem);
-	if (ret || !is_activated)
-		return ret;
-	list_for_each (entry, &to->state.entries, link)
-		assert_int_equal(state_activate(entry, NULL), 0);
-	return 0;
+	if (!ret)
+		board_activate(&to->state);
+	return ret;
+}
+
+/* As it does before that. */
+static inline int board_move_setup(struct board *from, struct board *to)
+{
+	int ret = board_load_state(&from->setup_state, &to->setup_state);
+
+	if (!ret)
+		board_activate(&to->setup_state);
+	return ret;
 }
 
 #endif

@@ -728,8 +728,7 @@ static void test_moved_function_is_where_the_guest_put_it(void **state)
 	set(f, f->capability + 4, 0xcafe, 4);
 	board_out(&f->board, 0xcf8, 0x80000810, 4);
 	commits = mem_commit_count(there->board.mem);
-	assert_int_equal(board_move_state(&f->board.state, &there->board, true),
-			 0);
+	assert_int_equal(board_move_state(&f->board, &there->board), 0);
 	assert_int_equal(mem_commit_count(there->board.mem), commits + 1);
 	assert_true(shows(there, 0xd0000000, 0x1000));
 	assert_true(shows(there, 16ull << 30, 0x2000));
@@ -742,6 +741,70 @@ static void test_moved_function_is_where_the_guest_put_it(void **state)
 	free(there);
 }
 
+static void test_pre_state_leaves_nothing_to_do_in_the_switch(void **state)
+{
+	struct fixture *f = *state, *there = calloc(1, sizeof(*there));
+	unsigned int msix = board_capability(&f->board, SLOT, PCI_CAP_ID_MSIX);
+	uint64_t commits;
+
+	fixture_init(there);
+	set(f, BAR_LOW, 0xd0000000, 4);
+	set(f, PCI_COMMAND, MEM_ON | PCI_COMMAND_MASTER, 2);
+	for (unsigned int i = 0; i < 3; i++)
+		board_store(&f->board,
+			    bar_get(f, PCI_BASE_ADDRESS_1) + 16 * i + 12, 0, 4);
+	set(f, msix + PCI_MSIX_FLAGS, PCI_MSIX_FLAGS_ENABLE, 2);
+	msix_notify(pci_msix(f->function), 3); /* which is masked */
+
+	assert_int_equal(board_move_setup(&f->board, &there->board), 0);
+	assert_true(shows(there, 0xd0000000, 0x1000));
+	assert_int_equal(there->board.tells, 1);
+	assert_int_equal(there->board.irqfds, 3);
+	assert_int_equal(board_load(&there->board,
+				    bar_get(there, PCI_BASE_ADDRESS_1) + 64, 8),
+			 0); /* nothing is pending yet */
+
+	/* One vector is masked in the time between. */
+	board_store(&f->board, bar_get(f, PCI_BASE_ADDRESS_1) + 12, 1, 4);
+	commits = mem_commit_count(there->board.mem);
+	assert_int_equal(board_move_state(&f->board, &there->board), 0);
+	assert_int_equal(mem_commit_count(there->board.mem), commits);
+	assert_int_equal(there->board.tells, 1);
+	assert_int_equal(there->board.irqfds, 4); /* that one is unbound */
+	assert_int_equal(board_load(&there->board,
+				    bar_get(there, PCI_BASE_ADDRESS_1) + 64, 8),
+			 8);
+	fixture_fini(there);
+	free(there);
+}
+
+static void
+test_msix_turned_off_after_the_pre_state_delivers_nothing(void **state)
+{
+	struct fixture *f = *state, *there = calloc(1, sizeof(*there));
+	unsigned int msix = board_capability(&f->board, SLOT, PCI_CAP_ID_MSIX);
+	int fd;
+
+	fixture_init(there);
+	set(f, PCI_COMMAND, MEM_ON | PCI_COMMAND_MASTER, 2);
+	board_store(&f->board, bar_get(f, PCI_BASE_ADDRESS_1) + 12, 0, 4);
+	set(f, msix + PCI_MSIX_FLAGS, PCI_MSIX_FLAGS_ENABLE, 2);
+	assert_int_equal(board_move_setup(&f->board, &there->board), 0);
+	fd = msix_fd(pci_msix(there->function), 0);
+	assert_int_equal(there->board.gsis[0].fd, fd);
+
+	set(f, msix + PCI_MSIX_FLAGS, 0, 2);
+	msix_notify(pci_msix(f->function), 0);
+	there->board.refuses_written = true;
+	assert_int_equal(board_move_state(&f->board, &there->board), 0);
+	assert_int_equal(there->board.gsis[0].fd, -1);
+	assert_int_equal(board_load(&there->board,
+				    bar_get(there, PCI_BASE_ADDRESS_1) + 64, 8),
+			 1);
+	fixture_fini(there);
+	free(there);
+}
+
 static void test_loading_what_did_not_move_changes_no_topology(void **state)
 {
 	struct fixture *f = *state, *there = calloc(1, sizeof(*there));
@@ -749,8 +812,7 @@ static void test_loading_what_did_not_move_changes_no_topology(void **state)
 
 	fixture_init(there);
 	commits = mem_commit_count(there->board.mem);
-	assert_int_equal(board_move_state(&f->board.state, &there->board, true),
-			 0);
+	assert_int_equal(board_move_state(&f->board, &there->board), 0);
 	assert_int_equal(mem_commit_count(there->board.mem), commits);
 	fixture_fini(there);
 	free(there);
@@ -824,6 +886,8 @@ int main(void)
 		T(test_function_level_reset_is_as_power_up),
 		T(test_vcpus_in_one_function_leave_it_whole),
 		T(test_moved_function_is_where_the_guest_put_it),
+		T(test_pre_state_leaves_nothing_to_do_in_the_switch),
+		T(test_msix_turned_off_after_the_pre_state_delivers_nothing),
 		T(test_loading_what_did_not_move_changes_no_topology),
 		T(test_state_of_another_device_is_refused),
 		T(test_hostile_state_sets_no_more_than_a_guest_can),
