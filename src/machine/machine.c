@@ -258,6 +258,7 @@ static int build_pci(struct machine *machine, struct err *err)
 		.accel = machine->accel,
 		.reset = machine->pch_reset,
 		.state = &machine->state,
+		.setup_state = &machine->setup_state,
 	};
 	struct vdev_site site = {
 		.mem = machine->mem,
@@ -871,9 +872,26 @@ int machine_switch_end(struct machine *machine, enum run_state to,
 	return ret;
 }
 
+static int activate(struct state_registry *registry, struct err *err)
+{
+	struct state_entry *entry;
+
+	list_for_each (entry, &registry->entries, link) {
+		int ret = state_activate(entry, err);
+
+		if (ret) {
+			err_prefix(err, "activating %s", entry->name);
+			return ret;
+		}
+	}
+	return 0;
+}
+
 int machine_load_setup(struct machine *machine, struct err *err)
 {
-	return machine->accel->ops->setup_load(machine->accel, err);
+	int ret = machine->accel->ops->setup_load(machine->accel, err);
+
+	return ret ? ret : activate(&machine->setup_state, err);
 }
 
 static int do_nothing(struct accel_vcpu *vcpu, struct err *err)
@@ -915,17 +933,7 @@ int machine_load_accel(struct machine *machine, struct err *err)
 
 int machine_activate(struct machine *machine, struct err *err)
 {
-	struct state_entry *entry;
-
-	list_for_each (entry, &machine->state.entries, link) {
-		int ret = state_activate(entry, err);
-
-		if (ret) {
-			err_prefix(err, "activating %s", entry->name);
-			return ret;
-		}
-	}
-	return 0;
+	return activate(&machine->state, err);
 }
 
 int machine_take_over(struct machine *machine, bool is_running, struct err *err)
