@@ -66,15 +66,12 @@ int vq_packed_check(const struct vq *vq, struct err *err)
 	return 0;
 }
 
-static int add_indirect(const struct vq *vq, struct vq_chain *chain,
-			const struct vq_desc *desc, struct err *err)
+static int add_indirect(struct vq_chain *chain, const struct vq_desc *desc,
+			struct err *err)
 {
 	struct vq_table table;
 	int ret;
 
-	if (!vq->has_indirect)
-		return err_set(err, -EBADMSG,
-			       "an indirect table, not negotiated");
 	if (chain->request->count > 1 ||
 	    (le16_get(desc->b) & VRING_DESC_F_NEXT))
 		return err_set(err, -EBADMSG,
@@ -120,7 +117,7 @@ static int add_chain(const struct vq *vq, struct vq_chain *chain,
 		request->id = le16_get(desc.a); /* of the last one (2.8.6) */
 		flags = le16_get(desc.b);
 		if (flags & VRING_DESC_F_INDIRECT)
-			return add_indirect(vq, chain, &desc, err);
+			return add_indirect(chain, &desc, err);
 		ret = vq_chain_add(chain, &desc, flags & VRING_DESC_F_WRITE,
 				   err);
 		at = vq_advance(at, 1, size);

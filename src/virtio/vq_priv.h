@@ -114,6 +114,7 @@ struct vq_chain {
 	const struct flat_view *view;
 	struct vq_request *request;
 	unsigned int links; /* descriptors so far, indirect ones too */
+	bool has_indirect;  /* negotiated */
 };
 
 void vq_chain_begin(struct vq_chain *chain, struct vq *vq,

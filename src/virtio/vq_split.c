@@ -75,16 +75,13 @@ int vq_split_check(const struct vq *vq, struct err *err)
 	return check_jump(vq_load16(&split_avail(vq)->idx), queue, err);
 }
 
-static int add_indirect(const struct vq *vq, struct vq_chain *chain,
-			const struct vq_desc *desc, struct err *err)
+static int add_indirect(struct vq_chain *chain, const struct vq_desc *desc,
+			struct err *err)
 {
 	struct vq_table table;
 	uint32_t at = 0;
 	int ret;
 
-	if (!vq->has_indirect)
-		return err_set(err, -EBADMSG,
-			       "an indirect table, not negotiated");
 	if (le16_get(desc->a) & VRING_DESC_F_NEXT)
 		return err_set(err, -EBADMSG,
 			       "a chain that goes on behind an indirect table");
@@ -140,7 +137,7 @@ static int add_chain(const struct vq *vq, struct vq_chain *chain, uint16_t at,
 		desc = vq_desc_read(&table[at]);
 		flags = le16_get(desc.a);
 		if (flags & VRING_DESC_F_INDIRECT)
-			return add_indirect(vq, chain, &desc, err);
+			return add_indirect(chain, &desc, err);
 		ret = vq_chain_add(chain, &desc, flags & VRING_DESC_F_WRITE,
 				   err);
 		if (!(flags & VRING_DESC_F_NEXT))

@@ -2,11 +2,11 @@
 /*
  * Hostile ring memory, for fuzz_vq_split and fuzz_vq_packed.
  *
- *	0x00000  RAM, 64 KiB: descriptors at 0, driver area at 0x1000, device area at
- *	         0x2000, the rest for tables and buffers
- *	0x10000  other RAM, 16 KiB, which an operation takes away and brings back
- *	0x18000  ROM, 4 KiB
- *	0x1a000  a device's registers: touched by nobody
+ *	0x0000  RAM, 16 KiB: descriptors at 0, driver area at 0x800, device area at
+ *	        0xc00, tables and buffers from 0x1000 on
+ *	0x4000  other RAM, 4 KiB, which an operation takes away and brings back
+ *	0x6000  ROM, 4 KiB
+ *	0x8000  a device's registers: touched by nobody
  *
  * The input: a byte of features, one of the queue's size, then operations.  What
  * must hold: a request's segments are in RAM, and those to be written in RAM that a
@@ -29,14 +29,14 @@
 #include "virtio/vdev.h"
 #include "virtio/vq.h"
 
-#define LOW_SIZE  0x10000u
-#define HIGH      0x10000u
-#define HIGH_SIZE 0x4000u
-#define ROM       0x18000u
+#define LOW_SIZE  0x4000u
+#define HIGH      0x4000u
+#define HIGH_SIZE 0x1000u
+#define ROM       0x6000u
 #define ROM_SIZE  0x1000u
-#define MMIO      0x1a000u
-#define DRIVER_AT 0x1000u
-#define DEVICE_AT 0x2000u
+#define MMIO      0x8000u
+#define DRIVER_AT 0x800u
+#define DEVICE_AT 0xc00u
 
 #define SIZE_MAX_LOG 6u /* queues of up to 64 */
 #define ROOM         80u
@@ -286,7 +286,7 @@ static void start(struct arena *a)
 
 static void write_memory(struct arena *a, struct bytes_reader *r)
 {
-	uint32_t at = bytes_take_u16(r), size = bytes_take_u8(r);
+	uint32_t at = bytes_take_u16(r) % LOW_SIZE, size = bytes_take_u8(r);
 
 	if (size > LOW_SIZE - at)
 		size = LOW_SIZE - at;

@@ -24,7 +24,8 @@ struct slow {
 	struct vq_segment segments[4];
 	bool is_on, is_busy;
 	unsigned int done;
-	bool is_drained; /* while stop waits */
+	/* told to who waits for a call */
+	bool is_drained, was_busy;
 };
 
 static void complete(struct slow *slow)
@@ -202,11 +203,20 @@ static uint16_t used_idx(struct slow *slow)
 	return le16toh(__atomic_load_n(idx, __ATOMIC_ACQUIRE));
 }
 
+static void look(void *opaque)
+{
+	struct slow *slow = opaque;
+
+	slow->was_busy = slow->is_busy;
+}
+
 static void wait_until_taken(struct slow *slow)
 {
-	while (__atomic_load_n(&slow->toy.dev.queues[0].next_avail,
-			       __ATOMIC_ACQUIRE) == 0)
-		settle(slow);
+	do {
+		assert_int_equal(
+			io_thread_call(slow->thread, look, slow, UINT64_MAX),
+			0);
+	} while (!slow->was_busy);
 }
 
 static void test_request_is_answered(void **state)
