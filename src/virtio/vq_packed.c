@@ -237,13 +237,10 @@ bool vq_packed_flush(struct vq *vq)
 	vq->pushed = 0;
 	if (!vq_rings_mapped(vq))
 		return false;
-	/* Pairs with the driver's barrier behind its read of these flags. */
-	vq_store16_release(&packed_desc(vq, vq->first_used)->b,
-			   vq->first_flags);
+	/* Pairs with the driver's barriers: behind its read of these flags, and
+	 * between asking for an interrupt and its last look at them. */
+	vq_publish16(&packed_desc(vq, vq->first_used)->b, vq->first_flags);
 	mark_used(vq, vq->first_used, count);
-	/* Pairs with the driver's, between asking for an interrupt and its last
-	 * look at the ring. */
-	__atomic_thread_fence(__ATOMIC_SEQ_CST);
 	is_wanted = wants_call(vq);
 	vq->called_at = vq->queue->next_used;
 	return is_wanted;
@@ -258,12 +255,10 @@ bool vq_packed_arm(struct vq *vq)
 		vq_store16(&event->at, vq->avail_idx);
 		flags = VRING_PACKED_EVENT_FLAG_DESC;
 	}
-	/* Pairs with the driver's barrier between its reads of both. */
-	vq_store16_release(&event->flags, flags);
+	/* Pairs with the driver's barriers: between its reads of both, and between
+	 * making descriptors available and its look at whether to notify. */
+	vq_publish16(&event->flags, flags);
 	vq_ring_dirty(&vq->device, 0, sizeof(*event));
-	/* Pairs with the driver's, between making descriptors available and its
-	 * look at whether to notify. */
-	__atomic_thread_fence(__ATOMIC_SEQ_CST);
 	return look(vq, vq->avail_idx);
 }
 

@@ -56,9 +56,11 @@ static inline void vq_store16(struct le16 *at, uint16_t value)
 	__atomic_store_n(&at->raw, htole16(value), __ATOMIC_RELAXED);
 }
 
-static inline void vq_store16_release(struct le16 *at, uint16_t value)
+/* A full barrier, too: what was written before is seen before, and what is read
+ * behind is read behind. */
+static inline void vq_publish16(struct le16 *at, uint16_t value)
 {
-	__atomic_store_n(&at->raw, htole16(value), __ATOMIC_RELEASE);
+	__atomic_exchange_n(&at->raw, htole16(value), __ATOMIC_SEQ_CST);
 }
 
 /* After the write (D1). */

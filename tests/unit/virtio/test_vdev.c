@@ -246,7 +246,7 @@ static void test_reset_waits_for_a_back_end_that_does_not_stop(void **state)
 	assert_int_equal(toy->starts, 2);
 }
 
-static void test_pause_completes_a_reset_that_waits(void **state)
+static void test_lesson_reset_that_waits_does_not_hold_up_a_pause(void **state)
 {
 	struct toy *toy = *state;
 
@@ -455,7 +455,7 @@ int main(void)
 		TEST(test_broken_device_rests_until_it_is_reset),
 		TEST(test_reset_brings_registers_back),
 		TEST(test_reset_waits_for_a_back_end_that_does_not_stop),
-		TEST(test_pause_completes_a_reset_that_waits),
+		TEST(test_lesson_reset_that_waits_does_not_hold_up_a_pause),
 		TEST(test_lesson_queue_size_does_not_change_once_it_is_checked),
 		TEST(test_queue_size_is_within_its_bounds),
 		TEST(test_queue_that_makes_no_sense_breaks_the_device),
