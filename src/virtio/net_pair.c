@@ -270,13 +270,14 @@ void net_pair_resume(struct net_pair *pair)
 }
 
 int net_pair_init(struct net_pair *pair, const struct tap *tap,
-		  unsigned int index, const char *name, struct err *err)
+		  struct net_rx_filter *const *filter, unsigned int index,
+		  const char *name, struct err *err)
 {
 	char thread_name[16];
 
 	pair->owner = tap;
 	pair->index = index;
-	if (net_rx_init(&pair->rx))
+	if (net_rx_init(&pair->rx, filter))
 		return err_set(err, -ENOMEM, "%s: no memory", name);
 	snprintf(thread_name, sizeof(thread_name), "%.12s/%u", name, index);
 	return io_thread_new(thread_name, &pair->thread, err);

@@ -319,42 +319,6 @@ int tap_set_features(struct tap *tap, uint64_t features, struct err *err)
 	return 0;
 }
 
-#define FILTER_MAX (2 + 2 * NET_FILTER_MAX) /* own, broadcast, both tables */
-
-static void filter_add(struct tun_filter *kernel, const uint8_t *addresses,
-		       unsigned int count)
-{
-	memcpy(kernel->addr[kernel->count], addresses, 6ul * count);
-	kernel->count = (uint16_t)(kernel->count + count);
-}
-
-int tap_set_filter(struct tap *tap, const struct net_rx_filter *filter,
-		   struct err *err)
-{
-	static const uint8_t broadcast[6] = { 255, 255, 255, 255, 255, 255 };
-	union {
-		struct tun_filter kernel;
-		uint8_t room[sizeof(struct tun_filter) + 6ul * FILTER_MAX];
-	} u = { .room = { 0 } };
-
-	/* The kernel compares the first eight; of the rest it takes multicast
-	 * addresses by hash, and with other ones there it filters nothing. */
-	if (!filter->is_promisc && !filter->is_unicast_over) {
-		filter_add(&u.kernel, filter->mac, 1);
-		filter_add(&u.kernel, broadcast, 1);
-		filter_add(&u.kernel, filter->unicast[0],
-			   filter->unicast_count);
-		filter_add(&u.kernel, filter->multicast[0],
-			   filter->multicast_count);
-		if (filter->is_all_multicast || filter->is_multicast_over)
-			u.kernel.flags = TUN_FLT_ALLMULTI;
-	}
-	if (ioctl(tap->fds[0], TUNSETTXFILTER, &u.kernel) < 0)
-		return err_set_errno(err, -errno, "%s: filter of %u addresses",
-				     tap->name, u.kernel.count);
-	return 0;
-}
-
 #define RARP_FRAME_SIZE 60u
 
 void tap_announce(const struct tap *tap, const uint8_t mac[6])

@@ -244,6 +244,24 @@ static void test_driver_sends_a_large_packet(void **state)
 			    sizeof(frame));
 }
 
+/* Not the whole header, and not all of the address, in the first buffers. */
+static void test_filter_reads_an_address_that_is_cut(void **state)
+{
+	struct card *f = *state;
+	const uint8_t other[6] = { 0x52, 0x54, 0, 0x67, 0, 1 };
+	struct net *net = net_of(f->driver.dev);
+	uint8_t frame[60];
+
+	net->filter.is_promisc = 0;
+	assert_true(driver_start(&f->driver, BIT(MRG_RXBUF)));
+	give_buffers(f, 0, 200, 5);
+	frame_fill(frame, sizeof(frame), other, 5);
+	send_wire(f, frame, sizeof(frame));
+	frame_fill(frame, sizeof(frame), mac, 7);
+	send_wire(f, frame, sizeof(frame));
+	expect_driver(f, 0, frame, sizeof(frame), 5);
+}
+
 static void test_filter_keeps_other_stations_packets_away(void **state)
 {
 	struct card *f = *state;
@@ -367,6 +385,7 @@ int main(void)
 		TEST(test_large_packet_comes_in_pieces_to_a_driver_without),
 		TEST(test_offloads_follow_the_driver_at_each_start),
 		TEST(test_driver_sends_a_large_packet),
+		TEST(test_filter_reads_an_address_that_is_cut),
 		TEST(test_filter_keeps_other_stations_packets_away),
 		TEST(test_nonsense_is_dropped_and_what_follows_passes),
 		TEST(test_chains_that_are_no_packets_are_dropped),
