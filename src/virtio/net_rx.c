@@ -262,7 +262,8 @@ static void note_size(struct net_rx *rx, uint32_t size)
 /* Where it was read to, which is guest memory: copied, then compared. */
 static bool is_wanted(const struct net_rx *rx, size_t size)
 {
-	const struct net_rx_filter *filter = rcu_dereference(*rx->filter);
+	const struct net_rx_filter *filter =
+		__atomic_load_n(rx->filter, __ATOMIC_ACQUIRE);
 	const struct iovec *iovec = rx->iovecs;
 	uint8_t address[ADDRESS_SIZE];
 	size_t at = 0;

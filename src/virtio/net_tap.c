@@ -152,9 +152,11 @@ static int net_tap_set_filter(void *opaque, const struct net_rx_filter *filter,
 	if (!copy)
 		return err_set(err, -ENOMEM, "no memory for a filter");
 	*copy = *filter;
-	rcu_assign_pointer(nt->filter, copy);
+	/* partner: is_wanted() in net_rx.c */
+	__atomic_store_n(&nt->filter, copy, __ATOMIC_RELEASE);
 	if (old) {
 		synchronize_rcu();
+		grace_acquire();
 		free(old);
 	}
 	return 0;
