@@ -144,6 +144,7 @@ static void thread_start(void *opaque)
 {
 	struct net_call *c = opaque;
 
+	__atomic_store_n(&c->net->is_stopping, false, __ATOMIC_RELEASE);
 	c->ret = net_ctrl_start(c->net, c->err);
 	if (c->ret)
 		return;
@@ -195,6 +196,7 @@ static void net_stop_begin(struct vdev *dev)
 	struct net *net = net_of(dev);
 	struct net_call c = { .net = net };
 
+	__atomic_store_n(&net->is_stopping, true, __ATOMIC_RELEASE);
 	call(thread_stop, &c);
 	net->ops->stop_begin(net->backend);
 }

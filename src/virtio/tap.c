@@ -180,6 +180,19 @@ static int attach_single(struct tap *tap, struct err *err)
 	return 0;
 }
 
+/* Queues that are attached, whoever has them; 0 where the kernel does not say. */
+static unsigned int count_attached(const struct tap *tap)
+{
+	struct ethtool_channels channels = { .cmd = ETHTOOL_GCHANNELS };
+	struct ifreq request;
+
+	name_request(tap, &request);
+	request.ifr_data = (char *)&channels;
+	if (interface_ioctl(SIOCETHTOOL, &request))
+		return 0;
+	return channels.combined_count;
+}
+
 static int find_interface(struct tap *tap, bool is_incoming, struct err *err)
 {
 	int ret;
@@ -192,6 +205,8 @@ static int find_interface(struct tap *tap, bool is_incoming, struct err *err)
 	ret = attach_single(tap, err);
 	if (ret || !tap->is_multi || is_incoming)
 		return ret;
+	if (count_attached(tap))
+		return err_set(err, -EBUSY, "%s is in use", tap->name);
 	return tap_set_active(tap, 1, err);
 }
 
@@ -212,7 +227,8 @@ int tap_new(const char *name, unsigned int queues, bool is_incoming,
 	struct tap *tap;
 	int ret;
 
-	if (name[0] == '\0' || strlen(name) >= IFNAMSIZ)
+	/* With a % the kernel would make up a name of its own. */
+	if (name[0] == '\0' || strlen(name) >= IFNAMSIZ || strchr(name, '%'))
 		return err_set(err, -EINVAL,
 			       "'%s' is no name of an interface (1 to %d "
 			       "characters)",

@@ -16,6 +16,7 @@
  *   host loses too.
  * - A destination that hangs after its claim keeps its share of the packets until
  *   it ends; what the source gets back is its guest, and a trace point.
+ * - Without a move, a tap that another process has a queue of is refused.
  * - A tap that was made without multi_queue has one queue, which one process can
  *   have open.  It is held from the beginning to the end; a destination that
  *   names it fails at once (-EBUSY), not in the pause.

@@ -272,6 +272,15 @@ static void test_tap_that_stays_is_left_with_no_queue_attached(void **state)
 	close(fd);
 }
 
+static void test_tap_in_use_is_refused_without_a_move(void **state)
+{
+	int fd = tap_net_make("many", IFF_TAP | IFF_NO_PI | IFF_MULTI_QUEUE);
+
+	(void)state;
+	expect_refused("tap=many,queues=2", false, -EBUSY, "many is in use");
+	close(fd);
+}
+
 static void test_what_is_no_tap_is_refused(void **state)
 {
 	int fd = tap_net_make("tun", IFF_TUN | IFF_NO_PI);
@@ -282,6 +291,9 @@ static void test_what_is_no_tap_is_refused(void **state)
 	expect_refused("tap=a-name-too-long-for-it", false, -EINVAL,
 		       "'a-name-too-long-for-it' is no name of an interface "
 		       "(1 to 15 characters)");
+	expect_refused("tap=tap%d", false, -EINVAL,
+		       "'tap%d' is no name of an interface (1 to 15 "
+		       "characters)");
 	close(fd);
 }
 
@@ -300,6 +312,7 @@ int main(void)
 		cmocka_unit_test(test_tap_with_one_queue_is_one_process_s),
 		cmocka_unit_test(
 			test_tap_that_stays_is_left_with_no_queue_attached),
+		cmocka_unit_test(test_tap_in_use_is_refused_without_a_move),
 		cmocka_unit_test(test_what_is_no_tap_is_refused),
 	};
 
