@@ -248,7 +248,7 @@ static void hold_one(struct vh_dev *dev, bool is_waiting)
 		vh_dev_part(dev);
 	} else if (!is_waiting && vh_dev_is_live(dev)) {
 		dev->is_held = true;
-		ret = vh_dev_ask_stop(dev, &err);
+		ret = vh_dev_ask_stop(dev, 0, &err);
 	} else if (is_waiting && dev->is_held) {
 		ret = vh_dev_wait_stop(dev, clock_mono_ns() + VH_REPLY_NS,
 				       &err);
@@ -400,7 +400,7 @@ int vh_dev_join(struct vh_dev *dev, struct vh_board *board, enum vh_type type,
 		return err_set(err, -ENOMEM, "%s: %u rings", dev->name, rings);
 	dev->ring_count = rings;
 	for (unsigned int i = 0; i < rings; i++)
-		dev->rings[i].is_enabled = true;
+		dev->rings[i].is_wanted = true;
 	lock_init(&dev->lock, LOCK_VHOST_DEV);
 	lock_cond_init(&dev->changed);
 	dev->is_away = true;
