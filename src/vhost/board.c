@@ -248,7 +248,7 @@ static void hold_one(struct vh_dev *dev, bool is_waiting)
 		vh_dev_part(dev);
 	} else if (!is_waiting && vh_dev_is_live(dev)) {
 		dev->is_held = true;
-		ret = vh_dev_ask_stop(dev, 0, &err);
+		ret = vh_dev_ask_stop(dev, &err);
 	} else if (is_waiting && dev->is_held) {
 		ret = vh_dev_wait_stop(dev, clock_mono_ns() + VH_REPLY_NS,
 				       &err);

@@ -233,7 +233,6 @@ static int tell_ring(struct vh_dev *dev, unsigned int index, bool is_logged,
 	return ret;
 }
 
-/* Those of [0, ring_count) that are to work and do not. */
 static int tell_rings(struct vh_dev *dev, bool is_logged, struct err *err)
 {
 	int ret = 0;
@@ -241,11 +240,12 @@ static int tell_rings(struct vh_dev *dev, bool is_logged, struct err *err)
 	for (unsigned int i = 0; i < dev->ring_count && !ret; i++) {
 		struct vh_ring *ring = &dev->rings[i];
 
-		if (!ring->is_used || !ring->is_wanted || ring->is_live)
+		if (!ring->is_used)
 			continue;
 		ret = tell_ring(dev, i, is_logged, err);
 		if (!ret)
-			ret = call(dev, set_vring_enable, i, err);
+			ret = call(dev, set_vring_enable, i, ring->is_wanted,
+				   err);
 		/* What became available while nobody listened. */
 		if (!ret)
 			eventfd_write(ring->queue->kick_fd, 1);
@@ -300,12 +300,12 @@ int vh_dev_set_logging(struct vh_dev *dev, const struct vh_log *log,
 	return ret;
 }
 
-int vh_dev_ask_stop(struct vh_dev *dev, unsigned int first, struct err *err)
+int vh_dev_ask_stop(struct vh_dev *dev, struct err *err)
 {
 	int ret = 0;
 
 	dev->deadline_ns = clock_mono_ns() + VH_REPLY_NS;
-	for (unsigned int i = first; i < dev->ring_count && !ret; i++) {
+	for (unsigned int i = 0; i < dev->ring_count && !ret; i++) {
 		struct vh_ring *ring = &dev->rings[i];
 
 		if (!ring->is_live || ring->is_stopping)
@@ -546,7 +546,7 @@ void vh_dev_stop_begin(struct vh_dev *dev)
 
 	vh_dev_lock(dev);
 	if (dev->is_started && !is_away(dev) && !dev->is_hasty) {
-		ret = vh_dev_ask_stop(dev, 0, &err);
+		ret = vh_dev_ask_stop(dev, &err);
 		if (ret)
 			vh_dev_fail(dev, ret, &err);
 	}
@@ -572,7 +572,7 @@ static int stop_live(struct vh_dev *dev, uint64_t deadline_ns, struct err *err)
 	if (dev->is_hasty)
 		ret = wait_rings(dev, deadline_ns, is_idle, err);
 	if (!ret)
-		ret = vh_dev_ask_stop(dev, 0, err);
+		ret = vh_dev_ask_stop(dev, err);
 	if (!ret)
 		ret = vh_dev_wait_stop(dev, deadline_ns, err);
 	return ret;
@@ -653,34 +653,25 @@ int vh_dev_stop(struct vh_dev *dev, uint64_t deadline_ns, struct err *err)
 	return ret ? err_set(err, ret, "%s", err_msg(&local)) : 0;
 }
 
-/* Rings from @count on stop and the others begin. */
-static int set_count(struct vh_dev *dev, const struct vh_log *log,
-		     unsigned int count, struct err *err)
-{
-	int ret = vh_dev_ask_stop(dev, count, err);
-
-	if (!ret)
-		ret = vh_dev_wait_stop(dev, dev->deadline_ns, err);
-	if (!ret)
-		ret = tell_rings(dev, log != NULL, err);
-	return ret ? ret : vh_dev_settle(dev, dev->deadline_ns, err);
-}
-
 int vh_dev_set_count(struct vh_dev *dev, unsigned int count, struct err *err)
 {
-	const struct vh_log *log;
 	int ret = 0;
 
-	lock_acquire(&dev->side->lock);
-	lock_acquire(&dev->lock);
-	log = dev->side->is_logging ? dev->side->log : NULL;
-	lock_release(&dev->side->lock);
-	for (unsigned int i = 0; i < dev->ring_count; i++)
-		dev->rings[i].is_wanted = i < count;
-	if (vh_dev_is_live(dev))
-		ret = set_count(dev, log, count, err);
+	vh_dev_lock(dev);
+	dev->deadline_ns = clock_mono_ns() + VH_REPLY_NS;
+	for (unsigned int i = 0; i < dev->ring_count && !ret; i++) {
+		struct vh_ring *ring = &dev->rings[i];
+		bool was_wanted = ring->is_wanted;
+
+		ring->is_wanted = i < count;
+		if (ring->is_live && ring->is_wanted != was_wanted)
+			ret = call(dev, set_vring_enable, i, ring->is_wanted,
+				   err);
+	}
+	if (!ret)
+		ret = vh_dev_settle(dev, dev->deadline_ns, err);
 	if (ret)
 		vh_dev_fail(dev, ret, err);
-	lock_release(&dev->lock);
+	vh_dev_unlock(dev);
 	return ret;
 }

@@ -145,12 +145,14 @@ static int set_backend(struct vh_dev *dev, unsigned int index, int fd,
 }
 
 static int kernel_set_vring_enable(struct vh_dev *dev, unsigned int index,
-				   struct err *err)
+				   bool is_enabled, struct err *err)
 {
 	const struct vh_kernel *kernel =
 		container_of(dev, struct vh_kernel, dev);
 
-	return set_backend(dev, index, kernel->tap_fd, err);
+	return set_backend(dev, index,
+			   is_enabled ? kernel->tap_fd : VHOST_FILE_UNBIND,
+			   err);
 }
 
 static int kernel_get_vring_base(struct vh_dev *dev, unsigned int index,

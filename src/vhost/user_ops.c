@@ -203,12 +203,12 @@ static int user_set_vring_call(struct vh_dev *dev, unsigned int index, int fd,
 }
 
 static int user_set_vring_enable(struct vh_dev *dev, unsigned int index,
-				 struct err *err)
+				 bool is_enabled, struct err *err)
 {
 	/* Without protocol features rings are enabled from the start. */
 	if (!(dev->backend_features & 1ull << UM_F_PROTOCOL_FEATURES))
 		return 0;
-	return say_state(dev, UM_SET_VRING_ENABLE, index, 1, err);
+	return say_state(dev, UM_SET_VRING_ENABLE, index, is_enabled, err);
 }
 
 static int user_get_vring_base(struct vh_dev *dev, unsigned int index,

@@ -101,9 +101,9 @@ struct vh_ops {
 			      struct err *err);
 	int (*set_vring_call)(struct vh_dev *dev, unsigned int index, int fd,
 			      struct err *err);
-	/* It may work from here on. */
+	/* A ring that is not enabled is served without effect. */
 	int (*set_vring_enable)(struct vh_dev *dev, unsigned int index,
-				struct err *err);
+				bool is_enabled, struct err *err);
 	/* Stops the ring.  *@ret_base is set at the latest by settle(), and stays
 	 * borrowed until then. */
 	int (*get_vring_base)(struct vh_dev *dev, unsigned int index,

@@ -172,8 +172,8 @@ int vh_dev_start(struct vh_dev *dev, struct vdev *vdev, unsigned int first,
 void vh_dev_stop_begin(struct vh_dev *dev);
 /* As stop of struct vdev_type. */
 int vh_dev_stop(struct vh_dev *dev, uint64_t deadline_ns, struct err *err);
-/* Only rings [0, count) are to work; kept until changed, also before a start.  When
- * it returns 0 the others touch no guest memory. */
+/* Rings [0, count) are enabled and the others are not: what comes for those is
+ * dropped.  Kept until changed, also before a start. */
 int vh_dev_set_count(struct vh_dev *dev, unsigned int count, struct err *err);
 
 /* ---- dev.c; with the device's lock ---- */
@@ -201,8 +201,8 @@ int vh_dev_settle(struct vh_dev *dev, uint64_t deadline_ns, struct err *err);
 bool vh_dev_is_live(const struct vh_dev *dev);
 int vh_dev_set_logging(struct vh_dev *dev, const struct vh_log *log,
 		       struct err *err);
-/* Ask all live rings from @first on to stop. */
-int vh_dev_ask_stop(struct vh_dev *dev, unsigned int first, struct err *err);
+/* Ask all live rings to stop. */
+int vh_dev_ask_stop(struct vh_dev *dev, struct err *err);
 /* They have, and finished what they took: 0, -ETIMEDOUT at @deadline_ns, or what
  * went wrong. */
 int vh_dev_wait_stop(struct vh_dev *dev, uint64_t deadline_ns, struct err *err);

@@ -134,9 +134,10 @@ static inline int fake_call(struct vh_dev *dev, unsigned int index, int fd,
 }
 
 static inline int fake_enable(struct vh_dev *dev, unsigned int index,
-			      struct err *err)
+			      bool is_enabled, struct err *err)
 {
 	(void)index;
+	(void)is_enabled;
 	return fake_note(dev, "enable", err);
 }
 
