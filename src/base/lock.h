@@ -21,6 +21,7 @@ enum lock_rank {
 	LOCK_TOPOLOGY,    /* memory trees and listeners (mem/) */
 	LOCK_LOG_STOP,    /* memslots to stop logging (accel/kvm/log_stop.c) */
 	LOCK_VHOST,       /* memory tables and dirty logs (vhost/) */
+	LOCK_VHOST_DEV,   /* one back end (vhost/) */
 	LOCK_DEVICE,      /* one device's registers (dev/) */
 	LOCK_ROUTES,      /* interrupt routes (accel/) */
 	LOCK_SLOTS,       /* memslots and rings (accel/sim) */
