@@ -400,7 +400,7 @@ int vh_dev_join(struct vh_dev *dev, struct vh_board *board, enum vh_type type,
 		return err_set(err, -ENOMEM, "%s: %u rings", dev->name, rings);
 	dev->ring_count = rings;
 	for (unsigned int i = 0; i < rings; i++)
-		dev->rings[i].is_enabled = true;
+		dev->rings[i].is_wanted = true;
 	lock_init(&dev->lock, LOCK_VHOST_DEV);
 	lock_cond_init(&dev->changed);
 	dev->is_away = true;

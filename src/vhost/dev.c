@@ -238,13 +238,17 @@ static int tell_rings(struct vh_dev *dev, bool is_logged, struct err *err)
 	int ret = 0;
 
 	for (unsigned int i = 0; i < dev->ring_count && !ret; i++) {
-		if (dev->rings[i].is_used)
-			ret = tell_ring(dev, i, is_logged, err);
-	}
-	for (unsigned int i = 0; i < dev->ring_count && !ret; i++) {
-		if (dev->rings[i].is_used)
-			ret = call(dev, set_vring_enable, i,
-				   dev->rings[i].is_enabled, err);
+		struct vh_ring *ring = &dev->rings[i];
+
+		if (!ring->is_used)
+			continue;
+		ret = tell_ring(dev, i, is_logged, err);
+		if (!ret)
+			ret = call(dev, set_vring_enable, i, ring->is_wanted,
+				   err);
+		/* What became available while nobody listened. */
+		if (!ret)
+			eventfd_write(ring->queue->kick_fd, 1);
 	}
 	return ret;
 }
@@ -265,11 +269,6 @@ int vh_dev_go(struct vh_dev *dev, const struct vh_mem_table *table,
 		ret = call(dev, prepare, err);
 	if (!ret)
 		ret = tell_rings(dev, log != NULL, err);
-	/* What became available while nobody listened. */
-	for (unsigned int i = 0; i < dev->ring_count && !ret; i++) {
-		if (dev->rings[i].is_used)
-			eventfd_write(dev->rings[i].queue->kick_fd, 1);
-	}
 	return ret;
 }
 
@@ -371,7 +370,8 @@ int vh_dev_wait_stop(struct vh_dev *dev, uint64_t deadline_ns, struct err *err)
 				       dev->name);
 	}
 	/* It should have finished them before it answered. */
-	ret = wait_rings(dev, deadline_ns, is_drained, err);
+	if (!dev->may_lose)
+		ret = wait_rings(dev, deadline_ns, is_drained, err);
 	if (ret)
 		return ret;
 	for (unsigned int i = 0; i < dev->ring_count; i++) {
@@ -472,12 +472,12 @@ static void take_queues(struct vh_dev *dev, struct vdev *vdev,
 	for (unsigned int i = 0; i < dev->ring_count; i++) {
 		struct vh_ring *ring = &dev->rings[i];
 		struct vdev_queue *queue = NULL;
-		bool is_enabled = ring->is_enabled;
+		bool is_wanted = ring->is_wanted;
 
 		if (i < count && vdev->queues[first + i].is_enabled)
 			queue = &vdev->queues[first + i];
 		memset(ring, 0, sizeof(*ring));
-		ring->is_enabled = is_enabled;
+		ring->is_wanted = is_wanted;
 		ring->is_used = queue != NULL;
 		ring->queue = queue;
 		ring->size = queue ? queue->size : 0;
@@ -653,19 +653,20 @@ int vh_dev_stop(struct vh_dev *dev, uint64_t deadline_ns, struct err *err)
 	return ret ? err_set(err, ret, "%s", err_msg(&local)) : 0;
 }
 
-int vh_dev_enable(struct vh_dev *dev, unsigned int count, struct err *err)
+int vh_dev_set_count(struct vh_dev *dev, unsigned int count, struct err *err)
 {
 	int ret = 0;
 
 	vh_dev_lock(dev);
 	dev->deadline_ns = clock_mono_ns() + VH_REPLY_NS;
-	for (unsigned int i = 0; i < dev->ring_count; i++) {
+	for (unsigned int i = 0; i < dev->ring_count && !ret; i++) {
 		struct vh_ring *ring = &dev->rings[i];
-		bool is_changed = ring->is_enabled != (i < count);
+		bool was_wanted = ring->is_wanted;
 
-		ring->is_enabled = i < count;
-		if (is_changed && ring->is_live && !ret)
-			ret = call(dev, set_vring_enable, i, i < count, err);
+		ring->is_wanted = i < count;
+		if (ring->is_live && ring->is_wanted != was_wanted)
+			ret = call(dev, set_vring_enable, i, ring->is_wanted,
+				   err);
 	}
 	if (!ret)
 		ret = vh_dev_settle(dev, dev->deadline_ns, err);

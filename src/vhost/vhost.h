@@ -101,6 +101,7 @@ struct vh_ops {
 			      struct err *err);
 	int (*set_vring_call)(struct vh_dev *dev, unsigned int index, int fd,
 			      struct err *err);
+	/* A ring that is not enabled is served without effect. */
 	int (*set_vring_enable)(struct vh_dev *dev, unsigned int index,
 				bool is_enabled, struct err *err);
 	/* Stops the ring.  *@ret_base is set at the latest by settle(), and stays

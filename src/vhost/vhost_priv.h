@@ -72,7 +72,7 @@ struct vh_ring {
 	uint32_t base;    /* what it said when it stopped */
 	bool is_live;     /* it may take requests */
 	bool is_stopping; /* it was asked for its base */
-	bool is_enabled;
+	bool is_wanted;   /* a network device may use fewer than it has */
 };
 
 /* Embedded in what belongs to one back end. */
@@ -172,9 +172,9 @@ int vh_dev_start(struct vh_dev *dev, struct vdev *vdev, unsigned int first,
 void vh_dev_stop_begin(struct vh_dev *dev);
 /* As stop of struct vdev_type. */
 int vh_dev_stop(struct vh_dev *dev, uint64_t deadline_ns, struct err *err);
-/* Rings [0, count) are enabled and the others are not; kept until changed, also
- * before a start. */
-int vh_dev_enable(struct vh_dev *dev, unsigned int count, struct err *err);
+/* Rings [0, count) are enabled and the others are not: what comes for those is
+ * dropped.  Kept until changed, also before a start. */
+int vh_dev_set_count(struct vh_dev *dev, unsigned int count, struct err *err);
 
 /* ---- dev.c; with the device's lock ---- */
 

@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/virtio_net.h>
 #include <poll.h>
 #include <stdio.h>
 #include <sys/eventfd.h>
@@ -94,33 +95,62 @@ void bed_fini(struct bed *bed)
 	rmdir(bed->folder);
 }
 
-int bed_disk_new(struct bed *bed, unsigned int queues, struct err *err)
+/* The device that was built is in its slot, and may work. */
+static void attach(struct bed *bed)
 {
-	struct vdev_site site = {
+	struct err err = ERR_INIT;
+
+	if (pci_bus_assign(bed->board.bus, &err))
+		fail_msg("%s", err_msg(&err));
+	board_config_set(&bed->board, SLOT, PCI_COMMAND,
+			 PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER, 2);
+	bed->bar = board_config(&bed->board, SLOT, PCI_BASE_ADDRESS_4, 4) &
+		   PCI_BASE_ADDRESS_MEM_MASK;
+	vdev_run(bed->vdev);
+}
+
+static struct vdev_site site_of(struct bed *bed, const char *name)
+{
+	return (struct vdev_site){
 		.mem = bed->board.mem,
 		.memory = bed->board.memory,
 		.bus = bed->board.bus,
 		.state = &bed->board.state,
 		.vhost = bed->vhost,
-		.name = "disk0",
+		.name = name,
 	};
+}
+
+int bed_disk_new(struct bed *bed, unsigned int queues, struct err *err)
+{
+	struct vdev_site site = site_of(bed, "disk0");
 	char text[160];
 	int ret;
 
 	snprintf(text, sizeof(text), "vhost-user=%s,queues=%u", bed->socket,
 		 queues);
 	bed->queues = queues;
+	bed->wanted = 1ull << VIRTIO_BLK_F_FLUSH | 1ull << VIRTIO_BLK_F_MQ;
 	ret = vh_user_blk_new(&site, text, &bed->vdev, err);
-	if (ret)
-		return ret;
-	if (pci_bus_assign(bed->board.bus, err))
-		fail_msg("%s", err_msg(err));
-	board_config_set(&bed->board, SLOT, PCI_COMMAND,
-			 PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER, 2);
-	bed->bar = board_config(&bed->board, SLOT, PCI_BASE_ADDRESS_4, 4) &
-		   PCI_BASE_ADDRESS_MEM_MASK;
-	vdev_run(bed->vdev);
-	return 0;
+	if (!ret)
+		attach(bed);
+	return ret;
+}
+
+int bed_net_new(struct bed *bed, unsigned int pairs, struct err *err)
+{
+	struct vdev_site site = site_of(bed, "net0");
+	char text[160];
+	int ret;
+
+	snprintf(text, sizeof(text), "vhost-user=%s,queues=%u", bed->socket,
+		 pairs);
+	bed->queues = 2 * pairs + 1;
+	bed->wanted = 1ull << VIRTIO_NET_F_CTRL_VQ | 1ull << VIRTIO_NET_F_MQ;
+	ret = vh_net_new(&site, text, &bed->vdev, err);
+	if (!ret)
+		attach(bed);
+	return ret;
 }
 
 void bed_disk_free(struct bed *bed)
@@ -165,9 +195,8 @@ static uint64_t ring_at(unsigned int queue, unsigned int part)
 
 static void choose_features(struct bed *bed)
 {
-	uint64_t features = bed->vdev->offered & (1ull << VIRTIO_F_VERSION_1 |
-						  1ull << VIRTIO_BLK_F_FLUSH |
-						  1ull << VIRTIO_BLK_F_MQ);
+	uint64_t features =
+		bed->vdev->offered & (1ull << VIRTIO_F_VERSION_1 | bed->wanted);
 
 	for (unsigned int i = 0; i < 2; i++) {
 		put(bed, DRIVER_SELECT, i, 4);
@@ -220,35 +249,65 @@ static uint64_t header_at(unsigned int queue, uint16_t head)
 	return ring_at(queue, 3) + 32u * head;
 }
 
-void bed_submit(struct bed *bed, unsigned int queue, uint32_t type,
-		uint64_t sector, uint64_t gpa, uint32_t size)
+uint16_t bed_add(struct bed *bed, unsigned int queue,
+		 const struct bed_part *parts, unsigned int count)
 {
 	struct bed_queue *driver = &bed->driver[queue];
 	struct vring_desc *desc = bed_at(bed, ring_at(queue, 0));
 	struct vring_avail *avail = bed_at(bed, ring_at(queue, 1));
 	uint16_t head = driver->free_at % BED_QUEUE;
-	struct virtio_blk_outhdr *header = bed_at(bed, header_at(queue, head));
-	uint16_t data = (uint16_t)((head + 1) % BED_QUEUE);
-	uint16_t end = (uint16_t)((head + 2) % BED_QUEUE);
 
-	driver->free_at = (uint16_t)(driver->free_at + 3);
-	*header = (struct virtio_blk_outhdr){ .type = type, .sector = sector };
-	*(uint8_t *)(header + 1) = 0xff; /* status */
-	desc[head] = (struct vring_desc){ header_at(queue, head), 16,
-					  VRING_DESC_F_NEXT, data };
-	desc[data] = (struct vring_desc){
-		gpa, size,
-		(uint16_t)(VRING_DESC_F_NEXT |
-			   (type == VIRTIO_BLK_T_IN ? VRING_DESC_F_WRITE : 0)),
-		end
-	};
-	desc[end] = (struct vring_desc){ header_at(queue, head) + 16, 1,
-					 VRING_DESC_F_WRITE, 0 };
-	if (!size)
-		desc[head].next = end;
+	for (unsigned int i = 0; i < count; i++) {
+		uint16_t next = (uint16_t)((head + i + 1) % BED_QUEUE);
+
+		desc[(head + i) % BED_QUEUE] = (struct vring_desc){
+			parts[i].gpa, parts[i].size,
+			(uint16_t)((parts[i].is_writable ? VRING_DESC_F_WRITE
+							 : 0) |
+				   (i + 1 < count ? VRING_DESC_F_NEXT : 0)),
+			next
+		};
+	}
+	driver->free_at = (uint16_t)(driver->free_at + count);
 	avail->ring[driver->next_avail % BED_QUEUE] = head;
 	driver->next_avail++;
 	__atomic_store_n(&avail->idx, driver->next_avail, __ATOMIC_SEQ_CST);
+	return head;
+}
+
+bool bed_take(struct bed *bed, unsigned int queue, uint16_t *ret_head,
+	      uint32_t *ret_size)
+{
+	struct bed_queue *driver = &bed->driver[queue];
+	struct vring_used *used = bed_at(bed, ring_at(queue, 2));
+	const struct vring_used_elem *element;
+
+	if (__atomic_load_n(&used->idx, __ATOMIC_SEQ_CST) == driver->next_used)
+		return false;
+	element = &used->ring[driver->next_used % BED_QUEUE];
+	driver->next_used++;
+	if (element->id >= BED_QUEUE)
+		fail_msg("used id %u", element->id);
+	*ret_head = (uint16_t)element->id;
+	*ret_size = element->len;
+	return true;
+}
+
+void bed_submit(struct bed *bed, unsigned int queue, uint32_t type,
+		uint64_t sector, uint64_t gpa, uint32_t size)
+{
+	uint16_t head = bed->driver[queue].free_at % BED_QUEUE;
+	struct virtio_blk_outhdr *header = bed_at(bed, header_at(queue, head));
+	const struct bed_part parts[] = {
+		{ header_at(queue, head), 16, false },
+		{ gpa, size, type == VIRTIO_BLK_T_IN },
+		{ header_at(queue, head) + 16, 1, true },
+	};
+	const struct bed_part bare[] = { parts[0], parts[2] };
+
+	*header = (struct virtio_blk_outhdr){ .type = type, .sector = sector };
+	*(uint8_t *)(header + 1) = 0xff; /* status */
+	bed_add(bed, queue, size ? parts : bare, size ? 3 : 2);
 }
 
 void bed_kick(struct bed *bed, unsigned int queue)
@@ -270,20 +329,15 @@ bool bed_until(bool (*is_true)(void *opaque), void *opaque)
 
 static bool take_used(struct bed *bed, unsigned int queue)
 {
-	struct bed_queue *driver = &bed->driver[queue];
-	struct vring_used *used = bed_at(bed, ring_at(queue, 2));
-	const struct vring_used_elem *element;
 	uint8_t *status;
+	uint32_t size;
+	uint16_t head;
 
-	if (__atomic_load_n(&used->idx, __ATOMIC_SEQ_CST) == driver->next_used)
+	if (!bed_take(bed, queue, &head, &size))
 		return false;
-	element = &used->ring[driver->next_used % BED_QUEUE];
-	driver->next_used++;
-	if (element->id >= BED_QUEUE)
-		fail_msg("used id %u", element->id);
-	status = bed_at(bed, header_at(queue, (uint16_t)element->id) + 16);
+	status = bed_at(bed, header_at(queue, head) + 16);
 	if (*status)
-		fail_msg("request %u: status %u", element->id, *status);
+		fail_msg("request %u: status %u", head, *status);
 	return true;
 }
 

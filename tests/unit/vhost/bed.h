@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * A machine without vCPUs around one vhost-user disk, and the driver's side of it:
+ * A machine without vCPUs around one vhost-user device, and the driver's side of it:
  * registers through the device's BAR, requests through its rings.
  *
  *	0x0000000  RAM "low", 8 MiB: the rings of queue q at 0x10000 * (q + 1);
@@ -48,7 +48,8 @@ struct bed {
 
 	struct vdev *vdev; /* owned; NULL: none yet */
 	uint64_t bar;
-	unsigned int queues;
+	unsigned int queues; /* that the driver uses */
+	uint64_t wanted;     /* features that it does, where they are offered */
 	struct bed_queue driver[BED_QUEUES];
 };
 
@@ -61,6 +62,8 @@ void bed_fini(struct bed *bed);
 int bed_disk_new(struct bed *bed, unsigned int queues, struct err *err);
 void bed_disk_free(struct bed *bed);
 
+/* The same with vh_net_new(), @pairs of queues and what follows in the option. */
+int bed_net_new(struct bed *bed, unsigned int pairs, struct err *err);
 /* The driver up to DRIVER_OK; vdev_run() was called. */
 void bed_drive(struct bed *bed);
 /* A reset by the driver, and waiting until the device has done it. */
@@ -69,7 +72,19 @@ uint8_t bed_status(struct bed *bed);
 bool bed_needs_reset(struct bed *bed);
 
 void *bed_at(struct bed *bed, uint64_t gpa);
-/* Make a request available: one data segment of @size bytes at @gpa. */
+struct bed_part {
+	uint64_t gpa;
+	uint32_t size;
+	bool is_writable;
+};
+
+/* Make a chain available; returns its head. */
+uint16_t bed_add(struct bed *bed, unsigned int queue,
+		 const struct bed_part *parts, unsigned int count);
+/* Take what was used: false when there is nothing. */
+bool bed_take(struct bed *bed, unsigned int queue, uint16_t *ret_head,
+	      uint32_t *ret_size);
+/* Make a disk request available: one data segment of @size bytes at @gpa. */
 void bed_submit(struct bed *bed, unsigned int queue, uint32_t type,
 		uint64_t sector, uint64_t gpa, uint32_t size);
 void bed_kick(struct bed *bed, unsigned int queue);
