@@ -84,9 +84,9 @@ static inline void front_init(struct front *front, struct blk_backend *backend)
 					     .ready = front_poll,
 					     .opaque = front };
 	assert_int_equal(io_thread_new("front", &front->thread, NULL), 0);
-	assert_int_equal(io_thread_call(front->thread, front_attach, front,
-					UINT64_MAX),
-			 0);
+	assert_int_equal(
+		io_thread_call(front->thread, front_attach, front, UINT64_MAX),
+		0);
 }
 
 static inline void front_fini(struct front *front)

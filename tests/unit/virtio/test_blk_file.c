@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /* Disks in files: what io_uring does to real ones, locks, and what is refused. */
+#include <cmocka.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
@@ -8,8 +9,6 @@
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
-
-#include <cmocka.h>
 
 #include "base/bytes.h"
 #include "blk_front.h"
@@ -128,9 +127,8 @@ static void test_written_bytes_are_in_the_file_and_read_back(void **state)
 	open_disk(s);
 	assert_int_equal(s->front.backend->info.size, SIZE);
 	assert_int_equal(s->front.backend->info.block_size, 512);
-	assert_int_equal(front_do(&s->front, BLK_WRITE, 512, s->memory,
-				  1 << 20),
-			 0);
+	assert_int_equal(
+		front_do(&s->front, BLK_WRITE, 512, s->memory, 1 << 20), 0);
 	assert_int_equal(front_do(&s->front, BLK_FLUSH, 0, NULL, 0), 0);
 	read_file(s, 512, buf, 1 << 20);
 	assert_memory_equal(buf, s->memory, 1 << 20);
@@ -199,9 +197,8 @@ static void test_direct_requests_need_no_aligned_memory(void **state)
 
 	if (!open_direct(s))
 		goto out;
-	assert_int_equal(front_do(&s->front, BLK_WRITE, 4096, s->memory + 1,
-				  size),
-			 0);
+	assert_int_equal(
+		front_do(&s->front, BLK_WRITE, 4096, s->memory + 1, size), 0);
 	assert_int_equal(front_do(&s->front, BLK_READ, 4096, buf + 1, size), 0);
 	assert_memory_equal(buf + 1, s->memory + 1, size);
 	/* And aligned ones go straight. */
@@ -277,8 +274,7 @@ static void zero(struct scene *s, bool may_unmap, bool is_durable)
 	assert_memory_equal(buf, s->memory, 65536);
 	assert_zero(buf + 65536, 1 << 20);
 	assert_memory_equal(buf + 65536 + (1 << 20),
-			    s->memory + 65536 + (1 << 20),
-			    (1 << 20) - 65536);
+			    s->memory + 65536 + (1 << 20), (1 << 20) - 65536);
 	free(buf);
 }
 
@@ -304,8 +300,8 @@ static void test_zeroes_that_may_not_be_unmapped_stay_allocated(void **state)
 	assert_true(blocks_of(s) < (1 << 20) + 65536 * 2);
 }
 
-static void test_a_file_cut_short_while_used_fails_reads_behind_its_end(
-	void **state)
+static void
+test_a_file_cut_short_while_used_fails_reads_behind_its_end(void **state)
 {
 	struct scene *s = *state;
 	uint8_t buf[8192];
@@ -330,13 +326,12 @@ static void test_a_full_file_system_is_told(void **state)
 	limit.rlim_cur = 65536;
 	signal(SIGXFSZ, SIG_IGN);
 	setrlimit(RLIMIT_FSIZE, &limit);
-	assert_int_equal(front_do(&s->front, BLK_WRITE, 1 << 20, s->memory,
-				  4096),
-			 -EFBIG);
+	assert_int_equal(
+		front_do(&s->front, BLK_WRITE, 1 << 20, s->memory, 4096),
+		-EFBIG);
 	setrlimit(RLIMIT_FSIZE, &old);
-	assert_int_equal(front_do(&s->front, BLK_WRITE, 1 << 20, s->memory,
-				  4096),
-			 0);
+	assert_int_equal(
+		front_do(&s->front, BLK_WRITE, 1 << 20, s->memory, 4096), 0);
 }
 
 /* ---- what is refused ---- */
@@ -523,8 +518,10 @@ static void test_the_owner_of_a_process_lock_is_named(void **state)
 
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 /* tmpfs cannot zero a range, and knows neither blocks nor direct I/O alike. */
-#define TEST_SHM(name) \
-	{ #name " (tmpfs)", name, setup_shm, teardown, NULL }
+#define TEST_SHM(name)                                            \
+	{                                                         \
+#name " (tmpfs)", name, setup_shm, teardown, NULL \
+	}
 
 int main(void)
 {
