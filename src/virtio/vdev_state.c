@@ -58,7 +58,8 @@ static int check_rings(struct vdev *dev, struct err *err)
 {
 	struct vq_ring desc, driver, device;
 
-	if (!(dev->status & VIRTIO_CONFIG_S_DRIVER_OK) || dev->is_broken)
+	if (!(dev->status & VIRTIO_CONFIG_S_DRIVER_OK) ||
+	    __atomic_load_n(&dev->is_broken, __ATOMIC_ACQUIRE))
 		return 0;
 	for (unsigned int i = 0; i < dev->queue_count; i++) {
 		const struct vdev_queue *queue = &dev->queues[i];
@@ -241,17 +242,14 @@ static int take(struct vdev *dev, const struct vdev_saved *saved,
 	return ret;
 }
 
+/* Without the lock: nobody else knows the device yet, and a load is within a
+ * transaction, which comes behind that lock. */
 static int load(void *obj, uint16_t version, struct err *err)
 {
 	struct vdev_saved *saved = obj;
-	struct vdev *dev = saved->dev;
-	int ret;
 
 	(void)version;
-	lock_acquire(&dev->lock);
-	ret = take(dev, saved, err);
-	lock_release(&dev->lock);
-	return ret;
+	return take(saved->dev, saved, err);
 }
 
 static int activate(void *obj, struct err *err)

@@ -70,7 +70,8 @@ struct rig {
 	struct vq vq;
 	struct vq_request request;
 	struct vq_segment segments[RIG_SEGMENTS];
-	unsigned int calls; /* vdev_call() */
+	unsigned int calls; /* vdev_call(); atomic */
+	int call_fd;        /* what it signals, or -1 */
 
 	struct rig_driver driver;
 	struct err err;
@@ -87,6 +88,7 @@ int rig_pop(struct rig *rig);
 /* The guest's view of its memory; 0x80000 of it. */
 void *rig_at(struct rig *rig, uint64_t gpa);
 uint16_t rig_get16(struct rig *rig, uint64_t gpa);
+/* A full barrier, too. */
 void rig_put16(struct rig *rig, uint64_t gpa, uint16_t value);
 
 /* ---- the driver ---- */

@@ -2,13 +2,9 @@
 /* Virtqueues with a driver that keeps the rules; test_vq_hostile.c has the other. */
 #include <cmocka.h>
 #include <errno.h>
-#include <stdio.h>
 #include <string.h>
 
-#include "base/clock.h"
 #include "formats.h"
-
-#define PERF_REQUESTS 2000000u
 
 static void take_one(struct rig *rig, uint16_t id, uint32_t written)
 {
@@ -523,33 +519,6 @@ static void test_copies_span_segments(void **state)
 	assert_int_equal(vq_iovecs(&rig->request, true, 6, iovecs, 4), 0);
 }
 
-/* No limit, since machines differ; what it takes is printed. */
-static void test_requests_are_fast(void **state)
-{
-	struct rig *rig = *state;
-	uint64_t start = clock_mono_ns(), device_ns = 0;
-
-	rig_start(rig);
-	rig_want_calls(rig, false);
-	for (unsigned int i = 0; i < PERF_REQUESTS / 4; i++) {
-		uint32_t written;
-		uint16_t id;
-
-		for (unsigned int n = 0; n < 4; n++)
-			rig_add_one(rig);
-		start = clock_mono_ns();
-		for (unsigned int n = 0; n < 4; n++) {
-			assert_int_equal(rig_pop(rig), 1);
-			vq_push(&rig->vq, &rig->request, 64);
-		}
-		vq_flush(&rig->vq);
-		device_ns += clock_mono_ns() - start;
-		while (rig_take(rig, &id, &written))
-			;
-	}
-	printf("%lu ns a request\n", device_ns / PERF_REQUESTS);
-}
-
 int main(void)
 {
 	static const struct CMUnitTest tests[] = {
@@ -577,7 +546,6 @@ int main(void)
 		TEST_BOTH(test_queue_goes_on_where_it_was),
 		TEST_BOTH(test_rings_follow_memory_that_moves),
 		TEST_BOTH(test_copies_span_segments),
-		TEST_FLAGS(test_requests_are_fast),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
