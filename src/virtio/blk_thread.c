@@ -292,7 +292,12 @@ static void work(struct blk *blk)
 	blk->slept_at = 0;
 	ignore_kicks(blk);
 	while (!is_called(blk)) {
-		if (do_round(blk) > 0) {
+		bool is_idle = do_round(blk) == 0;
+
+		if (blk->is_working && blk->is_stopping && !blk->is_sharing &&
+		    blk->in_flight == 0 && !share(blk))
+			end_stop(blk);
+		if (!is_idle) {
 			idle_since = 0;
 		} else if (!may_spin(blk, &idle_since)) {
 			if (want_events(blk)) {
@@ -301,9 +306,6 @@ static void work(struct blk *blk)
 			}
 			ignore_kicks(blk);
 		}
-		if (blk->is_working && blk->is_stopping && !blk->is_sharing &&
-		    blk->in_flight == 0 && !share(blk))
-			end_stop(blk);
 	}
 }
 
