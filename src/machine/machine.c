@@ -3,7 +3,9 @@
  * Builds a machine and moves it between run states.
  *
  * Memory map: RAM from 0 to at most 3 GiB, the rest from 4 GiB on; one RAM
- * block behind both.  Between them the interrupt controllers and, later, PCI.
+ * block behind both.  Between them PCI and the interrupt controllers; PCI's large
+ * BARs come behind RAM.  A machine without devices has no PCI bus: there is
+ * nothing to find, to save or to build.
  * Ports: COM1 at 0x3f8, CMOS RTC at 0x70, keyboard controller (for its reset
  * line) at 0x60/0x64, reset control at 0xcf9, debug exit at 0xf4, ACPI's power
  * management at 0x600 (GSI 9).
@@ -29,6 +31,7 @@
 #include "dev/mc146818.h"
 #include "dev/ns16550.h"
 #include "dev/pch_reset.h"
+#include "dev/pci.h"
 #include "guest/images.h"
 #include "machine/acpi.h"
 #include "machine/boot.h"
@@ -67,6 +70,7 @@ struct machine {
 	struct pch_reset *pch_reset;
 	struct debug_exit *debug_exit;
 	struct acpi_pm *acpi_pm;
+	struct pci_bus *pci; /* NULL: none */
 
 	struct lock lock; /* LOCK_RUN_STATE; held while vCPUs are moved */
 	/* protected by lock */
@@ -225,6 +229,40 @@ static void set_gsi(void *opaque, unsigned int gsi, int level)
 	accel->ops->irq_set(accel, gsi, level);
 }
 
+static bool has_pci(const struct machine *machine)
+{
+	return machine->options.device_count > 0;
+}
+
+static uint64_t pci_mmio64_start(const struct machine *machine)
+{
+	uint64_t memory = machine->options.memory;
+	uint64_t high = memory > LOW_RAM_END ? memory - LOW_RAM_END : 0;
+
+	return align_up(HIGH_RAM_START + high, RAM_ALIGN);
+}
+
+static int build_pci(struct machine *machine, struct err *err)
+{
+	const struct pci_bus_config config = {
+		.mem = machine->mem,
+		.memory = machine->root,
+		.ports = machine->ports_root,
+		.mmio64_start = pci_mmio64_start(machine),
+		.accel = machine->accel,
+		.reset = machine->pch_reset,
+		.state = &machine->state,
+	};
+	int ret;
+
+	if (!has_pci(machine))
+		return 0;
+	ret = pci_bus_new(&config, &machine->pci, err);
+	if (!ret)
+		ret = pci_bus_assign(machine->pci, err);
+	return ret;
+}
+
 static int build_devices(struct machine *machine, struct err *err)
 {
 	const struct irq_line serial_irq = { .set = set_gsi,
@@ -253,8 +291,9 @@ static int build_devices(struct machine *machine, struct err *err)
 	machine->rtc = mc146818_new(mem, ports, 0x70, &machine->state, "rtc");
 	machine->i8042 = i8042_new(mem, ports, on_reset, machine,
 				   &machine->state, "i8042");
-	machine->pch_reset = pch_reset_new(mem, ports, on_reset, machine,
-					   &machine->state, "pch-reset");
+	machine->pch_reset =
+		pch_reset_new(mem, has_pci(machine) ? NULL : ports, on_reset,
+			      machine, &machine->state, "pch-reset");
 	machine->debug_exit =
 		debug_exit_new(mem, ports, 0xf4, on_debug_exit, machine);
 	machine->acpi_pm = acpi_pm_new(mem, ports, PM_PORT, sci, on_power_off,
@@ -341,6 +380,8 @@ static int write_acpi_tables(struct machine *machine, struct err *err)
 		.reset_port = PCH_RESET_PORT,
 		.reset_value = HARD_RESET,
 		.century = MC146818_CENTURY,
+		.has_pci = has_pci(machine),
+		.pci_mmio64_start = pci_mmio64_start(machine),
 	};
 	struct bytes_writer tables = { .data = NULL };
 	int ret = 0;
@@ -364,13 +405,16 @@ static int boot(struct machine *machine, struct err *err)
 		{ HIGH_RAM_START, options->memory - low,
 		  machine->ram->host + low },
 	};
-	const struct boot_reserved own = { ACCEL_OWN_GPA, ACCEL_OWN_SIZE };
+	const struct boot_reserved reserved[] = {
+		{ ACCEL_OWN_GPA, ACCEL_OWN_SIZE },
+		{ PCI_ECAM_START, PCI_ECAM_SIZE },
+	};
 	char cmdline[BOOT_CMDLINE_MAX + 1] = "";
 	struct boot_file kernel = { .data = NULL }, initrd = { .data = NULL };
 	struct boot_image image = { .ram = ram,
 				    .ram_count = options->memory > low ? 2 : 1,
-				    .reserved = &own,
-				    .reserved_count = 1,
+				    .reserved = reserved,
+				    .reserved_count = has_pci(machine) ? 2 : 1,
 				    .rsdp_gpa = ACPI_GPA,
 				    .is_ram_fresh = true };
 	struct boot_entry entry;
@@ -481,6 +525,8 @@ int machine_new(const struct machine_options *options,
 	if (!ret)
 		ret = build_devices(machine, err);
 	if (!ret)
+		ret = build_pci(machine, err);
+	if (!ret)
 		ret = vcpu_set_new(machine->accel, options->cpus, on_vcpu_exit,
 				   machine, &vcpus, err);
 	__atomic_store_n(&machine->vcpus, vcpus, __ATOMIC_SEQ_CST);
@@ -508,6 +554,7 @@ void machine_free(struct machine *machine)
 	if (machine->serial)
 		ns16550_stop(machine->serial);
 	vcpu_set_free(machine->vcpus);
+	pci_bus_free(machine->pci);
 	acpi_pm_free(machine->acpi_pm);
 	debug_exit_free(machine->debug_exit);
 	pch_reset_free(machine->pch_reset);

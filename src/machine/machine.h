@@ -13,6 +13,7 @@
 #include <stdint.h>
 
 #include "accel/accel.h"
+#include "machine/devices.h"
 #include "machine/run_state.h"
 
 struct addr_space;
@@ -36,7 +37,9 @@ struct machine_options {
 	const char *append; /* command line, or NULL */
 	const char *guest;  /* "stress[,key=value...]" instead of a kernel */
 	const char *serial; /* "stdio", "unix:PATH", "file:PATH", "null" */
-	bool is_incoming;   /* no boot: state comes by migration */
+	struct device_option devices[DEVICES_MAX];
+	unsigned int device_count;
+	bool is_incoming; /* no boot: state comes by migration */
 	struct accel_options accel;
 };
 

@@ -7,13 +7,13 @@
 #ifndef GODWIT_TEST_DEV_PCI_BOARD_H
 #define GODWIT_TEST_DEV_PCI_BOARD_H
 
-#include <cmocka.h>
 #include <linux/pci_regs.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
 
 #include "accel/routes.h"
+#include "base/bytes.h"
 #include "base/err.h"
 #include "dev/msix.h"
 #include "dev/pci.h"

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /* MSI-X as a guest programs it, and what the accelerator is told of it. */
+#include <cmocka.h>
 #include <errno.h>
 #include <poll.h>
 

@@ -365,6 +365,40 @@ bool rig_take(struct rig *rig, uint16_t *ret_id, uint32_t *ret_written)
 	return true;
 }
 
+void rig_pop_one(struct rig *rig, uint16_t id)
+{
+	assert_int_equal(rig_pop(rig), 1);
+	assert_int_equal(rig->request.id, id);
+}
+
+void rig_take_one(struct rig *rig, uint16_t id, uint32_t written)
+{
+	uint32_t got_written;
+	uint16_t got_id;
+
+	assert_true(rig_take(rig, &got_id, &got_written));
+	assert_int_equal(got_id, id);
+	assert_int_equal(got_written, written);
+}
+
+void rig_take_none(struct rig *rig)
+{
+	uint32_t written;
+	uint16_t id;
+
+	assert_false(rig_take(rig, &id, &written));
+}
+
+void rig_pass_one(struct rig *rig)
+{
+	uint16_t id = rig_add_one(rig);
+
+	rig_pop_one(rig, id);
+	vq_push(&rig->vq, &rig->request, 64);
+	vq_flush(&rig->vq);
+	rig_take_one(rig, id, 64);
+}
+
 void rig_want_call_at(struct rig *rig, unsigned int nth)
 {
 	struct rig_driver *driver = &rig->driver;

@@ -18,7 +18,9 @@
 struct duet {
 	struct rig rig;
 	int kick_fd;
-	bool is_lost; /* someone waited in vain, or saw an error; atomic */
+	/* atomic */
+	bool is_lost; /* someone waited in vain, or saw an error */
+	bool is_over;
 };
 
 static void wait_for(struct duet *duet, int fd)
@@ -93,18 +95,33 @@ static unsigned int wait_for_used(struct duet *duet)
 	return count;
 }
 
-static void test_no_notification_is_lost(void **state)
+/* Memory that has nothing to do with it comes and goes. */
+static void *mover(void *opaque)
+{
+	struct duet *duet = opaque;
+	bool is_enabled = true;
+
+	while (!__atomic_load_n(&duet->is_over, __ATOMIC_RELAXED)) {
+		is_enabled = !is_enabled;
+		mem_region_set_enabled(duet->rig.high_region, is_enabled);
+	}
+	return NULL;
+}
+
+static void play(void **state, bool is_moving)
 {
 	struct duet *duet = calloc(1, sizeof(*duet));
 	struct rig *rig = &duet->rig;
 	unsigned int added = 0, taken = 0, burst = 1;
-	pthread_t thread;
+	pthread_t thread, moving;
 
 	rig_init(rig, ((struct rig *)*state)->dev.features, SIZE);
 	duet->kick_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	rig->call_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	rig_start(rig);
 	pthread_create(&thread, NULL, device, duet);
+	if (is_moving)
+		pthread_create(&moving, NULL, mover, duet);
 	while (taken < REQUESTS && !is_lost(duet)) {
 		/* two descriptors each */
 		for (unsigned int i = 0;
@@ -117,6 +134,9 @@ static void test_no_notification_is_lost(void **state)
 		burst = burst % (SIZE / 2) + 1;
 	}
 	pthread_join(thread, NULL);
+	__atomic_store_n(&duet->is_over, true, __ATOMIC_RELAXED);
+	if (is_moving)
+		pthread_join(moving, NULL);
 	assert_false(is_lost(duet));
 	assert_int_equal(taken, REQUESTS);
 	close(duet->kick_fd);
@@ -125,10 +145,21 @@ static void test_no_notification_is_lost(void **state)
 	free(duet);
 }
 
+static void test_no_notification_is_lost(void **state)
+{
+	play(state, false);
+}
+
+static void test_memory_may_change_at_any_time(void **state)
+{
+	play(state, true);
+}
+
 int main(void)
 {
 	static const struct CMUnitTest tests[] = {
 		TEST_BOTH(test_no_notification_is_lost),
+		TEST_BOTH(test_memory_may_change_at_any_time),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
