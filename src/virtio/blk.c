@@ -4,9 +4,9 @@
  * its thread.
  *
  * A stop is begun by telling the thread to pop no more, and ends when nothing is
- * in flight.  One that misses its deadline is called off, and the device goes on;
- * one without a deadline fails, after a while, what waits for a server that is
- * away, since the machine cannot wait for ever.
+ * in flight.  One that misses its deadline is called off, and the device goes on.
+ * One that must succeed, since the driver resets the device or there is no
+ * deadline, fails after a while what waits for a server that is away.
  */
 #include "virtio/blk.h"
 
@@ -16,6 +16,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/bytes.h"
 #include "base/clock.h"
 #include "base/err.h"
 #include "base/trace.h"
@@ -69,6 +70,7 @@ static void fill_config(struct blk *blk)
 	const struct blk_info *info = &blk->backend->info;
 	struct virtio_blk_config *config = config_of(blk);
 	uint8_t exponent = 0;
+	bool is_writable = !info->is_readonly;
 
 	while (info->block_size << exponent < PHYSICAL_BLOCK)
 		exponent++;
@@ -79,8 +81,9 @@ static void fill_config(struct blk *blk)
 		.physical_block_exp = exponent,
 		.wce = 1,
 		.num_queues = htole16((uint16_t)blk->queue_count),
-		.max_write_zeroes_sectors = htole32(BLK_ZERO_MAX),
-		.max_write_zeroes_seg = htole32(1),
+		.max_write_zeroes_sectors =
+			is_writable ? htole32(BLK_ZERO_MAX) : 0,
+		.max_write_zeroes_seg = htole32(is_writable),
 		.write_zeroes_may_unmap = blk->has_discard,
 	};
 	if (blk->has_discard) {
@@ -99,7 +102,7 @@ static void blk_config_write(struct vdev *dev, uint32_t offset, uint32_t size,
 	if (!vdev_has(dev, VIRTIO_BLK_F_CONFIG_WCE) || offset > at ||
 	    offset + size <= at)
 		return;
-	config_of(of(dev))->wce = bytes[at] & 1;
+	config_of(of(dev))->wce = bytes[at - offset] & 1;
 	find_durability(of(dev));
 }
 
@@ -144,9 +147,10 @@ static void blk_stop_begin(struct vdev *dev)
 {
 	struct blk *blk = of(dev);
 
-	if (blk->is_stop_begun)
+	if (blk->stopping_since)
 		return;
-	blk->is_stop_begun = true;
+	blk->stopping_since = clock_mono_ns();
+	blk->has_given_up = false;
 	lock_acquire(&blk->lock);
 	blk->is_drained = false;
 	blk->share_result = 0;
@@ -172,43 +176,52 @@ static int wait_drained(struct blk *blk, uint64_t deadline_ns)
 	return ret;
 }
 
+static int wait_or_give_up(struct blk *blk, uint64_t deadline_ns)
+{
+	uint64_t end = blk->stopping_since + GIVE_UP_AFTER_NS;
+	int ret;
+
+	if (blk->has_given_up || end > deadline_ns)
+		return wait_drained(blk, deadline_ns);
+	ret = wait_drained(blk, end);
+	if (ret != -ETIMEDOUT)
+		return ret;
+	trace(blk_give_up, "%s", blk->dev.name);
+	blk->has_given_up = true;
+	post(blk, blk_thread_give_up);
+	return wait_drained(blk, deadline_ns);
+}
+
 static int blk_stop(struct vdev *dev, uint64_t deadline_ns, struct err *err)
 {
 	struct blk *blk = of(dev);
-	bool has_deadline = deadline_ns != UINT64_MAX;
+	bool must_stop = dev->is_resetting || deadline_ns == UINT64_MAX;
 	int ret;
 
 	blk_stop_begin(dev);
-	blk->is_stop_begun = false;
-	ret = wait_drained(blk, has_deadline
-					? deadline_ns
-					: clock_mono_ns() + GIVE_UP_AFTER_NS);
-	if (ret == -ETIMEDOUT && !has_deadline) {
-		trace(blk_give_up, "%s", dev->name);
-		post(blk, blk_thread_give_up);
-		ret = wait_drained(blk, deadline_ns);
-	}
-	if (ret == 0 || !has_deadline)
+	ret = must_stop ? wait_or_give_up(blk, deadline_ns)
+			: wait_drained(blk, deadline_ns);
+	/* The rings of a driver that resets are not worked on any more; this is
+	 * called again. */
+	if (ret == -ETIMEDOUT && must_stop)
+		return ret;
+	blk->stopping_since = 0;
+	if (ret == 0 || must_stop)
 		return 0;
 	/* Not stopped, or not fit for a move: go on. */
 	post(blk, blk_thread_resume);
 	if (ret == -ETIMEDOUT)
 		return err_set(err, ret,
-			       "%s: its storage did not finish all requests in "
-			       "time",
-			       dev->name);
-	return err_set_errno(err, ret, "%s: flushing it for another host",
-			     dev->name);
+			       "its storage did not finish all requests in "
+			       "time");
+	return err_set_errno(err, ret, "it cannot be flushed for another host");
 }
 
 static int blk_claim(struct vdev *dev, struct err *err)
 {
 	struct blk_backend *backend = of(dev)->backend;
-	int ret = backend->ops->claim ? backend->ops->claim(backend, err) : 0;
 
-	if (ret)
-		err_prefix(err, "%s", dev->name);
-	return ret;
+	return backend->ops->claim ? backend->ops->claim(backend, err) : 0;
 }
 
 static void blk_disclaim(struct vdev *dev)
@@ -221,74 +234,72 @@ static void blk_disclaim(struct vdev *dev)
 
 /* ---- state ---- */
 
-static const struct state_field state_fields[] = {
-	STATE_FIELD(struct blk_state, capacity, STATE_U64),
-	STATE_FIELD(struct blk_state, block_size, STATE_U32),
-	STATE_FIELD_MAX(struct blk_state, is_readonly, STATE_U8, 1),
-	STATE_FIELD_MAX(struct blk_state, has_discard, STATE_U8, 1),
-	STATE_FIELD_MAX(struct blk_state, writeback, STATE_U8, 1),
-	STATE_ARRAY(struct blk_state, serial, STATE_U8),
-};
-
-static struct blk_state state_of(struct blk *blk)
+/* The guest knows its disk, and must find the same one; hostile bytes. */
+static int blk_config_load(struct vdev *dev, const uint8_t *bytes,
+			   struct err *err)
 {
-	const struct virtio_blk_config *config = config_of(blk);
-	struct blk_state state = {
-		.capacity = le64toh(config->capacity),
-		.block_size = le32toh(config->blk_size),
-		.is_readonly = blk->backend->info.is_readonly,
-		.has_discard = blk->has_discard,
-		.writeback = config->wce,
-	};
+	struct virtio_blk_config *own = config_of(of(dev)), saved = *own;
+	uint64_t capacity = le64toh(own->capacity);
 
-	memcpy(state.serial, blk->serial, sizeof(state.serial));
-	return state;
-}
-
-static int state_saved(void *obj, struct err *err)
-{
-	struct blk *blk = container_of(obj, struct blk, saved);
-
-	(void)err;
-	blk->saved = state_of(blk);
+	memcpy(&saved, bytes, CONFIG_SIZE);
+	if (saved.capacity != own->capacity)
+		return err_set(
+			err, -EBADMSG,
+			"the disk is %s than at the source: %llu sectors "
+			"of 512 bytes, not %llu; give it the same size",
+			capacity < le64toh(saved.capacity) ? "smaller"
+							   : "larger",
+			(unsigned long long)capacity,
+			(unsigned long long)le64toh(saved.capacity));
+	if (saved.blk_size != own->blk_size)
+		return err_set(err, -EBADMSG,
+			       "the disk has blocks of %u bytes, and of %u at "
+			       "the source; look at direct=on",
+			       le32toh(own->blk_size), le32toh(saved.blk_size));
+	if (!saved.max_write_zeroes_sectors != !own->max_write_zeroes_sectors)
+		return err_set(err, -EBADMSG,
+			       "readonly=%s, but not at the source",
+			       own->max_write_zeroes_sectors ? "off" : "on");
+	if (!saved.max_discard_sectors != !own->max_discard_sectors)
+		return err_set(err, -EBADMSG,
+			       "discard=%s, but not at the source",
+			       own->max_discard_sectors ? "on" : "off");
+	if (saved.num_queues != own->num_queues)
+		return err_set(err, -EBADMSG, "queues=%u, but %u at the source",
+			       le16toh(own->num_queues),
+			       le16toh(saved.num_queues));
+	/* All else is as this version has it, but for the driver's choice. */
+	if (saved.wce > 1)
+		return err_set(err, -EBADMSG, "writeback: %u", saved.wce);
+	own->wce = saved.wce;
+	if (memcmp(&saved, own, CONFIG_SIZE) != 0)
+		return err_set(err, -EBADMSG,
+			       "another version's configuration");
 	return 0;
 }
 
-/* The guest knows its disk, and must find the same one. */
+static const struct state_field state_fields[] = {
+	STATE_ARRAY(struct blk, saved_serial, STATE_U8),
+};
+
+static int state_saved(void *obj, struct err *err)
+{
+	struct blk *blk = obj;
+
+	(void)err;
+	memcpy(blk->saved_serial, blk->serial, sizeof(blk->serial));
+	return 0;
+}
+
 static int state_loaded(void *obj, uint16_t version, struct err *err)
 {
-	struct blk *blk = container_of(obj, struct blk, saved);
-	struct blk_state own = state_of(blk), *saved = &blk->saved;
-	const char *name = blk->dev.name;
+	struct blk *blk = obj;
 
 	(void)version;
-	if (saved->capacity != own.capacity)
-		return err_set(err, -EINVAL,
-			       "%s is %s here: %llu sectors of 512 bytes, and "
-			       "%llu at the source; give it the same size",
-			       name,
-			       own.capacity < saved->capacity ? "smaller"
-							      : "larger",
-			       (unsigned long long)own.capacity,
-			       (unsigned long long)saved->capacity);
-	if (saved->block_size != own.block_size)
-		return err_set(err, -EINVAL,
-			       "%s has blocks of %u bytes here, and of %u at "
-			       "the source; look at direct=on",
-			       name, own.block_size, saved->block_size);
-	if (saved->is_readonly != own.is_readonly)
-		return err_set(err, -EINVAL,
-			       "%s has readonly=%s here, and not at the source",
-			       name, own.is_readonly ? "on" : "off");
-	if (saved->has_discard != own.has_discard)
-		return err_set(err, -EINVAL,
-			       "%s has discard=%s here, and not at the source",
-			       name, own.has_discard ? "on" : "off");
-	if (memcmp(saved->serial, own.serial, sizeof(own.serial)) != 0)
-		return err_set(err, -EINVAL,
-			       "%s has another serial= here than at the source",
-			       name);
-	config_of(blk)->wce = saved->writeback;
+	if (memcmp(blk->saved_serial, blk->serial, sizeof(blk->serial)) != 0)
+		return err_set(err, -EBADMSG,
+			       "%s has another serial= than at the source",
+			       blk->dev.name);
 	return 0;
 }
 
@@ -330,6 +341,14 @@ static void blk_free(struct vdev *dev)
 	struct blk *blk = of(dev);
 
 	state_unregister(&blk->state);
+	/* A machine that ends waits no longer than for a reset. */
+	if (dev->is_working) {
+		lock_acquire(&dev->lock);
+		dev->is_resetting = true;
+		blk_stop(dev, clock_mono_ns() + 2 * GIVE_UP_AFTER_NS, NULL);
+		dev->is_working = false;
+		lock_release(&dev->lock);
+	}
 	if (blk->thread && blk->backend) {
 		call(blk);
 		io_thread_call(blk->thread, detach, blk, UINT64_MAX);
@@ -354,6 +373,7 @@ static const struct vdev_type blk_type = {
 	.stop_begin = blk_stop_begin,
 	.stop = blk_stop,
 	.reset = blk_reset,
+	.config_load = blk_config_load,
 	.claim = blk_claim,
 	.disclaim = blk_disclaim,
 	.free = blk_free,
@@ -462,11 +482,13 @@ int disk_new(const struct vdev_site *site, const char *text,
 			goto out;
 	}
 	ret = init_vdev(blk, site, err);
-	if (ret)
-		goto out;
+	if (ret) {
+		/* which has prefixed it already */
+		blk_free(&blk->dev);
+		return ret;
+	}
 	snprintf(name, sizeof(name), "%s-blk", site->name);
-	state_register(site->state, &blk->state, name, &state_desc,
-		       &blk->saved);
+	state_register(site->state, &blk->state, name, &state_desc, blk);
 	*ret_dev = &blk->dev;
 	return 0;
 out:

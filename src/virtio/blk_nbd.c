@@ -20,7 +20,7 @@
 #include "base/trace.h"
 #include "virtio/blk_nbd_priv.h"
 
-#define CONNECT_MAX_NS (10 * NS_PER_SEC)
+#define CONNECT_MAX_NS (5 * NS_PER_SEC)
 
 #define RESULT_NONE 1 /* blk_io.result: not answered */
 
@@ -205,7 +205,8 @@ static bool is_connections_fault(int result)
 
 static void part_done(struct blk_nbd *nbd, struct blk_io *io)
 {
-	bool needs_flush = io->is_durable && !nbd->export.can_fua &&
+	bool needs_flush = (io->op == BLK_WRITE || io->op == BLK_ZERO) &&
+			   io->is_durable && !nbd->export.can_fua &&
 			   io->stage != STAGE_SYNC;
 
 	if (io->bounce && io->op == BLK_READ)
@@ -277,6 +278,8 @@ static unsigned int backend_poll(struct blk_backend *backend)
 	struct blk_nbd *nbd = of(backend);
 
 	take_answers(nbd);
+	/* It may have come back; and sending may find that it is gone. */
+	blk_nbd_notice(nbd);
 	send_waiting(nbd);
 	blk_nbd_notice(nbd);
 	return deliver(nbd);
@@ -316,6 +319,10 @@ static void socket_ready(void *opaque)
 {
 	struct blk_nbd *nbd = opaque;
 
+	/* libnbd closes a socket that broke by itself; while a child that was
+	 * forked just now still has it, epoll goes on telling of it. */
+	if (!nbd->handle)
+		return;
 	/* It asks which of its events there are, and does not wait. */
 	if (nbd_poll(nbd->handle, 0) < 0)
 		nbd->is_broken = true;

@@ -217,7 +217,8 @@ static void lose(struct blk_nbd *nbd, const char *reason)
 	trace(nbd_disconnect, "%s: %s; again in %llu ms", nbd->uri,
 	      reason ? reason : "",
 	      (unsigned long long)(nbd->pause_ns / NS_PER_MS));
-	nbd->is_broken = true;
+	if (nbd->handle)
+		nbd->is_broken = true;
 	blk_nbd_disconnect(nbd);
 	set_timer(nbd, nbd->pause_ns);
 	nbd->pause_ns *= 2;

@@ -55,16 +55,6 @@ struct blk_request {
 	struct vq_segment segments[BLK_SEGMENTS];
 };
 
-/* What the guest can notice, as a migration carries it. */
-struct blk_state {
-	uint64_t capacity; /* sectors */
-	uint32_t block_size;
-	uint8_t is_readonly;
-	uint8_t has_discard;
-	uint8_t writeback;
-	uint8_t serial[VIRTIO_BLK_ID_BYTES];
-};
-
 struct blk {
 	struct vdev dev;
 
@@ -78,8 +68,9 @@ struct blk {
 	bool has_discard;
 
 	/* protected by dev.lock */
-	bool is_stop_begun;
-	struct blk_state saved; /* while it is saved or loaded */
+	uint64_t stopping_since;                   /* 0: no stop is begun */
+	bool has_given_up;                         /* in this stop */
+	uint8_t saved_serial[VIRTIO_BLK_ID_BYTES]; /* what comes with a move */
 	struct state_entry state;
 
 	/* owned by the thread */
@@ -88,7 +79,6 @@ struct blk {
 	unsigned int first;     /* the queue whose turn it is */
 	bool is_working;        /* between start() and stop() */
 	bool is_stopping;       /* takes no more requests */
-	bool is_halted;         /* the driver broke the rules */
 	bool is_written;        /* since the last flush of a stop */
 	bool is_sharing;        /* that flush, share, is under way, */
 	bool has_shared;        /* or was, in this stop */

@@ -36,7 +36,8 @@ static void count(uint64_t *counter)
 
 static bool may_pop(const struct blk *blk)
 {
-	return blk->is_working && !blk->is_stopping && !blk->is_halted;
+	return blk->is_working && !blk->is_stopping &&
+	       !__atomic_load_n(&blk->dev.is_broken, __ATOMIC_RELAXED);
 }
 
 /* ---- requests ---- */
@@ -112,12 +113,6 @@ static void done(void *opaque, struct blk_io *io, int result)
 				       : VIRTIO_BLK_S_IOERR);
 }
 
-static void halt(struct blk *blk, const struct err *reason)
-{
-	blk->is_halted = true;
-	vdev_break(&blk->dev, reason);
-}
-
 static void take(struct blk *blk, struct blk_request *request)
 {
 	struct err err = ERR_INIT;
@@ -130,7 +125,7 @@ static void take(struct blk *blk, struct blk_request *request)
 	if (ret < 0) {
 		vq_unpop(&request->queue->vq, &request->vq);
 		release(blk, request);
-		halt(blk, &err);
+		vdev_break(&blk->dev, &err);
 	} else if (ret > 0) {
 		blk->is_written |= request->io.op != BLK_READ &&
 				   request->io.op != BLK_FLUSH;
@@ -160,7 +155,7 @@ static unsigned int pop_all(struct blk *blk, struct blk_queue *queue)
 		popped++;
 	}
 	if (ret < 0)
-		halt(blk, &err);
+		vdev_break(&blk->dev, &err);
 	return popped;
 }
 
@@ -257,7 +252,7 @@ static void drained(struct blk *blk)
 /* True: a last flush is under way, and the stop waits for it. */
 static bool share(struct blk *blk)
 {
-	if (blk->has_shared || !blk->is_written || blk->is_halted ||
+	if (blk->has_shared || !blk->is_written ||
 	    !blk->backend->info.needs_flush_to_share)
 		return false;
 	blk->has_shared = true;
@@ -297,12 +292,12 @@ static void work(struct blk *blk)
 	blk->slept_at = 0;
 	ignore_kicks(blk);
 	while (!is_called(blk)) {
-		bool has_rested = do_round(blk) == 0;
+		bool is_idle = do_round(blk) == 0;
 
 		if (blk->is_working && blk->is_stopping && !blk->is_sharing &&
 		    blk->in_flight == 0 && !share(blk))
 			end_stop(blk);
-		if (!has_rested) {
+		if (!is_idle) {
 			idle_since = 0;
 		} else if (!may_spin(blk, &idle_since)) {
 			if (want_events(blk)) {
@@ -352,7 +347,7 @@ static void begin(struct blk *blk)
 			io_thread_add(blk->thread, &queue->kick) == 0;
 		if (!queue->is_working) {
 			err_set(&err, -ENOMEM, "no memory to wait for kicks");
-			halt(blk, &err);
+			vdev_break(&blk->dev, &err);
 		}
 	}
 }
@@ -362,7 +357,7 @@ void blk_thread_start(void *opaque)
 	struct blk *blk = opaque;
 
 	blk->calls_seen++;
-	blk->is_stopping = blk->is_halted = false;
+	blk->is_stopping = false;
 	begin(blk);
 	trace(blk_start, "%s", blk->dev.name);
 	/* What the driver did before is not told by a kick. */
