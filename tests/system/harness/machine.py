@@ -53,7 +53,8 @@ class Machine:
     def __init__(self, folder: Path, name: str, *, memory: str = "256M", cpus: int = 2,
                  guest_options: str | None = "hot=64M,rate=max,verify=on,tick=1ms",
                  guest: str = "stress", incoming: str | None = None, extra: Sequence[str] = (),
-                 pass_fds: Sequence[int] = (), program: str | None = None) -> None:
+                 pass_fds: Sequence[int] = (), program: str | None = None,
+                 network: str | None = None) -> None:
         self.folder, self.name = folder, name
         self.qmp_path = str(folder / f"{name}.qmp")
         self.serial_path = str(folder / f"{name}.serial")
@@ -66,6 +67,8 @@ class Machine:
         if incoming is not None:
             argv += ["--incoming", incoming]
         self.argv = with_accel(argv + list(extra))
+        if network:  # a namespace; `ip` becomes godwit, with its pid
+            self.argv = ["ip", "netns", "exec", network, *self.argv]
         self.started_ns = time.monotonic_ns()
         self.process = self._start(pass_fds)
         self._qmp: Qmp | None = None
