@@ -320,7 +320,8 @@ static bool blk_is_checked(const struct io_cpu *cpu)
 		if (slice->check_at < slice->sectors ||
 		    slice->idle_count != slice->depth)
 			return false;
-		slice->is_checking = false;
+		/* Before the end, counters are to stand still. */
+		slice->is_checking = read_once(cpu->io->is_finishing);
 	}
 	return true;
 }

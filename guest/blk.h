@@ -86,7 +86,6 @@ struct blk_slice {
 	unsigned int idle_count, depth;
 	unsigned int waiting;  /* requests that are */
 	uint64_t random, next; /* BLK_SEQ: sector */
-	uint64_t begun;        /* requests, for those one in so many */
 	uint32_t sequence;
 	bool is_checking;
 	uint64_t check_at;  /* sector */

@@ -14,9 +14,10 @@ static uint64_t next_random(struct blk_slice *slice, uint64_t below)
 	return mul_high(mix64(slice->random), below);
 }
 
-static bool is_due(const struct blk_slice *slice, uint64_t every)
+/* By chance, or one of two kinds that are as frequent would never be due. */
+static bool is_due(struct blk_slice *slice, uint64_t every)
 {
-	return every && slice->begun % every == every - 1;
+	return every && !next_random(slice, every);
 }
 
 static uint32_t choose_type(struct blk_slice *slice,
@@ -143,7 +144,6 @@ bool blk_choose(struct blk_slice *slice, const struct blk_config *config,
 			slice->sequence = EXPECT_FIRST;
 		request->sequence = slice->sequence;
 	}
-	slice->begun++;
 	return true;
 }
 

@@ -83,7 +83,10 @@ static void check_shmem(struct io *io)
 	}
 }
 
-/* Somewhere else in the window; decoding goes off and on again. */
+/*
+ * Somewhere else in the window.  Decoding is off meanwhile, or not: then it is only
+ * one register that changes, and there is no third place between.
+ */
 static void move_bar(struct io *io, struct pci_function *f, unsigned int i)
 {
 	struct pci_bar *bar = &f->bars[i];
@@ -91,8 +94,10 @@ static void move_bar(struct io *io, struct pci_function *f, unsigned int i)
 	uint64_t from = PCI_WINDOW +
 			next_random(&io->churn, PCI_WINDOW_END - PCI_WINDOW);
 	uint64_t place = pci_find_place(&io->pci, size, from);
+	bool may_stay_on = place >> 32 == bar->addr >> 32;
 
-	pci_set_decoding(f, false);
+	if (!may_stay_on || next_random(&io->churn, 2))
+		pci_set_decoding(f, false);
 	if (place)
 		pci_move_bar(f, i, place);
 	pci_set_decoding(f, true);
@@ -112,13 +117,34 @@ static void move_some_bar(struct io *io, struct pci_function *f)
 	}
 }
 
-static void move_shmem(struct io *io)
+/* Gone once in a while, until the next change. */
+static void change_shmem(struct io *io)
 {
 	struct churn *c = &io->churn;
 
-	check_shmem(io);
-	stamp_shmem(c);
+	if (!c->is_shmem_off) {
+		check_shmem(io);
+		stamp_shmem(c);
+		c->is_shmem_off = !next_random(c, 3);
+	} else {
+		c->is_shmem_off = false;
+	}
+	if (c->is_shmem_off) {
+		pci_set_decoding(c->shmem, false);
+		return;
+	}
 	move_bar(io, c->shmem, SHMEM_BAR);
+	check_shmem(io);
+}
+
+void churn_check(struct io *io)
+{
+	struct churn *c = &io->churn;
+
+	if (!c->shmem_stamps)
+		return;
+	pci_set_decoding(c->shmem, true);
+	c->is_shmem_off = false;
 	check_shmem(io);
 }
 
@@ -223,7 +249,7 @@ void churn_do(struct io *io, uint64_t now)
 		io_program.restart(io, c->dev, other_ring(io));
 		break;
 	case CHURN_SHMEM:
-		move_shmem(io);
+		change_shmem(io);
 		break;
 	case CHURN_BREAK:
 		offend(c->dev);

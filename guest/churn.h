@@ -27,7 +27,8 @@ struct churn {
 	struct vdev *dev; /* borrowed */
 
 	struct pci_function *shmem; /* one with RAM in BAR 2, or NULL */
-	uint64_t shmem_stamps;      /* which of them is in that RAM */
+	uint64_t shmem_stamps;      /* which of them is in that RAM; 0: none */
+	bool is_shmem_off;          /* decoding is */
 };
 
 void churn_start(struct io *io);
@@ -39,5 +40,8 @@ bool churn_begin(struct io *io, uint64_t now);
 void churn_do(struct io *io, uint64_t now);
 /* Something came between. */
 void churn_put_off(struct io *io, uint64_t now);
+
+/* What it has written must be there. */
+void churn_check(struct io *io);
 
 #endif

@@ -179,6 +179,7 @@ static void end_check(struct io *io, uint64_t now)
 	if (!have_checked(io) &&
 	    io_error_begin(io_cpu_of(0), &line, "check-unfinished", 0))
 		io_error_end(&line);
+	churn_check(io);
 	io_report_counters(io);
 	if (io->is_finishing)
 		finish(io);

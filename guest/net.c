@@ -394,7 +394,7 @@ static bool net_is_checked(const struct io_cpu *cpu)
 		return false;
 	for (unsigned int i = 0; i < pair_count; i++) {
 		if (pairs[i].cpu == cpu)
-			pairs[i].is_checking = false;
+			pairs[i].is_checking = read_once(cpu->io->is_finishing);
 	}
 	return true;
 }
