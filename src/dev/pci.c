@@ -69,8 +69,8 @@ void pci_config_put(struct pci_function *function, uint32_t offset,
 	lock_release(&function->lock);
 }
 
-/* In a transaction, without the lock: MSI-X as the registers say.  An interrupt
- * is a write to memory, which takes bus mastering. */
+/* In a transaction (or with no vCPU), without the lock: MSI-X as the registers say.
+ * An interrupt is a write to memory, which takes bus mastering. */
 static void apply_msix(struct pci_function *function)
 {
 	uint32_t control;
