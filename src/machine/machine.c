@@ -22,7 +22,6 @@
 #include "base/err.h"
 #include "base/lock.h"
 #include "base/log.h"
-#include "base/thread.h"
 #include "base/trace.h"
 #include "dev/acpi_pm.h"
 #include "dev/chardev.h"
