@@ -308,9 +308,12 @@ static void register_state(struct pci_function *function, const char *name)
 
 	snprintf(full, sizeof(full), "%s-pci", name);
 	state_register(at->state, &function->state, full, &state, function);
-	if (at->setup_state)
-		state_register(at->setup_state, &function->setup_state, full,
-			       &state, function);
+	if (!at->setup_state)
+		return;
+	/* A stream knows entries by name alone. */
+	snprintf(full, sizeof(full), "%s-pci-setup", name);
+	state_register(at->setup_state, &function->setup_state, full, &state,
+		       function);
 }
 
 int pci_function_new(struct pci_bus *bus,

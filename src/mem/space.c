@@ -121,7 +121,8 @@ void mem_commit(struct mem *mem)
 		mem_reap_dead(mem);
 		mem_free_apart(mem);
 		if (is_changed)
-			__atomic_add_fetch(&mem->commits, 1, __ATOMIC_RELAXED);
+			/* behind the new views: mem_commit_count() */
+			__atomic_add_fetch(&mem->commits, 1, __ATOMIC_RELEASE);
 	}
 	mem->depth--;
 	mem_unlock(mem);
@@ -129,7 +130,7 @@ void mem_commit(struct mem *mem)
 
 uint64_t mem_commit_count(const struct mem *mem)
 {
-	return __atomic_load_n(&mem->commits, __ATOMIC_RELAXED);
+	return __atomic_load_n(&mem->commits, __ATOMIC_ACQUIRE);
 }
 
 void mem_load_begin(struct mem *mem)

@@ -46,8 +46,9 @@ void mem_free(struct mem *mem); /* all spaces and regions are gone by then */
 
 void mem_begin(struct mem *mem);
 void mem_commit(struct mem *mem);
-/* Topology commits so far that changed something (for the pause's account);
- * any thread. */
+/* Topology commits so far that changed something; any thread.  Whoever sees a
+ * commit counted sees its views too: what was translated at a count is right while
+ * the count stays. */
 uint64_t mem_commit_count(const struct mem *mem);
 
 /* Machine state is being loaded: see "stale reads" above.  Not nested. */

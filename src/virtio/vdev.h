@@ -23,8 +23,9 @@
  *
  * Locks.  dev->lock (LOCK_VDEV) is held for every register access and by all ops
  * below but for config reads that say otherwise; it comes before the topology
- * lock, so ops may open transactions.  A back end's thread never takes it, since
- * stop() waits for that thread with it held.
+ * lock, so ops may open transactions; many are called in a vCPU's access, inside an
+ * RCU read section.  A back end's thread never takes it, since stop() waits for that
+ * thread with it held, and it never waits for RCU readers.
  *
  * Source: virtio 1.2, chapters 2 and 3.
  */
@@ -93,8 +94,8 @@ struct vdev_type {
 	/* When this returned 0 the back end touches no guest memory any more,
 	 * every request it took is completed in the used ring, and next_avail
 	 * and next_used are right.  -ETIMEDOUT at @deadline_ns (clock_mono_ns()):
-	 * it still works, and a migration fails for it; UINT64_MAX: no
-	 * limit. */
+	 * it works on as if it had not been asked to stop, and a migration fails
+	 * for it, or a reset asks again later; UINT64_MAX: no limit. */
 	int (*stop)(struct vdev *dev, uint64_t deadline_ns, struct err *err);
 	/* The driver resets it (it is stopped): fields of the type's own. */
 	void (*reset)(struct vdev *dev);
@@ -110,6 +111,12 @@ struct vdev_type {
 	void (*arrived)(struct vdev *dev);
 
 	void (*free)(struct vdev *dev); /* calls vdev_fini() last */
+
+	/* config as it was where the guest came from: config_size hostile bytes.
+	 * Take what may differ, refuse the rest with -EBADMSG.  Optional: none of
+	 * it may differ. */
+	int (*config_load)(struct vdev *dev, const uint8_t *bytes,
+			   struct err *err);
 };
 
 /* Embedded first in a type's own struct. */
@@ -117,8 +124,11 @@ struct vdev {
 	/* immutable after init */
 	const struct vdev_type *type;
 	char name[16];             /* "disk0" */
+	struct mem *mem;           /* borrowed */
 	struct addr_space *memory; /* borrowed: where rings and buffers are */
-	uint64_t offered;          /* features; vdev adds the common ones */
+	/* Features; vdev_init() adds the common ones.  A type whose back end can
+	 * do less takes some away behind it. */
+	uint64_t offered;
 	unsigned int queue_count;
 	struct vdev_queue *queues; /* owned */
 	uint32_t config_size;
@@ -129,13 +139,15 @@ struct vdev {
 	uint8_t status;
 	uint64_t features; /* the driver's choice */
 	uint8_t config[VDEV_CONFIG_MAX];
-	bool is_running; /* the machine is */
-	bool is_working; /* between start() and stop() */
+	bool is_running;   /* the machine is */
+	bool is_working;   /* between start() and stop() */
+	bool is_resetting; /* the driver's reset waits for stop() */
 
 	/* atomic */
-	bool is_broken;      /* DEVICE_NEEDS_RESET */
+	uint8_t is_broken;   /* DEVICE_NEEDS_RESET */
 	uint32_t generation; /* of config; also in the saved state */
 
+	struct vdev_saved *saved; /* owned: what save and load go through */
 	struct state_entry state;
 };
 
@@ -182,16 +194,37 @@ void vdev_break(struct vdev *dev, const struct err *reason);
 
 /* The machine runs, or not.  Starts a device that the driver has set up. */
 void vdev_run(struct vdev *dev);
+/* Each begin has its pause, even when another device's has failed meanwhile.
+ * -ETIMEDOUT: it works on; vdev_run() says that the machine does, too. */
 void vdev_pause_begin(struct vdev *dev);
 int vdev_pause(struct vdev *dev, uint64_t deadline_ns, struct err *err);
 
 /* ---- for the transport; with dev->lock ---- */
 
-/* The driver writes the status register: the whole state machine of virtio 1.2,
- * 3.1 is behind this. */
+/* The driver writes the status register, and reads it: the whole state machine of
+ * virtio 1.2, 3.1 is behind this (vdev_status.c). */
 void vdev_set_status(struct vdev *dev, uint8_t status);
-uint8_t vdev_status(const struct vdev *dev);
-/* FLR, or 0 written to status. */
+uint8_t vdev_status(struct vdev *dev);
+/* FLR, or 0 written to status.  A back end that does not stop at once is asked again
+ * whenever the driver reads the status, which is not 0 before that. */
 void vdev_reset(struct vdev *dev);
+
+/* Bits 32 * @half to 32 * @half + 31 of the driver's choice, while that is
+ * possible; others have no effect. */
+void vdev_set_features(struct vdev *dev, uint32_t half, uint32_t bits);
+
+/* The registers of @queue may change: it is not enabled. */
+bool vdev_queue_is_open(const struct vdev *dev, const struct vdev_queue *queue);
+/* Check its registers and have it worked on; what makes no sense breaks the
+ * device. */
+void vdev_queue_enable(struct vdev *dev, struct vdev_queue *queue);
+/* VIRTIO_F_RING_RESET: this queue as after a reset, the others work on. */
+void vdev_queue_reset(struct vdev *dev, struct vdev_queue *queue);
+
+/* Bytes of configuration space; what is outside of it reads as 0. */
+void vdev_config_get(struct vdev *dev, uint64_t offset, uint32_t size,
+		     uint8_t *bytes);
+void vdev_config_set(struct vdev *dev, uint64_t offset, uint32_t size,
+		     const uint8_t *bytes);
 
 #endif
