@@ -15,6 +15,7 @@ from harness.scene import assert_moves, assert_works, listening, working
 
 ACCELS = ["kvm", "kvm,dirty=ring", "sim", "sim,dirty=ring"]
 SLOW = 150 << 20  # bytes a second
+SLOWER = 60 << 20  # outrun by one vCPU that has a tenth of a processor
 LIMIT_MS = 10
 # All of it is written again before a round of that bandwidth is over.
 HEAVY = "hot=64M,rate=max,verify=on,tick=1ms"
@@ -32,14 +33,14 @@ def options(accelerator: str, guest_options: str = HEAVY, cpus: int = 2) -> dict
             "extra": ["--accel", accelerator]}
 
 
-def hurry(source: Machine, **more: Any) -> None:
-    source.qmp.command("migrate-set-parameters", max_bandwidth=SLOW, downtime_limit=LIMIT_MS,
+def hurry(source: Machine, bandwidth: int = SLOW, **more: Any) -> None:
+    source.qmp.command("migrate-set-parameters", max_bandwidth=bandwidth, downtime_limit=LIMIT_MS,
                        **more)
 
 
-def moved(fleet: Fleet, told: dict[str, Any]) -> Move:
+def moved(fleet: Fleet, told: dict[str, Any], bandwidth: int = SLOW) -> Move:
     source = working(fleet, **told)
-    hurry(source)
+    hurry(source, bandwidth)
     destination, uri = listening(fleet, **told)
     result = move(source, destination, uri)
     assert result.status == "completed", result.info
@@ -66,7 +67,8 @@ def test_guest_that_outruns_the_link_is_held_back_and_moves(fleet: Fleet, accele
 
 def test_lesson_limit_is_met_and_vcpus_that_read_are_not_held(fleet: Fleet, accelerator: str) -> None:
     # Beside the writer, one that looks at its memory as fast as it can.
-    info = moved(fleet, options(accelerator, HEAVY.replace("hot=64M", "hot=128M") + ",writers=1")).info
+    told = options(accelerator, HEAVY.replace("hot=64M", "hot=128M") + ",writers=1")
+    info = moved(fleet, told, SLOWER).info
     print(info["throttle"])
     assert held_us(info)[0] > 0
     assert held_us(info)[1] == 0
