@@ -15,12 +15,16 @@
 enum lock_rank {
 	LOCK_MIGRATE = 1, /* migration state, statistics (migrate/) */
 	LOCK_DIRTY_RATE,  /* a measurement of it (migrate/dirty_rate.c) */
+	LOCK_DIRTY_LIMIT, /* the operator's limits (migrate/dirty_limit.c) */
+	LOCK_CONVERGE,    /* a migration's (migrate/converge.c) */
+	LOCK_GOVERNOR,    /* who is held to them (migrate/governor.c) */
 	LOCK_RUN_STATE,   /* run state changes (machine/run_state.c) */
 	LOCK_VCPU,        /* one vCPU's requests (machine/vcpu.c) */
 	LOCK_VDEV,        /* one virtio device (virtio/vdev.h) */
 	LOCK_TOPOLOGY,    /* memory trees and listeners (mem/) */
 	LOCK_LOG_STOP,    /* memslots to stop logging (accel/kvm/log_stop.c) */
 	LOCK_VHOST,       /* memory tables and dirty logs (vhost/) */
+	LOCK_VHOST_DEV,   /* one back end (vhost/) */
 	LOCK_DEVICE,      /* one device's registers (dev/) */
 	LOCK_ROUTES,      /* interrupt routes (accel/) */
 	LOCK_SLOTS,       /* memslots and rings (accel/sim) */

@@ -24,7 +24,7 @@ static int open_file(struct fd_chardev *cd, const char *path, struct err *err)
 				  O_NONBLOCK,
 			  0644);
 	if (cd->own_fd < 0)
-		return err_set_errno(err, -errno, "serial: %s", path);
+		return err_set_errno(err, -errno, "%s", path);
 	cd->out_kind = OUT_NONBLOCK;
 	cd->out_fd = cd->own_fd;
 	return 0;
@@ -58,7 +58,7 @@ static int open_stdio(struct fd_chardev *cd, struct err *err)
 	cd->in_fd = cd->options.in_fd;
 	cd->out_fd = cd->options.out_fd;
 	if (fstat(cd->out_fd, &st) < 0)
-		return err_set_errno(err, -errno, "serial: standard output");
+		return err_set_errno(err, -errno, "standard output");
 	if (S_ISSOCK(st.st_mode)) {
 		cd->out_kind = OUT_SOCKET;
 	} else if (S_ISREG(st.st_mode)) {
@@ -81,10 +81,8 @@ static int open_unix(struct fd_chardev *cd, const char *path, struct err *err)
 {
 	int ret = unix_listener_open(&cd->listener, path, BACKLOG, err);
 
-	if (ret) {
-		err_prefix(err, "serial");
+	if (ret)
 		return ret;
-	}
 	cd->out_kind = OUT_SOCKET;
 	return fd_chardev_start_thread(cd, err);
 }
@@ -131,7 +129,7 @@ int chardev_new(const char *spec, const struct chardev_options *options,
 	int ret;
 
 	if (!cd)
-		return err_set(err, -ENOMEM, "serial: no memory");
+		return err_set(err, -ENOMEM, "no memory");
 	if (strcmp(spec, "null") == 0)
 		ret = 0;
 	else if (strcmp(spec, "stdio") == 0)
@@ -142,10 +140,11 @@ int chardev_new(const char *spec, const struct chardev_options *options,
 		ret = open_unix(cd, spec + 5, err);
 	else
 		ret = err_set(err, -EINVAL,
-			      "serial: '%s' is none of stdio, unix:PATH, "
-			      "file:PATH, null",
+			      "'%s' is none of stdio, unix:PATH, file:PATH, "
+			      "null",
 			      spec);
 	if (ret) {
+		err_prefix(err, "%s", options->name ? options->name : "serial");
 		fd_chardev_free(&cd->base);
 		return ret;
 	}
@@ -187,6 +186,11 @@ void chardev_wake(struct chardev *chardev)
 {
 	if (chardev->ops->wake)
 		chardev->ops->wake(chardev);
+}
+
+size_t chardev_room(struct chardev *chardev)
+{
+	return chardev->ops->room ? chardev->ops->room(chardev) : SIZE_MAX;
 }
 
 uint64_t chardev_dropped(struct chardev *chardev)

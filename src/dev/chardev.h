@@ -41,6 +41,9 @@ struct chardev_front_ops {
 	/* Bytes that receive() would take now. */
 	size_t (*room)(void *opaque);
 	void (*receive)(void *opaque, const uint8_t *bytes, size_t size);
+	/* chardev_room() said 0, and there is room now.  Also while input is
+	 * stopped.  Optional. */
+	void (*drained)(void *opaque);
 };
 
 /* A back end; tests bring their own.  Any but write and free may be NULL. */
@@ -49,6 +52,7 @@ struct chardev_ops {
 	void (*stop)(struct chardev *chardev);
 	void (*write)(struct chardev *chardev, const uint8_t *bytes,
 		      size_t size);
+	size_t (*room)(struct chardev *chardev);
 	/* The front end has room again after it had none. */
 	void (*wake)(struct chardev *chardev);
 	uint64_t (*dropped)(struct chardev *chardev);
@@ -64,6 +68,7 @@ struct chardev {
 };
 
 struct chardev_options {
+	const char *name; /* in errors; NULL: "serial" */
 	/* Ctrl-A x was typed; called by the back end's thread.  NULL: it has
 	 * no meaning. */
 	void (*quit)(void *opaque);
@@ -98,6 +103,9 @@ void chardev_start(struct chardev *chardev);
 void chardev_stop(struct chardev *chardev);
 
 void chardev_write(struct chardev *chardev, const uint8_t *bytes, size_t size);
+/* Bytes that a chardev_write() now drops none of, for a device that can wait:
+ * drained() follows when it is 0. */
+size_t chardev_room(struct chardev *chardev);
 
 /* The front end has room again after room() said 0.  Cheap when nobody
  * waits. */

@@ -129,6 +129,34 @@ static void fd_write(struct chardev *chardev, const uint8_t *bytes, size_t size)
 	lock_release(&cd->lock);
 }
 
+static size_t fd_room(struct chardev *chardev)
+{
+	struct fd_chardev *cd = of(chardev);
+	size_t room = SIZE_MAX;
+
+	lock_acquire(&cd->lock);
+	if (cd->out_fd >= 0 && cd->has_thread)
+		room = CHARDEV_BACKLOG - cd->backlog_size;
+	cd->is_awaited = room == 0;
+	lock_release(&cd->lock);
+	return room;
+}
+
+/* By the thread, after the backlog became less. */
+static void tell_drained(struct fd_chardev *cd)
+{
+	const struct chardev_front_ops *front = cd->base.front;
+	bool is_awaited;
+
+	lock_acquire(&cd->lock);
+	is_awaited = cd->is_awaited && cd->backlog_size < CHARDEV_BACKLOG;
+	if (is_awaited)
+		cd->is_awaited = false;
+	lock_release(&cd->lock);
+	if (is_awaited && front && front->drained)
+		front->drained(cd->base.front_opaque);
+}
+
 static void fd_start(struct chardev *chardev)
 {
 	struct fd_chardev *cd = of(chardev);
@@ -225,6 +253,7 @@ static void disconnect(struct fd_chardev *cd)
 	close(cd->in_fd);
 	cd->in_fd = -1;
 	trace(chardev_disconnect, "%s", cd->listener.addr.sun_path);
+	tell_drained(cd);
 }
 
 static void accept_client(struct fd_chardev *cd)
@@ -403,8 +432,10 @@ static void *run(void *opaque)
 		if ((fds[SLOT_WAKE].revents & POLLIN) &&
 		    read(cd->wake_fd, &kicks, sizeof(kicks)) < 0)
 			continue;
-		if (fds[SLOT_OUT].revents)
+		if (fds[SLOT_OUT].revents) {
 			backlog_drain(cd);
+			tell_drained(cd);
+		}
 		if (fds[SLOT_IN].revents)
 			input_ready(cd, fds[SLOT_IN].revents, may_read);
 		if (fds[SLOT_LISTEN].revents)
@@ -422,7 +453,7 @@ int fd_chardev_start_thread(struct fd_chardev *cd, struct err *err)
 	cd->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	cd->backlog = malloc(CHARDEV_BACKLOG);
 	if (cd->wake_fd < 0 || !cd->backlog)
-		return err_set(err, -ENOMEM, "serial: no memory");
+		return err_set(err, -ENOMEM, "no memory");
 	cd->has_thread = true;
 	sigfillset(&all);
 	pthread_sigmask(SIG_SETMASK, &all, &old);
@@ -430,7 +461,7 @@ int fd_chardev_start_thread(struct fd_chardev *cd, struct err *err)
 	pthread_sigmask(SIG_SETMASK, &old, NULL);
 	if (ret) {
 		cd->has_thread = false;
-		return err_set_errno(err, -ret, "serial: no thread");
+		return err_set_errno(err, -ret, "no thread");
 	}
 	return 0;
 }
@@ -451,6 +482,7 @@ const struct chardev_ops fd_chardev_ops = {
 	.start = fd_start,
 	.stop = fd_stop,
 	.write = fd_write,
+	.room = fd_room,
 	.wake = fd_wake,
 	.dropped = fd_dropped,
 	.free = fd_chardev_free,

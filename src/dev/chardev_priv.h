@@ -51,6 +51,7 @@ struct fd_chardev {
 	int out_fd; /* borrowed: own_fd, in_fd or options.out_fd; -1: nobody */
 	uint8_t *backlog; /* owned ring of CHARDEV_BACKLOG bytes */
 	size_t backlog_at, backlog_size;
+	bool is_awaited; /* chardev_room() said 0 */
 	uint64_t dropped;
 
 	/* owned by the thread */

@@ -39,6 +39,7 @@
 #include "mem/ram.h"
 #include "mem/space.h"
 #include "state/state.h"
+#include "virtio/vdev.h"
 
 #define LOW_RAM_END    (3ull << 30)
 #define HIGH_RAM_START (4ull << 30)
@@ -49,6 +50,10 @@
 #define PM_PORT     0x600
 #define PM_GSI      9
 #define HARD_RESET  0x06 /* to PCH_RESET_PORT */
+
+/* How long `stop` waits for requests that are under way. */
+#define STOP_WAIT_NS (10 * NS_PER_SEC)
+#define END_WAIT_NS  (2 * NS_PER_SEC)
 
 struct machine {
 	/* immutable after init */
@@ -70,7 +75,8 @@ struct machine {
 	struct pch_reset *pch_reset;
 	struct debug_exit *debug_exit;
 	struct acpi_pm *acpi_pm;
-	struct pci_bus *pci; /* NULL: none */
+	struct pci_bus *pci;     /* NULL without devices */
+	struct devices *devices; /* NULL: none */
 
 	struct lock lock; /* LOCK_RUN_STATE; held while vCPUs are moved */
 	/* protected by lock */
@@ -252,12 +258,25 @@ static int build_pci(struct machine *machine, struct err *err)
 		.accel = machine->accel,
 		.reset = machine->pch_reset,
 		.state = &machine->state,
+		.setup_state = &machine->setup_state,
+	};
+	struct vdev_site site = {
+		.mem = machine->mem,
+		.memory = machine->memory,
+		.state = &machine->state,
+		.is_incoming = machine->options.is_incoming,
 	};
 	int ret;
 
 	if (!has_pci(machine))
 		return 0;
 	ret = pci_bus_new(&config, &machine->pci, err);
+	site.bus = machine->pci;
+	if (!ret)
+		ret = devices_new(&site, machine->options.devices,
+				  machine->options.device_count,
+				  machine->options.is_vhost_scan_each,
+				  &machine->devices, err);
 	if (!ret)
 		ret = pci_bus_assign(machine->pci, err);
 	return ret;
@@ -332,16 +351,36 @@ static int guest_cmdline(const struct machine *machine, char *text, size_t room,
 static int select_guest(const struct machine *machine, struct boot_image *image,
 			struct err *err)
 {
+	static const struct {
+		const char *name;
+		const unsigned char *start, *end;
+	} programs[] = {
+		{ "stress", guest_stress_elf, guest_stress_elf_end },
+		{ "blk", guest_blk_elf, guest_blk_elf_end },
+		{ "net", guest_net_elf, guest_net_elf_end },
+	};
 	const char *guest = machine->options.guest;
 	size_t size = strcspn(guest, ",");
 
-	if (size != strlen("stress") || strncmp(guest, "stress", size) != 0)
-		return err_set(err, -EINVAL,
-			       "guest '%.*s' is unknown; use stress", (int)size,
-			       guest);
-	image->kernel = guest_stress_elf;
-	image->kernel_size = (size_t)(guest_stress_elf_end - guest_stress_elf);
-	return 0;
+	for (size_t i = 0; i < sizeof(programs) / sizeof(programs[0]); i++) {
+		if (size != strlen(programs[i].name) ||
+		    strncmp(guest, programs[i].name, size) != 0)
+			continue;
+		/* A simulated vCPU does what stress does, whatever is loaded. */
+		if (i && machine->options.accel.type->runs_no_code)
+			return err_set(err, -EINVAL,
+				       "guest '%s': accelerator %s runs only "
+				       "stress",
+				       programs[i].name,
+				       machine->options.accel.type->name);
+		image->kernel = programs[i].start;
+		image->kernel_size =
+			(size_t)(programs[i].end - programs[i].start);
+		return 0;
+	}
+	return err_set(err, -EINVAL,
+		       "guest '%.*s' is unknown; use stress, blk or net",
+		       (int)size, guest);
 }
 
 static int boot_vcpus(struct machine *machine, const struct boot_entry *entry,
@@ -553,7 +592,10 @@ void machine_free(struct machine *machine)
 		vcpu_set_pause(machine->vcpus);
 	if (machine->serial)
 		ns16550_stop(machine->serial);
+	/* Whatever does not come to rest ends as it is freed. */
+	devices_pause(machine->devices, clock_mono_ns() + END_WAIT_NS, NULL);
 	vcpu_set_free(machine->vcpus);
+	devices_free(machine->devices);
 	pci_bus_free(machine->pci);
 	acpi_pm_free(machine->acpi_pm);
 	debug_exit_free(machine->debug_exit);
@@ -648,15 +690,22 @@ enum run_state machine_run_state(struct machine *machine)
 	return state;
 }
 
-/* With the lock: vCPUs and back ends go. */
-static void go(struct machine *machine)
+/* With the lock: vCPUs and back ends go, if this copy of the guest may have what
+ * only one may. */
+static int go(struct machine *machine, struct err *err)
 {
+	int ret = devices_claim(machine->devices, err);
+
+	if (ret)
+		return ret;
 	set_run_state(machine, RUN_STATE_RUNNING);
 	if (__atomic_load_n(&machine->cause, __ATOMIC_SEQ_CST) != SHUTDOWN_NONE)
 		vcpu_set_halt(machine->vcpus);
 	vcpu_set_resume(machine->vcpus);
 	ns16550_start(machine->serial);
+	devices_run(machine->devices);
 	machine->on_event(machine->opaque, MACHINE_EVENT_RESUME);
+	return 0;
 }
 
 static int refuse(const struct machine *machine, const char *what,
@@ -668,13 +717,12 @@ static int refuse(const struct machine *machine, const char *what,
 
 int machine_start(struct machine *machine, struct err *err)
 {
-	int ret = 0;
+	int ret;
 
 	lock_acquire(&machine->lock);
-	if (machine->run_state == RUN_STATE_PRELAUNCH)
-		go(machine);
-	else
-		ret = refuse(machine, "start", err);
+	ret = machine->run_state == RUN_STATE_PRELAUNCH
+		      ? go(machine, err)
+		      : refuse(machine, "start", err);
 	lock_release(&machine->lock);
 	return ret;
 }
@@ -687,8 +735,11 @@ int machine_stop(struct machine *machine, struct err *err)
 	if (machine->run_state == RUN_STATE_RUNNING) {
 		set_run_state(machine, RUN_STATE_PAUSED);
 		vcpu_set_pause(machine->vcpus);
-		machine_stop_backends(machine);
 		machine->on_event(machine->opaque, MACHINE_EVENT_STOP);
+		ret = machine_stop_backends(
+			machine, clock_mono_ns() + STOP_WAIT_NS, err);
+		if (ret)
+			go(machine, NULL); /* it has what it had */
 	} else if (machine->run_state != RUN_STATE_PAUSED) {
 		ret = refuse(machine, "stop", err);
 	}
@@ -705,11 +756,11 @@ int machine_cont(struct machine *machine, bool force, struct err *err)
 	case RUN_STATE_RUNNING:
 		break;
 	case RUN_STATE_PAUSED:
-		go(machine);
+		ret = go(machine, err);
 		break;
 	case RUN_STATE_HANDED_OVER:
 		if (force)
-			go(machine);
+			ret = go(machine, err);
 		else
 			ret = err_set(err, -EPERM,
 				      "this guest was handed over, and no "
@@ -772,15 +823,27 @@ int machine_switch_begin(struct machine *machine, bool *ret_was_running,
 	}
 	lock_release(&machine->lock);
 	if (!ret && machine_shutdown_cause(machine, NULL) != SHUTDOWN_NONE) {
-		machine_switch_end(machine, RUN_STATE_PAUSED);
+		machine_switch_end(machine, RUN_STATE_PAUSED, NULL);
 		ret = err_set(err, -EINVAL, "the guest has ended");
 	}
 	return ret;
 }
 
-void machine_stop_backends(struct machine *machine)
+int machine_stop_backends(struct machine *machine, uint64_t deadline_ns,
+			  struct err *err)
 {
 	ns16550_stop(machine->serial);
+	return devices_pause(machine->devices, deadline_ns, err);
+}
+
+int machine_claim(struct machine *machine, struct err *err)
+{
+	return devices_claim(machine->devices, err);
+}
+
+void machine_disclaim(struct machine *machine)
+{
+	devices_disclaim(machine->devices);
 }
 
 int machine_save_accel(struct machine *machine, struct err *err)
@@ -791,19 +854,44 @@ int machine_save_accel(struct machine *machine, struct err *err)
 	return ret ? ret : machine->accel->ops->vm_save(machine->accel, err);
 }
 
-void machine_switch_end(struct machine *machine, enum run_state to)
+int machine_switch_end(struct machine *machine, enum run_state to,
+		       struct err *err)
 {
+	int ret = 0;
+
 	lock_acquire(&machine->lock);
 	if (to == RUN_STATE_RUNNING)
-		go(machine);
-	else
+		ret = go(machine, err);
+	else if (to == RUN_STATE_PAUSED)
+		ret = devices_claim(machine->devices, err);
+	if (ret)
+		set_run_state(machine, RUN_STATE_PAUSED);
+	else if (to != RUN_STATE_RUNNING)
 		set_run_state(machine, to);
 	lock_release(&machine->lock);
+	return ret;
+}
+
+static int activate(struct state_registry *registry, struct err *err)
+{
+	struct state_entry *entry;
+
+	list_for_each (entry, &registry->entries, link) {
+		int ret = state_activate(entry, err);
+
+		if (ret) {
+			err_prefix(err, "activating %s", entry->name);
+			return ret;
+		}
+	}
+	return 0;
 }
 
 int machine_load_setup(struct machine *machine, struct err *err)
 {
-	return machine->accel->ops->setup_load(machine->accel, err);
+	int ret = machine->accel->ops->setup_load(machine->accel, err);
+
+	return ret ? ret : activate(&machine->setup_state, err);
 }
 
 static int do_nothing(struct accel_vcpu *vcpu, struct err *err)
@@ -845,17 +933,7 @@ int machine_load_accel(struct machine *machine, struct err *err)
 
 int machine_activate(struct machine *machine, struct err *err)
 {
-	struct state_entry *entry;
-
-	list_for_each (entry, &machine->state.entries, link) {
-		int ret = state_activate(entry, err);
-
-		if (ret) {
-			err_prefix(err, "activating %s", entry->name);
-			return ret;
-		}
-	}
-	return 0;
+	return activate(&machine->state, err);
 }
 
 int machine_take_over(struct machine *machine, bool is_running, struct err *err)
@@ -868,9 +946,11 @@ int machine_take_over(struct machine *machine, bool is_running, struct err *err)
 	else if (machine->run_state != RUN_STATE_INMIGRATE)
 		ret = refuse(machine, "take over", err);
 	else if (is_running)
-		go(machine);
+		ret = go(machine, err);
 	else
 		set_run_state(machine, RUN_STATE_PAUSED);
+	if (!ret)
+		devices_arrived(machine->devices);
 	lock_release(&machine->lock);
 	return ret;
 }
@@ -883,6 +963,28 @@ int machine_vcpu_writes(struct machine *machine, unsigned int vcpu,
 	return ops->vcpu_writes
 		       ? ops->vcpu_writes(machine->accel, vcpu, ret_pages)
 		       : -ENOTSUP;
+}
+
+void machine_hold_vcpu(struct machine *machine, unsigned int vcpu,
+		       uint64_t until_ns)
+{
+	vcpu_set_hold(machine->vcpus, vcpu, until_ns);
+}
+
+void machine_vcpu_held(struct machine *machine, unsigned int vcpu,
+		       struct vcpu_held *ret_held)
+{
+	vcpu_set_held(machine->vcpus, vcpu, ret_held);
+}
+
+void machine_forget_held(struct machine *machine)
+{
+	vcpu_set_forget_held(machine->vcpus);
+}
+
+uint64_t machine_vcpu_cpu_ns(struct machine *machine, unsigned int vcpu)
+{
+	return vcpu_set_cpu_ns(machine->vcpus, vcpu);
 }
 
 int machine_read_stats(struct machine *machine, int vcpu, accel_stat_fn *fn,

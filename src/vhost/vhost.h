@@ -3,11 +3,14 @@
  * vhost: back ends outside of this process, in the kernel (kernel.c) and in
  * other processes (user.c), behind one table of operations.
  *
- *	board.c   per machine and back-end type: the memory table, the dirty log,
- *	          who scans it
- *	dev.c     one device of queues: start, stop, both with log on and off
+ *	board.c   per machine and back-end type: who there is, the memory table, the
+ *	          dirty log, who scans it
+ *	table.c   memory tables
+ *	log.c     dirty logs and their scan
+ *	dev.c     one device of rings: start, stop, both with log on and off
  *	kernel.c  the ops over /dev/vhost-net
- *	user.c    the ops over a socket
+ *	user.c    the ops over a socket (conn.c, user_msg.h)
+ *	user_blk.c, net.c   device types
  *
  * What all devices of a type share is computed and set once:
  *
@@ -18,11 +21,11 @@
  *   device that joins never takes it over, one that leaves or dies hands it on to
  *   the one that joined next.
  *
- * vhost=each (x-vhost-scan) has every device scan all sections, as was usual once;
- * for comparison only.
+ * x-vhost-scan=each has every device scan all sections, as was usual once; for
+ * comparison only.
  *
- * Source: linux/vhost.h; QEMU's vhost-user specification, of which the message
- * formats and numbers are facts.
+ * Source: linux/vhost.h; the vhost-user specification, of which message formats
+ * and numbers are facts.
  */
 #ifndef GODWIT_VHOST_VHOST_H
 #define GODWIT_VHOST_VHOST_H
@@ -34,7 +37,9 @@
 struct addr_space;
 struct err;
 struct mem;
+struct ram_block;
 struct vdev;
+struct vdev_site;
 struct vh_board;
 struct vh_dev;
 
@@ -43,23 +48,25 @@ struct vh_dev;
 
 struct vh_region {
 	uint64_t gpa, size;
-	uint64_t hva;    /* in this process */
-	int fd;          /* borrowed memfd of the RAM block */
-	uint64_t offset; /* of @hva in @fd */
+	uint64_t hva;            /* in this process */
+	struct ram_block *block; /* borrowed while the topology shows it */
+	uint64_t offset;         /* of @hva in @block and its memfd */
 };
 
 /* Immutable once built; replaced, never changed. */
 struct vh_mem_table {
 	uint64_t number; /* rises with each table of a type */
+	bool is_full;    /* there is more than has room here */
 	unsigned int count;
 	struct vh_region regions[VH_REGIONS_MAX]; /* ascending by gpa */
 };
 
 /* A bit for each page of guest-physical memory. */
 struct vh_log {
+	uint64_t number; /* rises with each log of a type */
 	uint64_t *words; /* atomic: the back ends set bits */
 	uint64_t size;   /* bytes */
-	int fd;          /* memfd that @words are mapped from */
+	int fd;          /* owned memfd that @words are mapped from */
 };
 
 struct vh_vring_addr {
@@ -69,28 +76,24 @@ struct vh_vring_addr {
 };
 
 /*
- * The requests that both kinds know.  0, or -errno: the device cannot go on with
- * this back end.  Each call waits for the back end at most until dev->deadline_ns.
- * An fd is borrowed; -1: none.
+ * The requests that both kinds know, each called with the device's lock.  0, or
+ * -errno: the device cannot go on with this back end.  A call may return before
+ * the back end has done it; settle() waits, at most until dev->deadline_ns.  An fd
+ * is borrowed during the call; -1: none.
  */
 struct vh_ops {
-	const char *type; /* "kernel", "user": one board half each */
-	unsigned int regions_max;
-	int (*get_features)(struct vh_dev *dev, uint64_t *ret_features,
-			    struct err *err);
 	int (*set_features)(struct vh_dev *dev, uint64_t features,
 			    struct err *err);
 	int (*set_mem_table)(struct vh_dev *dev,
 			     const struct vh_mem_table *table, struct err *err);
 	int (*set_log)(struct vh_dev *dev, const struct vh_log *log,
 		       struct err *err);
+	/* Features and memory are set, rings follow.  Optional. */
+	int (*prepare)(struct vh_dev *dev, struct err *err);
 	int (*set_vring_num)(struct vh_dev *dev, unsigned int index,
 			     unsigned int size, struct err *err);
 	int (*set_vring_base)(struct vh_dev *dev, unsigned int index,
 			      uint32_t base, struct err *err);
-	/* Stops the ring. */
-	int (*get_vring_base)(struct vh_dev *dev, unsigned int index,
-			      uint32_t *ret_base, struct err *err);
 	int (*set_vring_addr)(struct vh_dev *dev, unsigned int index,
 			      const struct vh_vring_addr *addr,
 			      struct err *err);
@@ -98,8 +101,27 @@ struct vh_ops {
 			      struct err *err);
 	int (*set_vring_call)(struct vh_dev *dev, unsigned int index, int fd,
 			      struct err *err);
+	/* A ring that is not enabled is served without effect. */
 	int (*set_vring_enable)(struct vh_dev *dev, unsigned int index,
 				bool is_enabled, struct err *err);
+	/* Stops the ring.  *@ret_base is set at the latest by settle(), and stays
+	 * borrowed until then. */
+	int (*get_vring_base)(struct vh_dev *dev, unsigned int index,
+			      uint32_t *ret_base, struct err *err);
+	/* All of that is done: 0; -ETIMEDOUT, and it may be called again; or what
+	 * went wrong.  NULL: it always is. */
+	int (*settle)(struct vh_dev *dev, struct err *err);
+	/* The device cannot go on: let go of the back end. */
+	void (*fail)(struct vh_dev *dev, int why, const struct err *reason);
+	/* A stop was given up: it is to go on working, when the back end has
+	 * answered.  NULL: none is ever given up. */
+	void (*resume)(struct vh_dev *dev);
+};
+
+enum vh_type {
+	VH_KERNEL,
+	VH_USER,
+	VH_TYPE_COUNT
 };
 
 /* Counted for tests and benches; any thread. */
@@ -115,8 +137,16 @@ struct vh_counts {
 /* One a machine; listens to @memory.  @scan_each: see above. */
 int vh_board_new(struct mem *mem, struct addr_space *memory, bool scan_each,
 		 struct vh_board **ret_board, struct err *err);
-void vh_board_free(struct vh_board *board); /* without devices */
-void vh_board_counts(struct vh_board *board, const char *type,
+void vh_board_free(struct vh_board *board); /* without devices; NULL too */
+void vh_board_counts(struct vh_board *board, enum vh_type type,
 		     struct vh_counts *ret_counts);
+
+/* --disk vhost-user=SOCK[,queues=N] */
+int vh_user_blk_new(const struct vdev_site *site, const char *text,
+		    struct vdev **ret_dev, struct err *err);
+/* --net tap=IF,vhost=on[,queues=N][,mac=M] and --net
+ * vhost-user=SOCK[,queues=N][,mac=M] */
+int vh_net_new(const struct vdev_site *site, const char *text,
+	       struct vdev **ret_dev, struct err *err);
 
 #endif

@@ -7,6 +7,7 @@
 #include <fcntl.h>
 #include <linux/fs.h>
 #include <linux/magic.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
@@ -171,6 +172,22 @@ static int find_alignment(struct blk_file *file, struct err *err)
 	return 0;
 }
 
+/* io_uring holds on to a file for a while after the process has ended, and with it
+ * to its locks: those are on a description of their own. */
+static int open_lock_fd(struct blk_file *file, struct err *err)
+{
+	char same[32];
+
+	snprintf(same, sizeof(same), "/proc/self/fd/%d", file->fd);
+	file->lock_fd =
+		open(same, (file->base.info.is_readonly ? O_RDONLY : O_RDWR) |
+				   O_CLOEXEC);
+	return file->lock_fd < 0
+		       ? err_set_errno(err, -errno, "%s, again for its lock",
+				       file->path)
+		       : 0;
+}
+
 static int examine(struct blk_file *file, struct err *err)
 {
 	struct stat st;
@@ -205,7 +222,7 @@ int blk_file_open(const struct blk_where *where,
 	file->base.info.is_poll_cheap = true;
 	file->is_direct = where->is_direct;
 	file->has_unmap = file->has_zero_range = true;
-	file->event_fd = file->fd = -1;
+	file->event_fd = file->fd = file->lock_fd = -1;
 	list_init(&file->waiting);
 	file->path = strdup(where->path);
 	if (!file->path || blk_bounce_init(&file->bounce, where->is_direct)) {
@@ -221,7 +238,9 @@ int blk_file_open(const struct blk_where *where,
 	if (ret < 0)
 		goto out;
 	file->fd = ret;
-	ret = examine(file, err);
+	ret = open_lock_fd(file, err);
+	if (ret == 0)
+		ret = examine(file, err);
 out:
 	if (ret) {
 		blk_file_free(&file->base);
@@ -234,8 +253,8 @@ out:
 int blk_file_claim(struct blk_backend *backend, struct err *err)
 {
 	struct blk_file *file = container_of(backend, struct blk_file, base);
-	int ret = blk_lock_take(file->fd, file->path, backend->info.is_readonly,
-				err);
+	int ret = blk_lock_take(file->lock_fd, file->path,
+				backend->info.is_readonly, err);
 
 	/* What this host read while another one was writing. */
 	if (ret == 0 && file->may_be_stale)
@@ -245,7 +264,7 @@ int blk_file_claim(struct blk_backend *backend, struct err *err)
 
 void blk_file_disclaim(struct blk_backend *backend)
 {
-	blk_lock_drop(container_of(backend, struct blk_file, base)->fd);
+	blk_lock_drop(container_of(backend, struct blk_file, base)->lock_fd);
 }
 
 void blk_file_free(struct blk_backend *backend)
@@ -257,6 +276,8 @@ void blk_file_free(struct blk_backend *backend)
 		close(file->event_fd);
 	if (file->fd >= 0)
 		close(file->fd);
+	if (file->lock_fd >= 0)
+		close(file->lock_fd);
 	free(file->path);
 	free(file);
 }

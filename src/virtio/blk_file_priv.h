@@ -14,8 +14,9 @@ struct blk_file {
 	struct blk_backend base;
 
 	/* immutable after init */
-	char *path; /* owned */
-	int fd;     /* owned */
+	char *path;  /* owned */
+	int fd;      /* owned */
+	int lock_fd; /* owned; the same file: see open_lock_fd() */
 	bool is_direct;
 	uint32_t memory_align; /* a power of two; 1 unless is_direct */
 	bool may_be_stale;     /* another host wrote; see blk_file_claim() */

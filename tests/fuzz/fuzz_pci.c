@@ -6,7 +6,9 @@
  * registers say, an eventfd is bound exactly while its vector can be delivered,
  * with that vector's message, and the state loads elsewhere and is the same there.
  *
- * Each step is a byte that says what (see enum step), then its arguments.
+ * The first byte says whether the state moves at the end (bit 0), and the pre-state
+ * before it (bit 1).  Each step is a byte that says what (see enum step), then its
+ * arguments.
  */
 #include <stddef.h>
 #include <stdint.h>
@@ -285,18 +287,27 @@ static void check(struct guest *g)
 	}
 }
 
-static void check_move(struct guest *g)
+static void check_move(struct guest *g, bool has_setup)
 {
 	struct guest there = { .resets = 0 };
+	uint64_t commits;
+	unsigned int calls;
 
 	guest_init(&there);
-	must(board_move_state(&g->board.state, &there.board, true) == 0);
+	if (has_setup)
+		must(board_move_setup(&g->board, &there.board) == 0);
+	commits = mem_commit_count(there.board.mem);
+	calls = there.board.tells + there.board.irqfds;
+	must(board_move_state(&g->board, &there.board) == 0);
 	for (unsigned int i = 0; i < FUNCTIONS; i++)
 		must(memcmp(pci_config(g->functions[i]),
 			    pci_config(there.functions[i]),
 			    PCI_CONFIG_SIZE) == 0);
 	check(&there);
 	must(there.board.tells <= FUNCTIONS);
+	/* All was done before the switch. */
+	must(!has_setup || (mem_commit_count(there.board.mem) == commits &&
+			    there.board.tells + there.board.irqfds == calls));
 	must(there.resets == 0);
 	guest_fini(&there);
 }
@@ -305,12 +316,14 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	struct bytes_reader r = bytes_read(data, size);
 	struct guest g = { .resets = 0 };
+	uint8_t moves = bytes_take_u8(&r);
 
 	guest_init(&g);
 	while (bytes_left(&r) && !r.is_short)
 		step(&g, &r);
 	check(&g);
-	check_move(&g);
+	if (moves & 1)
+		check_move(&g, moves & 2);
 	guest_fini(&g);
 	return 0;
 }

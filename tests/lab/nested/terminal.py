@@ -14,7 +14,7 @@ class Terminal:
 
     def __init__(self, machine: Machine) -> None:
         self._serial = machine.serial
-        self._seen = 0
+        self._seen = self._runs = 0
 
     def expect(self, text: str) -> str:
         """Wait for @text; what came in front of it."""
@@ -36,16 +36,16 @@ class Terminal:
         self.expect("Password: ")
         self.type(userland.PASSWORD)
         self.expect("# ")
-        self.type("stty cols 999; set -o pipefail; echo read''y")  # nothing typed is wrapped
-        self.expect("ready")
-        self.expect("# ")
+        self.type("set -o pipefail")
 
     def run(self, command: str) -> str:
-        """What a shell command prints, with a comma for each point (a tick to the harness); it
-        succeeds."""
-        self.type(f"{{ {command}; }} 2>&1 | tr . ,; echo status $?,")
-        self.expect("status $?,")  # the echo of what was typed
-        said = self.expect("status ").replace("\r", "").strip()
+        """What a shell command prints, and it succeeds.  Neither points, ticks to the harness, nor
+        line ends come through: they are commas and spaces."""
+        self._runs += 1  # what was typed may be echoed twice, and differs from what is printed
+        self.type(f"echo begi''n {self._runs},; {{ {command}; }} 2>&1 | tr '.\\n' ', '; "
+                  f"echo en''d {self._runs} $?,")
+        self.expect(f"begin {self._runs},")
+        said = self.expect(f"end {self._runs} ").replace("\r", "").strip()
         status = self.expect(",")
         assert status == "0", f"{command}: {status}: {said}"
         return said

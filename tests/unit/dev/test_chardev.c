@@ -62,7 +62,8 @@ static void front_receive(void *opaque, const uint8_t *bytes, size_t size)
 	lock_release(&f->lock);
 }
 
-static const struct chardev_front_ops front = { front_room, front_receive };
+static const struct chardev_front_ops front = { .room = front_room,
+						.receive = front_receive };
 
 static void on_quit(void *opaque)
 {
@@ -108,7 +109,9 @@ static int setup(void **state)
 	lock_init(&f->lock, LOCK_DEVICE);
 	lock_cond_init(&f->changed);
 	f->limit = sizeof(f->received);
-	f->options = (struct chardev_options){ on_quit, f, 0, 1 };
+	f->options = (struct chardev_options){
+		.quit = on_quit, .opaque = f, .in_fd = 0, .out_fd = 1
+	};
 	*state = f;
 	return 0;
 }

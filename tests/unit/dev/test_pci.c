@@ -2,6 +2,7 @@
 /* Configuration space, BARs and reset as a guest meets them. */
 #include <cmocka.h>
 #include <errno.h>
+#include <pthread.h>
 #include <stdio.h>
 
 #include "dev/pch_reset.h"
@@ -643,6 +644,76 @@ static void test_function_level_reset_is_as_power_up(void **state)
 	assert_true(shows(f, low, 0x1000));
 }
 
+/* ---- several vCPUs ---- */
+
+struct vcpus {
+	struct fixture *f;
+	bool is_ending; /* atomic */
+};
+
+static void *move_bars(void *opaque)
+{
+	struct vcpus *v = opaque;
+
+	for (uint32_t i = 0; i < 300; i++) {
+		set(v->f, BAR_LOW, 0xd0000000 + i % 7 * 4096, 4);
+		set(v->f, PCI_COMMAND, i % 3 ? MEM_ON | PCI_COMMAND_MASTER : 0,
+		    2);
+	}
+	set(v->f, PCI_COMMAND, MEM_ON | PCI_COMMAND_MASTER, 2);
+	return NULL;
+}
+
+static void *mask_vectors(void *opaque)
+{
+	struct vcpus *v = opaque;
+	unsigned int at = board_capability(&v->f->board, SLOT, PCI_CAP_ID_MSIX);
+	uint64_t table = bar_get(v->f, PCI_BASE_ADDRESS_1);
+
+	for (uint32_t i = 0; i < 300; i++) {
+		set(v->f, at + PCI_MSIX_FLAGS,
+		    i % 2 ? PCI_MSIX_FLAGS_ENABLE : 0, 2);
+		board_store(&v->f->board, table + 12, i % 5 == 0, 4);
+		board_load(&v->f->board, table + 64, 8); /* pending bits */
+	}
+	set(v->f, at + PCI_MSIX_FLAGS, PCI_MSIX_FLAGS_ENABLE, 2);
+	return NULL;
+}
+
+static void *interrupt(void *opaque)
+{
+	struct vcpus *v = opaque;
+
+	while (!__atomic_load_n(&v->is_ending, __ATOMIC_ACQUIRE)) {
+		msix_notify(pci_msix(v->f->function), 0);
+		pci_may_master(v->f->function);
+		get(v->f, PCI_COMMAND, 4);
+	}
+	return NULL;
+}
+
+static void test_vcpus_in_one_function_leave_it_whole(void **state)
+{
+	struct fixture *f = *state;
+	struct vcpus v = { .f = f };
+	pthread_t threads[4];
+
+	pthread_create(&threads[0], NULL, interrupt, &v);
+	pthread_create(&threads[1], NULL, move_bars, &v);
+	pthread_create(&threads[2], NULL, mask_vectors, &v);
+	pthread_create(&threads[3], NULL, mask_vectors, &v);
+	for (int i = 1; i < 4; i++)
+		pthread_join(threads[i], NULL);
+	__atomic_store_n(&v.is_ending, true, __ATOMIC_RELEASE);
+	pthread_join(threads[0], NULL);
+	/* MSI-X and the BARs are as the registers say in the end. */
+	board_store(&f->board, bar_get(f, PCI_BASE_ADDRESS_1) + 12, 0, 4);
+	assert_int_equal(f->board.gsis[0].fd,
+			 msix_fd(pci_msix(f->function), 0));
+	assert_true(shows(f, bar_get(f, BAR_LOW), 0x1000));
+	assert_true(pci_may_master(f->function));
+}
+
 /* ---- state ---- */
 
 static void test_moved_function_is_where_the_guest_put_it(void **state)
@@ -657,8 +728,7 @@ static void test_moved_function_is_where_the_guest_put_it(void **state)
 	set(f, f->capability + 4, 0xcafe, 4);
 	board_out(&f->board, 0xcf8, 0x80000810, 4);
 	commits = mem_commit_count(there->board.mem);
-	assert_int_equal(board_move_state(&f->board.state, &there->board, true),
-			 0);
+	assert_int_equal(board_move_state(&f->board, &there->board), 0);
 	assert_int_equal(mem_commit_count(there->board.mem), commits + 1);
 	assert_true(shows(there, 0xd0000000, 0x1000));
 	assert_true(shows(there, 16ull << 30, 0x2000));
@@ -671,6 +741,70 @@ static void test_moved_function_is_where_the_guest_put_it(void **state)
 	free(there);
 }
 
+static void test_pre_state_leaves_nothing_to_do_in_the_switch(void **state)
+{
+	struct fixture *f = *state, *there = calloc(1, sizeof(*there));
+	unsigned int msix = board_capability(&f->board, SLOT, PCI_CAP_ID_MSIX);
+	uint64_t commits;
+
+	fixture_init(there);
+	set(f, BAR_LOW, 0xd0000000, 4);
+	set(f, PCI_COMMAND, MEM_ON | PCI_COMMAND_MASTER, 2);
+	for (unsigned int i = 0; i < 3; i++)
+		board_store(&f->board,
+			    bar_get(f, PCI_BASE_ADDRESS_1) + 16 * i + 12, 0, 4);
+	set(f, msix + PCI_MSIX_FLAGS, PCI_MSIX_FLAGS_ENABLE, 2);
+	msix_notify(pci_msix(f->function), 3); /* which is masked */
+
+	assert_int_equal(board_move_setup(&f->board, &there->board), 0);
+	assert_true(shows(there, 0xd0000000, 0x1000));
+	assert_int_equal(there->board.tells, 1);
+	assert_int_equal(there->board.irqfds, 3);
+	assert_int_equal(board_load(&there->board,
+				    bar_get(there, PCI_BASE_ADDRESS_1) + 64, 8),
+			 0); /* nothing is pending yet */
+
+	/* One vector is masked in the time between. */
+	board_store(&f->board, bar_get(f, PCI_BASE_ADDRESS_1) + 12, 1, 4);
+	commits = mem_commit_count(there->board.mem);
+	assert_int_equal(board_move_state(&f->board, &there->board), 0);
+	assert_int_equal(mem_commit_count(there->board.mem), commits);
+	assert_int_equal(there->board.tells, 1);
+	assert_int_equal(there->board.irqfds, 4); /* that one is unbound */
+	assert_int_equal(board_load(&there->board,
+				    bar_get(there, PCI_BASE_ADDRESS_1) + 64, 8),
+			 8);
+	fixture_fini(there);
+	free(there);
+}
+
+static void
+test_msix_turned_off_after_the_pre_state_delivers_nothing(void **state)
+{
+	struct fixture *f = *state, *there = calloc(1, sizeof(*there));
+	unsigned int msix = board_capability(&f->board, SLOT, PCI_CAP_ID_MSIX);
+	int fd;
+
+	fixture_init(there);
+	set(f, PCI_COMMAND, MEM_ON | PCI_COMMAND_MASTER, 2);
+	board_store(&f->board, bar_get(f, PCI_BASE_ADDRESS_1) + 12, 0, 4);
+	set(f, msix + PCI_MSIX_FLAGS, PCI_MSIX_FLAGS_ENABLE, 2);
+	assert_int_equal(board_move_setup(&f->board, &there->board), 0);
+	fd = msix_fd(pci_msix(there->function), 0);
+	assert_int_equal(there->board.gsis[0].fd, fd);
+
+	set(f, msix + PCI_MSIX_FLAGS, 0, 2);
+	msix_notify(pci_msix(f->function), 0);
+	there->board.refuses_written = true;
+	assert_int_equal(board_move_state(&f->board, &there->board), 0);
+	assert_int_equal(there->board.gsis[0].fd, -1);
+	assert_int_equal(board_load(&there->board,
+				    bar_get(there, PCI_BASE_ADDRESS_1) + 64, 8),
+			 1);
+	fixture_fini(there);
+	free(there);
+}
+
 static void test_loading_what_did_not_move_changes_no_topology(void **state)
 {
 	struct fixture *f = *state, *there = calloc(1, sizeof(*there));
@@ -678,8 +812,7 @@ static void test_loading_what_did_not_move_changes_no_topology(void **state)
 
 	fixture_init(there);
 	commits = mem_commit_count(there->board.mem);
-	assert_int_equal(board_move_state(&f->board.state, &there->board, true),
-			 0);
+	assert_int_equal(board_move_state(&f->board, &there->board), 0);
 	assert_int_equal(mem_commit_count(there->board.mem), commits);
 	fixture_fini(there);
 	free(there);
@@ -751,7 +884,10 @@ int main(void)
 		T(test_capabilities_are_linked_until_there_is_no_room),
 		T(test_device_is_told_of_what_it_claimed),
 		T(test_function_level_reset_is_as_power_up),
+		T(test_vcpus_in_one_function_leave_it_whole),
 		T(test_moved_function_is_where_the_guest_put_it),
+		T(test_pre_state_leaves_nothing_to_do_in_the_switch),
+		T(test_msix_turned_off_after_the_pre_state_delivers_nothing),
 		T(test_loading_what_did_not_move_changes_no_topology),
 		T(test_state_of_another_device_is_refused),
 		T(test_hostile_state_sets_no_more_than_a_guest_can),

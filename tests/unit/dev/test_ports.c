@@ -60,7 +60,7 @@ static void set_line(void *opaque, unsigned int gsi, int level)
 static int setup(void **state)
 {
 	struct fixture *f = calloc(1, sizeof(*f));
-	const struct chardev_options options = { NULL, NULL, 0, 1 };
+	const struct chardev_options options = { .in_fd = 0, .out_fd = 1 };
 	struct irq_line irq = { set_line, f, 4 };
 
 	f->mem = mem_new();

@@ -1,0 +1,540 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * What the back ends of one type share: memory table and dirty log, and the listener
+ * that keeps them.  Called by the memory core (commits, logging, sync) with the
+ * topology lock, and by device types (join, leave).
+ *
+ * A change of the table.  Requests in flight hold addresses by the old table, and
+ * their writes are logged by it.  So all devices of the type are held: they stop and
+ * finish what they took; the log is scanned by the old table (D5); a larger log is
+ * made where the new one needs it; all are told, and go on.
+ *
+ * Logging.  On: log, then features, then rings; a device's writes are logged when
+ * the call that began it returns (D1).  A device that starts while logging is on is
+ * told the log before its rings work.  A stopped device remains here, so that the
+ * last sync, after all have stopped (D3), is a scan like the others.
+ */
+#include <assert.h>
+#include <errno.h>
+#include <stdlib.h>
+
+#include "base/err.h"
+#include "base/trace.h"
+#include "mem/space.h"
+#include "vhost_priv.h"
+
+static const char *const type_names[] = { "kernel", "user" };
+
+#define load(pointer) __atomic_load_n(pointer, __ATOMIC_RELAXED)
+
+/* ---- election ---- */
+
+/* Called when @elected left or may have died, and when nobody was elected. */
+static void elect(struct vh_side *side)
+{
+	struct vh_dev *dev;
+
+	if (side->elected &&
+	    !__atomic_load_n(&side->elected->is_away, __ATOMIC_ACQUIRE))
+		return;
+	side->elected = NULL;
+	list_for_each (dev, &side->devs, link) {
+		if (!__atomic_load_n(&dev->is_away, __ATOMIC_ACQUIRE)) {
+			side->elected = dev;
+			trace(vh_elected, "%s: %s", type_names[side->type],
+			      dev->name);
+			return;
+		}
+	}
+}
+
+/* ---- scans ---- */
+
+static void scan_all(struct vh_side *side)
+{
+	vh_log_scan_all(side->log, side->table);
+	vh_count(&side->counts.scans, 1);
+}
+
+static void scan_rings(struct vh_side *side, const struct vh_dev *dev)
+{
+	for (unsigned int i = 0; i < dev->ring_count; i++) {
+		const struct vh_ring *ring = &dev->rings[i];
+
+		if (ring->is_used)
+			vh_log_scan(side->log, side->table, ring->used_gpa,
+				    ring->used_size);
+	}
+	vh_count(&side->counts.ring_scans, 1);
+}
+
+/* A back end that died may have written what it did not log any more. */
+static void mark_if_lost(struct vh_side *side, struct vh_dev *dev)
+{
+	if (!__atomic_exchange_n(&dev->was_lost, false, __ATOMIC_ACQ_REL))
+		return;
+	trace(vh_lost_log, "%s: all its memory is taken for dirty", dev->name);
+	vh_table_mark_all(side->table);
+}
+
+static void scan(struct vh_side *side)
+{
+	uint64_t start = clock_mono_ns();
+	bool is_scanned = false;
+	struct vh_dev *dev;
+
+	list_for_each (dev, &side->devs, link) {
+		mark_if_lost(side, dev);
+		elect(side);
+		if (!side->log)
+			continue;
+		if (side->board->scan_each || dev == side->elected) {
+			scan_all(side);
+			is_scanned = true;
+		}
+		scan_rings(side, dev);
+	}
+	/* Who was elected died after its turn came, or nobody is left. */
+	if (side->log && !is_scanned)
+		scan_all(side);
+	vh_count(&side->counts.scan_ns, clock_mono_ns() - start);
+}
+
+static void board_log_sync_all(void *opaque, bool is_last)
+{
+	struct vh_board *board = opaque;
+
+	(void)is_last;
+	for (int i = 0; i < VH_TYPE_COUNT; i++) {
+		struct vh_side *side = &board->sides[i];
+
+		lock_acquire(&side->lock);
+		if (side->is_logging)
+			scan(side);
+		lock_release(&side->lock);
+	}
+}
+
+/* ---- logging on and off ---- */
+
+static int new_log(struct vh_side *side, const struct vh_mem_table *table,
+		   struct err *err)
+{
+	struct vh_log *log;
+	int ret = vh_log_new(table, &log, err);
+
+	if (ret)
+		return ret;
+	log->number = ++side->next_number;
+	side->log = log;
+	return 0;
+}
+
+/* All live devices are told @log (NULL: to log no more) before any is waited for. */
+static void tell_logging(struct vh_side *side, const struct vh_log *log)
+{
+	struct err err = ERR_INIT;
+	struct vh_dev *dev;
+	int ret;
+
+	list_for_each (dev, &side->devs, link) {
+		lock_acquire(&dev->lock);
+		if (vh_dev_is_live(dev)) {
+			ret = vh_dev_set_logging(dev, log, &err);
+			if (ret)
+				vh_dev_fail(dev, ret, &err);
+		}
+		lock_release(&dev->lock);
+		err_clear(&err);
+	}
+	list_for_each (dev, &side->devs, link) {
+		lock_acquire(&dev->lock);
+		ret = vh_dev_settle(dev, clock_mono_ns() + VH_REPLY_NS, &err);
+		if (ret)
+			vh_dev_fail(dev, ret, &err);
+		lock_release(&dev->lock);
+		err_clear(&err);
+	}
+}
+
+static int check_can_log(struct vh_side *side, struct err *err)
+{
+	struct vh_dev *dev;
+	bool can_log = true;
+
+	list_for_each (dev, &side->devs, link) {
+		lock_acquire(&dev->lock);
+		if (!load(&dev->is_away) && !dev->can_log)
+			can_log = false;
+		lock_release(&dev->lock);
+		if (!can_log)
+			return err_set(err, -ENOTSUP,
+				       "%s: its back end cannot log what it "
+				       "writes",
+				       dev->name);
+	}
+	return 0;
+}
+
+static int side_log_start(struct vh_side *side, struct err *err)
+{
+	struct vh_dev *dev;
+	int ret;
+
+	/* A log is shared by whoever joins later, too. */
+	ret = check_can_log(side, err);
+	if (!ret && !list_is_empty(&side->devs))
+		ret = new_log(side, side->table, err);
+	if (ret)
+		return ret;
+	side->is_logging = true;
+	/* Nothing is sent yet, so what was lost before now does not matter. */
+	list_for_each (dev, &side->devs, link)
+		__atomic_store_n(&dev->was_lost, false, __ATOMIC_RELEASE);
+	elect(side);
+	tell_logging(side, side->log);
+	trace(vh_log_start, "%s: %lu bytes", type_names[side->type],
+	      side->log ? side->log->size : 0);
+	return 0;
+}
+
+static void side_log_stop(struct vh_side *side)
+{
+	if (!side->is_logging)
+		return;
+	side->is_logging = false;
+	tell_logging(side, NULL);
+	vh_log_free(side->log);
+	side->log = NULL;
+	trace(vh_log_stop, "%s", type_names[side->type]);
+}
+
+static void board_log_global_stop(void *opaque, uint64_t grace_ns)
+{
+	struct vh_board *board = opaque;
+
+	(void)grace_ns;
+	for (int i = 0; i < VH_TYPE_COUNT; i++) {
+		lock_acquire(&board->sides[i].lock);
+		side_log_stop(&board->sides[i]);
+		lock_release(&board->sides[i].lock);
+	}
+}
+
+static int board_log_global_start(void *opaque, struct err *err)
+{
+	struct vh_board *board = opaque;
+	int ret = 0;
+
+	for (int i = 0; i < VH_TYPE_COUNT && !ret; i++) {
+		lock_acquire(&board->sides[i].lock);
+		ret = side_log_start(&board->sides[i], err);
+		lock_release(&board->sides[i].lock);
+	}
+	if (ret)
+		board_log_global_stop(board, 0);
+	return ret;
+}
+
+/* ---- the memory table ---- */
+
+static void hold_one(struct vh_dev *dev, bool is_waiting)
+{
+	struct err err = ERR_INIT;
+	int ret = 0;
+
+	lock_acquire(&dev->lock);
+	if (!is_waiting && vh_dev_is_live(dev) && dev->is_hasty) {
+		vh_dev_part(dev);
+	} else if (!is_waiting && vh_dev_is_live(dev)) {
+		dev->is_held = true;
+		ret = vh_dev_ask_stop(dev, &err);
+	} else if (is_waiting && dev->is_held) {
+		ret = vh_dev_wait_stop(dev, clock_mono_ns() + VH_REPLY_NS,
+				       &err);
+	}
+	if (ret)
+		vh_dev_fail(dev, ret, &err);
+	lock_release(&dev->lock);
+}
+
+static int tell_one(struct vh_side *side, struct vh_dev *dev, struct err *err)
+{
+	int ret;
+
+	ret = dev->is_started ? vh_dev_place(dev, side->table, err) : 0;
+	if (!ret && dev->is_held)
+		ret = vh_dev_go(dev, side->table, side->log, err);
+	else if (!ret && !load(&dev->is_away))
+		ret = vh_dev_tell_table(dev, side->table, err);
+	dev->is_held = false;
+	return ret;
+}
+
+static void release_one(struct vh_side *side, struct vh_dev *dev,
+			bool is_waiting)
+{
+	struct err err = ERR_INIT;
+	int ret;
+
+	lock_acquire(&dev->lock);
+	if (is_waiting)
+		ret = vh_dev_settle(dev, clock_mono_ns() + VH_REPLY_NS, &err);
+	else
+		ret = tell_one(side, dev, &err);
+	if (ret)
+		vh_dev_fail(dev, ret, &err);
+	lock_release(&dev->lock);
+}
+
+/* All are asked before any is waited for. */
+static void hold_all(struct vh_side *side)
+{
+	struct vh_dev *dev;
+
+	list_for_each (dev, &side->devs, link)
+		hold_one(dev, false);
+	list_for_each (dev, &side->devs, link)
+		hold_one(dev, true);
+}
+
+static void release_all(struct vh_side *side)
+{
+	struct vh_dev *dev;
+
+	list_for_each (dev, &side->devs, link)
+		release_one(side, dev, false);
+	list_for_each (dev, &side->devs, link)
+		release_one(side, dev, true);
+}
+
+/* A log that @table needs and cannot have: its devices go, and with them what they
+ * could write unseen. */
+static void grow_log(struct vh_side *side, const struct vh_mem_table *table)
+{
+	struct vh_log *old = side->log;
+	struct err err = ERR_INIT;
+	struct vh_dev *dev;
+	int ret;
+
+	if (!old || vh_log_covers(old, table))
+		return;
+	ret = new_log(side, table, &err);
+	if (!ret) {
+		vh_log_free(old);
+		return;
+	}
+	list_for_each (dev, &side->devs, link) {
+		lock_acquire(&dev->lock);
+		vh_dev_fail(dev, ret, &err);
+		lock_release(&dev->lock);
+	}
+}
+
+static void side_commit(struct vh_side *side, const struct flat_view *view)
+{
+	struct vh_mem_table *table = vh_table_build(view), *old = side->table;
+
+	if (!table) /* as mem/ without memory for a view */
+		abort();
+	if (vh_table_is_same(table, old)) {
+		free(table);
+		return;
+	}
+	table->number = ++side->next_number;
+	vh_count(&side->counts.tables_built, 1);
+	trace(vh_table, "%s: number %lu, %u regions", type_names[side->type],
+	      table->number, table->count);
+	hold_all(side);
+	if (side->is_logging)
+		scan(side);
+	grow_log(side, table);
+	side->table = table;
+	release_all(side);
+	free(old);
+}
+
+static void note_ram(void *opaque, const struct mem_section *section)
+{
+	struct vh_board *board = opaque;
+
+	if (mem_region_is_ram(section->range.region))
+		board->is_stale = true;
+}
+
+static void board_commit(void *opaque, struct addr_space *as,
+			 const struct flat_view *view)
+{
+	struct vh_board *board = opaque;
+
+	(void)as;
+	if (!board->is_stale)
+		return;
+	board->is_stale = false;
+	for (int i = 0; i < VH_TYPE_COUNT; i++) {
+		lock_acquire(&board->sides[i].lock);
+		side_commit(&board->sides[i], view);
+		lock_release(&board->sides[i].lock);
+	}
+}
+
+static const struct mem_listener_ops board_listener_ops = {
+	.region_add = note_ram,
+	.region_del = note_ram,
+	.commit = board_commit,
+	.log_global_start = board_log_global_start,
+	.log_global_stop = board_log_global_stop,
+	.log_sync_all = board_log_sync_all,
+};
+
+/* ---- who there is ---- */
+
+int vh_dev_join(struct vh_dev *dev, struct vh_board *board, enum vh_type type,
+		unsigned int rings, struct err *err)
+{
+	struct vh_side *side = &board->sides[type];
+	int ret = 0;
+
+	dev->rings = calloc(rings, sizeof(*dev->rings));
+	if (!dev->rings)
+		return err_set(err, -ENOMEM, "%s: %u rings", dev->name, rings);
+	dev->ring_count = rings;
+	for (unsigned int i = 0; i < rings; i++)
+		dev->rings[i].is_wanted = true;
+	lock_init(&dev->lock, LOCK_VHOST_DEV);
+	lock_cond_init(&dev->changed);
+	dev->is_away = true;
+	dev->side = side;
+	lock_acquire(&side->lock);
+	if (side->is_logging && !side->log)
+		ret = new_log(side, side->table, err);
+	list_add_tail(&side->devs, &dev->link);
+	lock_release(&side->lock);
+	if (ret)
+		vh_dev_leave(dev);
+	return ret;
+}
+
+void vh_dev_leave(struct vh_dev *dev)
+{
+	struct vh_side *side = dev->side;
+
+	if (!side)
+		return;
+	lock_acquire(&side->lock);
+	if (side->is_logging) {
+		mark_if_lost(side, dev);
+		if (side->log)
+			scan_rings(side, dev);
+	}
+	list_del(&dev->link);
+	if (side->elected == dev)
+		side->elected = NULL;
+	elect(side);
+	/* Nobody is left who would scan what it wrote. */
+	if (side->log && list_is_empty(&side->devs))
+		scan_all(side);
+	lock_release(&side->lock);
+	pthread_cond_destroy(&dev->changed);
+	lock_fini(&dev->lock);
+	free(dev->rings);
+	dev->rings = NULL;
+	dev->side = NULL;
+}
+
+void vh_dev_arrived(struct vh_dev *dev)
+{
+	struct vh_side *side = dev->side;
+
+	lock_assert_held(&side->lock);
+	lock_assert_held(&dev->lock);
+	/* It joins anew: whoever scans meanwhile goes on. */
+	list_del(&dev->link);
+	list_add_tail(&side->devs, &dev->link);
+	dev->told_table = dev->told_log = 0;
+	dev->is_logging = false;
+	__atomic_store_n(&dev->is_away, false, __ATOMIC_RELEASE);
+	pthread_cond_broadcast(&dev->changed);
+	elect(side);
+}
+
+void vh_dev_lock(struct vh_dev *dev)
+{
+	lock_acquire(&dev->side->lock);
+	lock_acquire(&dev->lock);
+	lock_release(&dev->side->lock);
+}
+
+void vh_dev_unlock(struct vh_dev *dev)
+{
+	lock_release(&dev->lock);
+}
+
+/* ---- the board ---- */
+
+int vh_board_new(struct mem *mem, struct addr_space *memory, bool scan_each,
+		 struct vh_board **ret_board, struct err *err)
+{
+	struct vh_board *board = calloc(1, sizeof(*board));
+	int ret = 0;
+
+	if (!board)
+		return err_set(err, -ENOMEM, "vhost");
+	board->mem = mem;
+	board->memory = memory;
+	board->scan_each = scan_each;
+	for (int i = 0; i < VH_TYPE_COUNT; i++) {
+		struct vh_side *side = &board->sides[i];
+
+		side->board = board;
+		side->type = (enum vh_type)i;
+		lock_init(&side->lock, LOCK_VHOST);
+		list_init(&side->devs);
+		side->table = vh_table_build(NULL); /* empty */
+		if (!side->table)
+			ret = err_set(err, -ENOMEM, "vhost");
+	}
+	if (!ret)
+		ret = mem_listener_add(memory, &board->listener,
+				       &board_listener_ops, board, 10);
+	if (ret) {
+		board->memory = NULL;
+		vh_board_free(board);
+		return ret;
+	}
+	*ret_board = board;
+	return 0;
+}
+
+void vh_board_free(struct vh_board *board)
+{
+	if (!board)
+		return;
+	if (board->memory)
+		mem_listener_del(&board->listener);
+	for (int i = 0; i < VH_TYPE_COUNT; i++) {
+		struct vh_side *side = &board->sides[i];
+
+		assert(list_is_empty(&side->devs));
+		vh_log_free(side->log);
+		free(side->table);
+		lock_fini(&side->lock);
+	}
+	free(board);
+}
+
+void vh_board_counts(struct vh_board *board, enum vh_type type,
+		     struct vh_counts *ret_counts)
+{
+	const struct vh_counts *counts = &board->sides[type].counts;
+
+	*ret_counts = (struct vh_counts){
+		.tables_built = load(&counts->tables_built),
+		.tables_told = load(&counts->tables_told),
+		.logs_told = load(&counts->logs_told),
+		.scans = load(&counts->scans),
+		.ring_scans = load(&counts->ring_scans),
+		.scan_ns = load(&counts->scan_ns),
+		.calls = load(&counts->calls),
+	};
+}

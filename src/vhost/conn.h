@@ -1,0 +1,92 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * A vhost-user connection: messages and their replies.  The peer is another
+ * process and may be hostile: each reply is matched with the request that waits for
+ * it, bounded before it is read, and due at a deadline.  The first one that is wrong
+ * ends the connection's use (its caller closes it).
+ *
+ * Requests are sent ahead (conn_send()); their replies, in the same order, are
+ * collected by conn_settle(), so that a device of many rings costs one round trip and
+ * not one for each message.
+ *
+ * Errors: -ECONNRESET, -EPIPE: the peer has gone; -ETIMEDOUT; -EBADMSG: the reply is
+ * none that can be; -EPROTO: the peer refuses.
+ *
+ * One thread at a time.
+ */
+#ifndef GODWIT_VHOST_CONN_H
+#define GODWIT_VHOST_CONN_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "vhost/user_msg.h"
+
+struct err;
+
+/* Replies under way are bounded, so that both sockets always have room. */
+#define CONN_PENDING_MAX 64u
+#define CONN_FDS_MAX     8u
+
+enum conn_reply {
+	CONN_NO_REPLY,
+	CONN_ACK,  /* zero, and only where REPLY_ACK was negotiated */
+	CONN_LOG,  /* of UM_SET_LOG_BASE: that it came */
+	CONN_BASE, /* of UM_GET_VRING_BASE */
+};
+
+struct conn_pending {
+	enum conn_reply kind;
+	uint32_t request;
+	uint32_t index;     /* CONN_BASE */
+	uint32_t *ret_base; /* borrowed; CONN_BASE */
+};
+
+struct conn {
+	const char *name; /* of the device, for messages; borrowed */
+	int fd;           /* owned; -1: closed */
+	bool has_ack;     /* REPLY_ACK was negotiated */
+
+	/* the message that is being received, and its fds */
+	uint8_t in[sizeof(struct um_header) + UM_PAYLOAD_MAX];
+	size_t in_size;
+	int in_fds[CONN_FDS_MAX]; /* owned */
+	unsigned int in_fd_count;
+
+	struct conn_pending pending[CONN_PENDING_MAX]; /* a ring */
+	unsigned int pending_first, pending_count;
+};
+
+struct conn_message {
+	enum um_request request;
+	const void *payload;
+	size_t size;
+	const int *fds;
+	unsigned int fd_count;
+
+	enum conn_reply reply;
+	uint32_t index;     /* CONN_BASE */
+	uint32_t *ret_base; /* CONN_BASE: set by conn_settle() */
+};
+
+void conn_init(struct conn *conn, const char *name);
+/* To the socket at @path. */
+int conn_connect(struct conn *conn, const char *path, struct err *err);
+/* Takes over a socket that is connected. */
+void conn_open(struct conn *conn, int fd);
+void conn_close(struct conn *conn);
+
+int conn_send(struct conn *conn, const struct conn_message *message,
+	      uint64_t deadline_ns, struct err *err);
+/* All replies that are due.  After -ETIMEDOUT it may be called again. */
+int conn_settle(struct conn *conn, uint64_t deadline_ns, struct err *err);
+/*
+ * A message and its reply: exactly @reply_size bytes, and one fd where @ret_fd is
+ * not NULL (owned by the caller then), none otherwise.
+ */
+int conn_ask(struct conn *conn, const struct conn_message *message, void *reply,
+	     size_t reply_size, int *ret_fd, uint64_t deadline_ns,
+	     struct err *err);
+
+#endif

@@ -1,0 +1,437 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * A vhost-user device: its life and its thread.
+ *
+ *	           session_open()             the connection ends, or is ended for
+ *	  away  --------------------> there   what the back end said or did not say
+ *	   ^  ^_____ pause _____|       |
+ *	   |____________________________|
+ *
+ * What becomes of its rings is dev.c's.  A back end that ended is looked for again
+ * after 10 ms, then after ever longer pauses, up to one second.
+ */
+#include "vhost/user.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <linux/vhost_types.h>
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include "base/err.h"
+#include "base/trace.h"
+#include "user_priv.h"
+
+#define FIRST_PAUSE_NS (10 * NS_PER_MS)
+#define LAST_PAUSE_NS  (1 * NS_PER_SEC)
+
+/* How long the thread holds the device's lock at a time when it waits for a stop that
+ * was given up. */
+#define RESUME_SLICE_NS (20 * NS_PER_MS)
+
+static bool is_ending(const struct vh_user *user)
+{
+	return __atomic_load_n(&user->is_ending, __ATOMIC_ACQUIRE);
+}
+
+static bool is_away(const struct vh_user *user)
+{
+	return __atomic_load_n(&user->dev.is_away, __ATOMIC_ACQUIRE);
+}
+
+/* ---- a back end is there ---- */
+
+static void take_session(struct vh_user *user, struct session *session)
+{
+	struct vh_dev *dev = &user->dev;
+
+	user->conn = session->conn;
+	user->request_fd = session->request_fd;
+	user->protocol = session->protocol;
+	session->conn.fd = session->request_fd = -1;
+	dev->backend_features = session->features;
+	dev->regions_max = UM_REGIONS_MAX;
+	dev->can_log = user_has(user, UM_PROTOCOL_LOG_SHMFD) &&
+		       dev->backend_features >> VHOST_F_LOG_ALL & 1;
+	dev->has_inflight = user_has(user, UM_PROTOCOL_INFLIGHT_SHMFD);
+	/* Those that keep no record do not wait for their requests either. */
+	dev->is_hasty = !dev->has_inflight && !dev->may_lose;
+}
+
+/* With no lock. */
+static int attach(struct vh_user *user, struct session *session,
+		  struct err *err)
+{
+	struct vh_dev *dev = &user->dev;
+	const struct vh_mem_table *table;
+	const struct vh_log *log;
+	int ret;
+
+	lock_acquire(&dev->side->lock);
+	lock_acquire(&dev->lock);
+	take_session(user, session);
+	vh_dev_arrived(dev);
+	table = dev->side->table;
+	log = dev->side->is_logging ? dev->side->log : NULL;
+	lock_release(&dev->side->lock);
+	ret = vh_dev_back(dev, table, log, clock_mono_ns() + VH_REPLY_NS, err);
+	if (ret)
+		vh_dev_fail(dev, ret, err);
+	lock_release(&dev->lock);
+	trace(vh_user_attached, "%s: features 0x%lx, protocol 0x%lx",
+	      user->name, dev->backend_features, user->protocol);
+	return ret;
+}
+
+static int connect_once(struct vh_user *user, struct err *err)
+{
+	struct session session;
+	int ret = session_open(&session, user, err);
+
+	if (!ret)
+		ret = attach(user, &session, err);
+	session_close(&session);
+	return ret;
+}
+
+/* ---- the thread ---- */
+
+static void reconnect(struct vh_user *user)
+{
+	struct err err = ERR_INIT;
+	int ret = connect_once(user, &err);
+
+	if (!ret) {
+		user->pause_ns = FIRST_PAUSE_NS;
+		return;
+	}
+	trace(vh_user_away, "%s: %s", user->name, err_msg(&err));
+	user->pause_ns *= 2;
+	if (user->pause_ns > LAST_PAUSE_NS)
+		user->pause_ns = LAST_PAUSE_NS;
+}
+
+static void lose(struct vh_user *user, int why, const struct err *reason)
+{
+	vh_dev_lock(&user->dev);
+	if (!is_away(user))
+		vh_dev_fail(&user->dev, why, reason);
+	vh_dev_unlock(&user->dev);
+}
+
+/* The connection that was looked at may be another by now. */
+static void check_connection(struct vh_user *user)
+{
+	struct pollfd poll_fd = { .events = POLLRDHUP };
+	struct err err = ERR_INIT;
+
+	vh_dev_lock(&user->dev);
+	poll_fd.fd = user->conn.fd;
+	if (!is_away(user) && poll(&poll_fd, 1, 0) > 0) {
+		err_set(&err, -ECONNRESET, "%s: its back end has gone",
+			user->name);
+		vh_dev_fail(&user->dev, -ECONNRESET, &err);
+	}
+	vh_dev_unlock(&user->dev);
+}
+
+/* Go on after a stop that was given up.  True when the back end has not answered
+ * yet. */
+static bool resume(struct vh_user *user)
+{
+	struct vh_dev *dev = &user->dev;
+	struct err err = ERR_INIT;
+	const struct vh_mem_table *table;
+	const struct vh_log *log;
+	int ret = 0;
+
+	lock_acquire(&dev->side->lock);
+	lock_acquire(&dev->lock);
+	table = dev->side->table;
+	log = dev->side->is_logging ? dev->side->log : NULL;
+	lock_release(&dev->side->lock);
+	if (user->wants_resume && !is_away(user))
+		ret = vh_dev_back(dev, table, log,
+				  clock_mono_ns() + RESUME_SLICE_NS, &err);
+	if (ret && ret != -ETIMEDOUT)
+		vh_dev_fail(dev, ret, &err);
+	if (ret != -ETIMEDOUT)
+		user->wants_resume = false;
+	lock_release(&dev->lock);
+	return ret == -ETIMEDOUT;
+}
+
+/* What the thread is to look at. */
+enum {
+	WAKE,
+	CONNECTION,
+	REQUESTS,
+	POLL_COUNT
+};
+
+static bool gather(struct vh_user *user, struct pollfd polls[POLL_COUNT])
+{
+	bool wants_resume;
+	eventfd_t count;
+
+	eventfd_read(user->wake_fd, &count); /* before looking */
+
+	vh_dev_lock(&user->dev);
+	if (user->request_fd >= 0)
+		request_channel_open(&user->requests, user->request_fd);
+	user->request_fd = -1;
+	if (is_away(user))
+		request_channel_close(&user->requests);
+	polls[CONNECTION].fd = user->conn.fd;
+	wants_resume = user->wants_resume;
+	if (user->dev.is_parted) /* it is only to finish */
+		user->pause_ns = FIRST_PAUSE_NS / 10;
+	vh_dev_unlock(&user->dev);
+	polls[WAKE].fd = user->wake_fd;
+	polls[REQUESTS].fd = user->requests.fd;
+	polls[WAKE].events = polls[REQUESTS].events = POLLIN;
+	polls[CONNECTION].events = POLLRDHUP;
+	return wants_resume;
+}
+
+static void read_requests(struct vh_user *user)
+{
+	struct err err = ERR_INIT;
+	int ret = request_channel_read(&user->requests, user->name,
+				       user->config.config_changed,
+				       user->config.opaque, &err);
+
+	if (!ret)
+		return;
+	request_channel_close(&user->requests);
+	lose(user, ret, &err);
+}
+
+static void *user_main(void *opaque)
+{
+	struct vh_user *user = opaque;
+	struct pollfd polls[POLL_COUNT];
+
+	while (!is_ending(user)) {
+		bool wants_resume = gather(user, polls);
+		int timeout_ms = -1;
+
+		if (wants_resume && resume(user))
+			continue;
+		if (is_away(user))
+			timeout_ms = (int)(user->pause_ns / NS_PER_MS);
+		if (poll(polls, POLL_COUNT, timeout_ms) == 0 && is_away(user))
+			reconnect(user);
+		if (polls[REQUESTS].revents)
+			read_requests(user);
+		if (polls[CONNECTION].revents)
+			check_connection(user);
+	}
+	return NULL;
+}
+
+/* ---- new and free ---- */
+
+static int start_thread(struct vh_user *user, struct err *err)
+{
+	int ret = pthread_create(&user->thread, NULL, user_main, user);
+
+	if (ret)
+		return err_set_errno(err, -ret, "%s: thread", user->name);
+	user->has_thread = true;
+	pthread_setname_np(user->thread, "vhost-user");
+	return 0;
+}
+
+static int user_init(struct vh_user *user, struct vh_board *board,
+		     struct err *err)
+{
+	struct vh_dev *dev = &user->dev;
+	int ret;
+
+	user->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	user->null_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	if (user->wake_fd < 0 || user->null_fd < 0)
+		return err_set_errno(err, -errno, "%s: eventfd", user->name);
+	dev->ops = &user_ops;
+	dev->name = user->name;
+	dev->may_lose = user->config.may_lose;
+	ret = vh_dev_join(dev, board, VH_USER, user->config.rings, err);
+	if (!ret)
+		ret = connect_once(user, err);
+	if (ret)
+		return ret;
+	user->offered = user->config.features & dev->backend_features;
+	return start_thread(user, err);
+}
+
+int vh_user_new(struct vh_board *board, const struct vh_user_config *config,
+		struct vh_user **ret_user, struct err *err)
+{
+	struct vh_user *user;
+	int ret;
+
+	if (strlen(config->path) >= sizeof(user->path))
+		return err_set(err, -ENAMETOOLONG,
+			       "%s: a socket's path has at most %zu bytes",
+			       config->name, sizeof(user->path) - 1);
+	user = calloc(1, sizeof(*user));
+	if (!user)
+		return err_set(err, -ENOMEM, "%s", config->name);
+	user->config = *config;
+	snprintf(user->name, sizeof(user->name), "%s", config->name);
+	strcpy(user->path, config->path);
+	user->config.name = user->config.path = NULL; /* the caller's */
+	user->wake_fd = user->null_fd = user->inflight_fd = -1;
+	user->request_fd = user->requests.fd = -1;
+	user->pause_ns = FIRST_PAUSE_NS;
+	conn_init(&user->conn, user->name);
+	ret = user_init(user, board, err);
+	if (ret) {
+		vh_user_free(user);
+		return ret;
+	}
+	*ret_user = user;
+	return 0;
+}
+
+static void close_fd(int fd)
+{
+	if (fd >= 0)
+		close(fd);
+}
+
+void vh_user_free(struct vh_user *user)
+{
+	if (!user)
+		return;
+	__atomic_store_n(&user->is_ending, true, __ATOMIC_RELEASE);
+	if (user->has_thread) {
+		eventfd_write(user->wake_fd, 1);
+		pthread_join(user->thread, NULL);
+	}
+	conn_close(&user->conn);
+	vh_dev_leave(&user->dev);
+	request_channel_close(&user->requests);
+	close_fd(user->request_fd);
+	close_fd(user->wake_fd);
+	close_fd(user->null_fd);
+	close_fd(user->inflight_fd);
+	free(user);
+}
+
+struct vh_dev *vh_user_dev(struct vh_user *user)
+{
+	return &user->dev;
+}
+
+uint64_t vh_user_features(const struct vh_user *user)
+{
+	return user->offered;
+}
+
+/* ---- what a device type asks of its back end ---- */
+
+/* With the device's lock: 0, or the back end has gone. */
+static int begin(struct vh_user *user, struct err *err)
+{
+	vh_dev_lock(&user->dev);
+	user->dev.deadline_ns = clock_mono_ns() + VH_REPLY_NS;
+	return is_away(user) ? err_set(err, -ENOTCONN,
+				       "%s: there is no back end", user->name)
+			     : 0;
+}
+
+static int finish(struct vh_user *user, int ret, struct err *err)
+{
+	if (ret && !is_away(user))
+		vh_dev_fail(&user->dev, ret, err);
+	vh_dev_unlock(&user->dev);
+	return ret;
+}
+
+int vh_user_get_config(struct vh_user *user, void *bytes, size_t size,
+		       struct err *err)
+{
+	struct um_config config = { .size = (uint32_t)size };
+	struct conn_message message = {
+		.request = UM_GET_CONFIG,
+		.payload = &config,
+		.size = offsetof(struct um_config, bytes) + size,
+	};
+	int ret = begin(user, err);
+
+	assert(size <= UM_CONFIG_MAX);
+	if (!ret)
+		ret = conn_ask(&user->conn, &message, &config, message.size,
+			       NULL, user->dev.deadline_ns, err);
+	if (!ret && (config.size != size || config.offset))
+		ret = err_set(err, -EBADMSG,
+			      "%s: its back end has %u bytes of configuration "
+			      "at %u for %zu",
+			      user->name, config.size, config.offset, size);
+	if (!ret)
+		memcpy(bytes, config.bytes, size);
+	return finish(user, ret, err);
+}
+
+int vh_user_set_config(struct vh_user *user, uint32_t offset, const void *bytes,
+		       uint32_t size, struct err *err)
+{
+	struct um_config config = { .offset = offset, .size = size };
+	struct conn_message message = {
+		.request = UM_SET_CONFIG,
+		.payload = &config,
+		.size = offsetof(struct um_config, bytes) + size,
+		.reply = CONN_ACK,
+	};
+	int ret = begin(user, err);
+
+	assert(size <= UM_CONFIG_MAX);
+	memcpy(config.bytes, bytes, size);
+	if (!ret)
+		ret = conn_send(&user->conn, &message, user->dev.deadline_ns,
+				err);
+	if (!ret)
+		ret = vh_dev_settle(&user->dev, user->dev.deadline_ns, err);
+	return finish(user, ret, err);
+}
+
+int vh_user_send_rarp(struct vh_user *user, const uint8_t mac[6],
+		      struct err *err)
+{
+	uint8_t payload[8] = { 0 };
+	struct conn_message message = {
+		.request = UM_SEND_RARP,
+		.payload = payload,
+		.size = sizeof(payload),
+		.reply = CONN_ACK,
+	};
+	int ret = begin(user, err);
+
+	memcpy(payload, mac, 6);
+	if (!ret && !user_has(user, UM_PROTOCOL_RARP)) {
+		vh_dev_unlock(&user->dev);
+		return err_set(err, -ENOTSUP,
+			       "%s: its back end cannot tell the network",
+			       user->name);
+	}
+	if (!ret)
+		ret = conn_send(&user->conn, &message, user->dev.deadline_ns,
+				err);
+	if (!ret)
+		ret = vh_dev_settle(&user->dev, user->dev.deadline_ns, err);
+	return finish(user, ret, err);
+}
+
+void vh_user_reset(struct vh_user *user)
+{
+	vh_dev_lock(&user->dev);
+	close_fd(user->inflight_fd);
+	user->inflight_fd = -1;
+	vh_dev_unlock(&user->dev);
+}

@@ -1,0 +1,274 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * The ops of struct vh_dev as vhost-user messages.  Called by dev.c with the device's
+ * lock.  All are sent ahead; settle() collects what the back end says.
+ */
+#include <assert.h>
+#include <errno.h>
+#include <linux/vhost_types.h>
+#include <sys/eventfd.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/err.h"
+#include "base/trace.h"
+#include "mem/ram.h"
+#include "user_priv.h"
+
+/* For 128 queues of 1024 requests it is 3 MiB. */
+#define INFLIGHT_SIZE_MAX (64ull << 20)
+
+static struct vh_user *user_of(struct vh_dev *dev)
+{
+	return container_of(dev, struct vh_user, dev);
+}
+
+static int say(struct vh_dev *dev, enum um_request request, const void *payload,
+	       size_t size, int fd, struct err *err)
+{
+	struct vh_user *user = user_of(dev);
+	const struct conn_message message = {
+		.request = request,
+		.payload = payload,
+		.size = size,
+		.fds = &fd,
+		.fd_count = fd >= 0,
+		.reply = CONN_ACK,
+	};
+
+	return conn_send(&user->conn, &message, dev->deadline_ns, err);
+}
+
+static int user_set_features(struct vh_dev *dev, uint64_t features,
+			     struct err *err)
+{
+	/* Else some take all rings for enabled. */
+	features |= dev->backend_features & 1ull << UM_F_PROTOCOL_FEATURES;
+	return say(dev, UM_SET_FEATURES, &features, sizeof(features), -1, err);
+}
+
+static int user_set_mem_table(struct vh_dev *dev,
+			      const struct vh_mem_table *table, struct err *err)
+{
+	struct um_memory memory = { .count = table->count };
+	int fds[UM_REGIONS_MAX];
+	struct conn_message message = {
+		.request = UM_SET_MEM_TABLE,
+		.payload = &memory,
+		.size = offsetof(struct um_memory, regions) +
+			table->count * sizeof(struct um_region),
+		.fds = fds,
+		.fd_count = table->count,
+		.reply = CONN_ACK,
+	};
+
+	assert(table->count <= UM_REGIONS_MAX);
+	for (unsigned int i = 0; i < table->count; i++) {
+		const struct vh_region *region = &table->regions[i];
+
+		memory.regions[i] = (struct um_region){
+			.gpa = region->gpa,
+			.size = region->size,
+			.hva = region->hva,
+			.offset = region->offset,
+		};
+		fds[i] = region->block->fd;
+	}
+	return conn_send(&user_of(dev)->conn, &message, dev->deadline_ns, err);
+}
+
+static int user_set_log(struct vh_dev *dev, const struct vh_log *log,
+			struct err *err)
+{
+	const struct um_log where = { .size = log->size };
+	const struct conn_message message = {
+		.request = UM_SET_LOG_BASE,
+		.payload = &where,
+		.size = sizeof(where),
+		.fds = &log->fd,
+		.fd_count = 1,
+		.reply = CONN_LOG,
+	};
+
+	return conn_send(&user_of(dev)->conn, &message, dev->deadline_ns, err);
+}
+
+/* The back end's record of requests: it makes the memory, and gets it back when it
+ * has been restarted.  Nothing in it is read here. */
+static int get_inflight(struct vh_user *user, struct err *err)
+{
+	struct um_inflight wanted = { .queues =
+					      (uint16_t)user->dev.ring_count };
+	struct conn_message message = {
+		.request = UM_GET_INFLIGHT_FD,
+		.payload = &wanted,
+		.size = sizeof(wanted),
+	};
+	struct um_inflight got;
+	struct stat stat;
+	uint64_t end;
+	int ret, fd;
+
+	for (unsigned int i = 0; i < user->dev.ring_count; i++) {
+		if (wanted.queue_size < user->dev.rings[i].size)
+			wanted.queue_size = user->dev.rings[i].size;
+	}
+	ret = conn_ask(&user->conn, &message, &got, sizeof(got), &fd,
+		       user->dev.deadline_ns, err);
+	if (ret)
+		return ret;
+	if (got.size > INFLIGHT_SIZE_MAX ||
+	    __builtin_add_overflow(got.size, got.offset, &end) ||
+	    fstat(fd, &stat) < 0 || end > (uint64_t)stat.st_size) {
+		close(fd);
+		return err_set(err, -EBADMSG,
+			       "%s: its back end has %lu bytes for requests in "
+			       "flight, at most %llu, and not in its file",
+			       user->name, got.size, INFLIGHT_SIZE_MAX);
+	}
+	got.queues = wanted.queues;
+	got.queue_size = wanted.queue_size;
+	got.padding = 0;
+	user->inflight = got;
+	user->inflight_fd = fd;
+	return 0;
+}
+
+static int user_prepare(struct vh_dev *dev, struct err *err)
+{
+	struct vh_user *user = user_of(dev);
+	int ret = 0;
+
+	if (!dev->has_inflight)
+		return 0;
+	if (user->inflight_fd < 0)
+		ret = get_inflight(user, err);
+	return ret ? ret
+		   : say(dev, UM_SET_INFLIGHT_FD, &user->inflight,
+			 sizeof(user->inflight), user->inflight_fd, err);
+}
+
+static int say_state(struct vh_dev *dev, enum um_request request,
+		     unsigned int index, uint32_t num, struct err *err)
+{
+	const struct um_state state = { index, num };
+
+	return say(dev, request, &state, sizeof(state), -1, err);
+}
+
+static int user_set_vring_num(struct vh_dev *dev, unsigned int index,
+			      unsigned int size, struct err *err)
+{
+	return say_state(dev, UM_SET_VRING_NUM, index, size, err);
+}
+
+static int user_set_vring_base(struct vh_dev *dev, unsigned int index,
+			       uint32_t base, struct err *err)
+{
+	return say_state(dev, UM_SET_VRING_BASE, index, base, err);
+}
+
+static int user_set_vring_addr(struct vh_dev *dev, unsigned int index,
+			       const struct vh_vring_addr *addr,
+			       struct err *err)
+{
+	const struct um_addr where = {
+		.index = index,
+		.flags = addr->is_logged ? UM_ADDR_LOG : 0,
+		.desc = addr->desc,
+		.used = addr->used,
+		.avail = addr->avail,
+		.log = addr->used_gpa,
+	};
+
+	return say(dev, UM_SET_VRING_ADDR, &where, sizeof(where), -1, err);
+}
+
+static int user_set_vring_kick(struct vh_dev *dev, unsigned int index, int fd,
+			       struct err *err)
+{
+	uint64_t payload = index & UM_VRING_INDEX_MASK;
+
+	return say(dev, UM_SET_VRING_KICK, &payload, sizeof(payload), fd, err);
+}
+
+static int user_set_vring_call(struct vh_dev *dev, unsigned int index, int fd,
+			       struct err *err)
+{
+	uint64_t payload = index & UM_VRING_INDEX_MASK;
+
+	/* Some take the lack of one badly when they come to write it. */
+	return say(dev, UM_SET_VRING_CALL, &payload, sizeof(payload),
+		   fd >= 0 ? fd : user_of(dev)->null_fd, err);
+}
+
+static int user_set_vring_enable(struct vh_dev *dev, unsigned int index,
+				 bool is_enabled, struct err *err)
+{
+	/* Without protocol features rings are enabled from the start. */
+	if (!(dev->backend_features & 1ull << UM_F_PROTOCOL_FEATURES))
+		return 0;
+	return say_state(dev, UM_SET_VRING_ENABLE, index, is_enabled, err);
+}
+
+static int user_get_vring_base(struct vh_dev *dev, unsigned int index,
+			       uint32_t *ret_base, struct err *err)
+{
+	const struct um_state state = { .index = index };
+	const struct conn_message message = {
+		.request = UM_GET_VRING_BASE,
+		.payload = &state,
+		.size = sizeof(state),
+		.reply = CONN_BASE,
+		.index = index,
+		.ret_base = ret_base,
+	};
+
+	return conn_send(&user_of(dev)->conn, &message, dev->deadline_ns, err);
+}
+
+static int user_settle(struct vh_dev *dev, struct err *err)
+{
+	return conn_settle(&user_of(dev)->conn, dev->deadline_ns, err);
+}
+
+static void wake(struct vh_user *user)
+{
+	eventfd_write(user->wake_fd, 1);
+}
+
+static void user_fail(struct vh_dev *dev, int why, const struct err *reason)
+{
+	struct vh_user *user = user_of(dev);
+
+	(void)why;
+	trace(vh_user_closed, "%s: %s", user->name, err_msg(reason));
+	conn_close(&user->conn);
+	if (user->request_fd >= 0)
+		close(user->request_fd);
+	user->request_fd = -1;
+	wake(user);
+}
+
+static void user_resume(struct vh_dev *dev)
+{
+	user_of(dev)->wants_resume = true;
+	wake(user_of(dev));
+}
+
+const struct vh_ops user_ops = {
+	.set_features = user_set_features,
+	.set_mem_table = user_set_mem_table,
+	.set_log = user_set_log,
+	.prepare = user_prepare,
+	.set_vring_num = user_set_vring_num,
+	.set_vring_base = user_set_vring_base,
+	.set_vring_addr = user_set_vring_addr,
+	.set_vring_kick = user_set_vring_kick,
+	.set_vring_call = user_set_vring_call,
+	.set_vring_enable = user_set_vring_enable,
+	.get_vring_base = user_get_vring_base,
+	.settle = user_settle,
+	.fail = user_fail,
+	.resume = user_resume,
+};

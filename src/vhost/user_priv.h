@@ -1,0 +1,73 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What user.c (the device), user_ops.c (what its back end is told), user_session.c
+ * (negotiation) and user_request.c (what the back end asks) share. */
+#ifndef GODWIT_VHOST_USER_PRIV_H
+#define GODWIT_VHOST_USER_PRIV_H
+
+#include "vhost/conn.h"
+#include "vhost/user.h"
+#include "vhost_priv.h"
+
+/* A connection that is negotiated and not yet a device's. */
+struct session {
+	struct conn conn;
+	uint64_t features, protocol;
+	int request_fd; /* owned; -1: the back end asks nothing */
+};
+
+/* The back end's own requests, on their own socket. */
+struct request_channel {
+	int fd; /* owned; -1 */
+	uint8_t in[sizeof(struct um_header) + sizeof(uint64_t)];
+	size_t in_size;
+};
+
+struct vh_user {
+	struct vh_dev dev; /* first */
+
+	/* immutable after init */
+	struct vh_user_config config;
+	char name[32];
+	char path[108];
+	uint64_t offered; /* to the driver */
+	int wake_fd;      /* owned eventfd: the thread is to look */
+	int null_fd;      /* owned eventfd: for a ring that interrupts nobody */
+	pthread_t thread;
+	bool has_thread;
+
+	bool is_ending; /* atomic */
+
+	/* owned by the thread */
+	struct request_channel requests;
+	uint64_t pause_ns; /* before the next attempt to connect */
+
+	/* protected by dev.lock */
+	struct conn conn;
+	int request_fd; /* owned; of a new session, for the thread; -1 */
+	uint64_t protocol;
+	bool wants_resume;
+	struct um_inflight inflight;
+	int inflight_fd; /* owned; -1: none yet */
+};
+
+static inline bool user_has(const struct vh_user *user, unsigned int feature)
+{
+	return user->protocol >> feature & 1;
+}
+
+extern const struct vh_ops user_ops;
+
+/* @session is filled in and owned by the caller, also after a failure. */
+int session_open(struct session *session, const struct vh_user *user,
+		 struct err *err);
+void session_close(struct session *session);
+
+/* Its fd is readable.  Calls @changed for a change of configuration.  -ECONNRESET,
+ * -EBADMSG: it is of no use any more. */
+int request_channel_read(struct request_channel *channel, const char *name,
+			 void (*changed)(void *opaque), void *opaque,
+			 struct err *err);
+void request_channel_open(struct request_channel *channel, int fd);
+void request_channel_close(struct request_channel *channel);
+
+#endif

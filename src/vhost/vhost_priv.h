@@ -1,0 +1,213 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What the files of vhost/ share.
+ *
+ * Locks.  A side's lock (LOCK_VHOST) covers who there is, table and log; a
+ * device's (LOCK_VHOST_DEV) its back end and what that was told.  Whoever works on
+ * a device takes the side's lock first, then the device's, and may then let the
+ * side's go: so a change of table or log, which holds the side's throughout, finds
+ * each device before or behind such work, and a scan waits for no back end.  What a
+ * device needs of table and log stays valid while its lock is held, since a change
+ * visits each device before it frees the old one.
+ */
+#ifndef GODWIT_VHOST_VHOST_PRIV_H
+#define GODWIT_VHOST_VHOST_PRIV_H
+
+#include <pthread.h>
+
+#include "base/clock.h"
+#include "base/list.h"
+#include "base/lock.h"
+#include "mem/listener.h"
+#include "vhost/vhost.h"
+
+struct vdev_queue;
+
+/* A back end answers within this, or has failed. */
+#define VH_REPLY_NS (5 * NS_PER_SEC)
+
+/* One back-end type of a machine. */
+struct vh_side {
+	/* immutable after init */
+	struct vh_board *board; /* borrowed */
+	enum vh_type type;
+
+	struct lock lock; /* LOCK_VHOST */
+	/* protected by lock */
+	struct list devs;           /* in order of joining */
+	struct vh_dev *elected;     /* who scans; NULL: nobody is there */
+	struct vh_mem_table *table; /* owned */
+	struct vh_log *log;         /* owned; NULL: nobody logs */
+	bool is_logging;
+	uint64_t next_number; /* of tables and logs */
+
+	struct vh_counts counts; /* atomic */
+};
+
+struct vh_board {
+	/* immutable after init */
+	struct mem *mem;           /* borrowed */
+	struct addr_space *memory; /* borrowed */
+	bool scan_each;
+	struct vh_side sides[VH_TYPE_COUNT];
+
+	struct mem_listener listener;
+	bool is_stale; /* protected by the topology lock: RAM came or went */
+};
+
+/* What the back end works on: one virtqueue (split ones only). */
+struct vh_ring {
+	/* written with both locks, read with either */
+	bool is_used;
+	uint64_t used_gpa, used_size;
+
+	/* protected by the device's lock */
+	struct vdev_queue *queue;     /* borrowed while started */
+	struct ram_block *used_block; /* borrowed; of the used ring */
+	uint64_t used_offset;
+	struct vh_vring_addr addr;
+	uint16_t size;
+	int call_fd;      /* borrowed while started; -1 */
+	uint16_t next;    /* where the back end goes on */
+	uint32_t base;    /* what it said when it stopped */
+	bool is_live;     /* it may take requests */
+	bool is_stopping; /* it was asked for its base */
+	bool is_wanted;   /* a network device may use fewer than it has */
+};
+
+/* Embedded in what belongs to one back end. */
+struct vh_dev {
+	/* immutable after vh_dev_join() */
+	const struct vh_ops *ops;
+	const char *name; /* for messages; borrowed */
+	struct vh_side *side;
+	unsigned int ring_count;
+	struct vh_ring *rings; /* owned */
+	/* Requests may be lost and done twice: a network's. */
+	bool may_lose;
+
+	/* protected by side->lock */
+	struct list link;
+
+	/* atomic */
+	bool is_away;  /* there is no back end, for now or for good */
+	bool was_lost; /* it went with its log perhaps incomplete */
+
+	struct lock lock;       /* LOCK_VHOST_DEV */
+	pthread_cond_t changed; /* is_away */
+	/* protected by lock */
+	uint64_t backend_features;
+	unsigned int regions_max;
+	bool can_log;
+	/* It may not finish what it took before it answers a stop, but does so
+	 * before it takes another connection. */
+	bool is_hasty;
+	/* It keeps a record of requests that outlives it. */
+	bool has_inflight;
+
+	struct vdev *vdev;      /* borrowed while started */
+	bool is_started;        /* the rings are to work */
+	bool is_held;           /* stopped for a change of the table */
+	bool is_parted;         /* let go for one, and not yet back */
+	uint64_t stop_asked_ns; /* since when a stop is wanted; 0: it is not */
+	uint64_t features;      /* what the driver chose */
+	uint64_t told_table, told_log;
+	bool is_logging; /* as the back end was told */
+	uint64_t deadline_ns;
+};
+
+/* ---- table.c ---- */
+
+/* What @view shows of RAM that may be written; NULL without memory. */
+struct vh_mem_table *vh_table_build(const struct flat_view *view);
+bool vh_table_is_same(const struct vh_mem_table *a,
+		      const struct vh_mem_table *b);
+/* The region that holds all of [gpa, gpa + size), or NULL. */
+const struct vh_region *vh_table_find(const struct vh_mem_table *table,
+				      uint64_t gpa, uint64_t size);
+
+/* ---- log.c ---- */
+
+/* Large enough for @table.  -E2BIG, -ENOMEM or what the system said. */
+int vh_log_new(const struct vh_mem_table *table, struct vh_log **ret_log,
+	       struct err *err);
+void vh_log_free(struct vh_log *log); /* NULL is accepted */
+bool vh_log_covers(const struct vh_log *log, const struct vh_mem_table *table);
+/* Take what the log says of [gpa, gpa + size) and of @table into the blocks' dirty
+ * bitmaps. */
+void vh_log_scan(struct vh_log *log, const struct vh_mem_table *table,
+		 uint64_t gpa, uint64_t size);
+void vh_log_scan_all(struct vh_log *log, const struct vh_mem_table *table);
+/* All that the migration watches may have been written. */
+void vh_table_mark_all(const struct vh_mem_table *table);
+
+/* ---- board.c ---- */
+
+static inline void vh_count(uint64_t *counter, uint64_t by)
+{
+	__atomic_fetch_add(counter, by, __ATOMIC_RELAXED);
+}
+
+/* Ring memory and lock; the device's fields of the first group are set but for
+ * side and rings.  It has no back end yet (is_away). */
+int vh_dev_join(struct vh_dev *dev, struct vh_board *board, enum vh_type type,
+		unsigned int rings, struct err *err);
+/* Its back end is gone, and so are its rings.  Nothing for one that never
+ * joined. */
+void vh_dev_leave(struct vh_dev *dev);
+/* With both locks: a back end is there that was told nothing yet. */
+void vh_dev_arrived(struct vh_dev *dev);
+
+/* Take the side's lock and the device's; let the first go. */
+void vh_dev_lock(struct vh_dev *dev);
+void vh_dev_unlock(struct vh_dev *dev);
+
+/* ---- dev.c; for device types, with no lock of these ---- */
+
+/* Work on queues [first, first + count) of @vdev as rings 0 and up.  -EFAULT: a
+ * ring is not in RAM; or what the back end said.  Without a back end, 0: it will
+ * begin when there is one. */
+int vh_dev_start(struct vh_dev *dev, struct vdev *vdev, unsigned int first,
+		 unsigned int count, uint64_t features, struct err *err);
+void vh_dev_stop_begin(struct vh_dev *dev);
+/* As stop of struct vdev_type. */
+int vh_dev_stop(struct vh_dev *dev, uint64_t deadline_ns, struct err *err);
+/* Rings [0, count) are enabled and the others are not: what comes for those is
+ * dropped.  Kept until changed, also before a start. */
+int vh_dev_set_count(struct vh_dev *dev, unsigned int count, struct err *err);
+
+/* ---- dev.c; with the device's lock ---- */
+
+/* Let go of the back end, as @err says.  Its rings rest. */
+void vh_dev_fail(struct vh_dev *dev, int why, const struct err *err);
+/* There is no back end any more: the rings rest until there is, or the device
+ * breaks, when it could not go on without loss. */
+void vh_dev_lost(struct vh_dev *dev, int why, const struct err *reason);
+/* A hasty one at work: let go of it and have it come back, which it does when it has
+ * finished what it took. */
+void vh_dev_part(struct vh_dev *dev);
+/* Tell table, log and features, and let the rings work. */
+int vh_dev_go(struct vh_dev *dev, const struct vh_mem_table *table,
+	      const struct vh_log *log, struct err *err);
+/* A back end is there (again): have it work on what is to work, once what the one
+ * before was asked to stop has stopped.  -ETIMEDOUT at @deadline_ns: it has not. */
+int vh_dev_back(struct vh_dev *dev, const struct vh_mem_table *table,
+		const struct vh_log *log, uint64_t deadline_ns,
+		struct err *err);
+/* Only the table, when it is not the one that was told. */
+int vh_dev_tell_table(struct vh_dev *dev, const struct vh_mem_table *table,
+		      struct err *err);
+int vh_dev_settle(struct vh_dev *dev, uint64_t deadline_ns, struct err *err);
+bool vh_dev_is_live(const struct vh_dev *dev);
+int vh_dev_set_logging(struct vh_dev *dev, const struct vh_log *log,
+		       struct err *err);
+/* Ask all live rings to stop. */
+int vh_dev_ask_stop(struct vh_dev *dev, struct err *err);
+/* They have, and finished what they took: 0, -ETIMEDOUT at @deadline_ns, or what
+ * went wrong. */
+int vh_dev_wait_stop(struct vh_dev *dev, uint64_t deadline_ns, struct err *err);
+/* With the side's lock too: where the rings are by @table.  -EFAULT. */
+int vh_dev_place(struct vh_dev *dev, const struct vh_mem_table *table,
+		 struct err *err);
+
+#endif

@@ -1,0 +1,69 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What net.c, net_ctrl.c and net_announce.c share: the device. */
+#ifndef GODWIT_VIRTIO_NET_PRIV_H
+#define GODWIT_VIRTIO_NET_PRIV_H
+
+#include "virtio/io_thread.h"
+#include "virtio/net.h"
+#include "virtio/vdev.h"
+#include "virtio/vq.h"
+
+#define NET_CTRL_QUEUE_SIZE 64u
+
+struct net {
+	struct vdev base; /* first */
+
+	/* immutable after init */
+	uint8_t own_mac[6]; /* after reset */
+	unsigned int pairs_max;
+	uint16_t mtu;
+	const struct net_backend_ops *ops;
+	void *backend;            /* owned */
+	struct io_thread *thread; /* owned */
+	int timer_fd;             /* owned */
+	struct io_source timer;
+	struct state_entry state;
+
+	/* The driver's by the control queue, and saved: the thread's while the
+	 * device works, protected by base.lock while it does not. */
+	struct net_rx_filter filter;
+	uint16_t pairs; /* in use */
+
+	/* The same, for config reads at any time; atomic. */
+	uint64_t shown_mac;        /* the bytes, the first one lowest */
+	uint8_t is_announce_asked; /* VIRTIO_NET_S_ANNOUNCE; saved */
+
+	bool is_stopping; /* atomic: leave what is in the control queue */
+
+	/* the thread's */
+	bool is_working, has_ctrl;
+	bool can_announce;          /* the driver does, when it is asked to */
+	unsigned int announcements; /* still to be made */
+	struct vq ctrl;
+	struct io_source kick;
+	struct vq_segment segments[NET_QUEUE_SIZE];
+};
+
+static inline struct net *net_of(struct vdev *dev)
+{
+	return (struct net *)dev;
+}
+
+void net_show_mac(struct net *net);
+
+/* net_ctrl.c: the control queue, which is at another place without MQ. */
+unsigned int net_ctrl_index(const struct net *net);
+/* By the thread, with the device about to work. */
+int net_ctrl_start(struct net *net, struct err *err);
+void net_ctrl_stop(struct net *net);
+
+/* net_announce.c.  init: while the thread rests. */
+int net_announce_init(struct net *net, struct err *err);
+void net_announce_fini(struct net *net);
+/* The guest arrived; any thread. */
+void net_announce(struct net *net);
+/* By the thread: go on with what is left, rest. */
+void net_announce_start(struct net *net);
+void net_announce_stop(struct net *net);
+
+#endif
