@@ -433,9 +433,11 @@ int msix_new(struct mem *mem, const char *name, struct accel *accel,
 		return ret;
 	}
 	state_register(registry, &msix->state, full, &state, msix);
-	if (setup_registry)
+	if (setup_registry) {
+		snprintf(full, sizeof(full), "%s-msix-setup", name);
 		state_register(setup_registry, &msix->setup_state, full,
 			       &setup_state, msix);
+	}
 	*ret_msix = msix;
 	return 0;
 }

@@ -34,7 +34,8 @@ struct mem_region;
 struct msix;
 struct state_registry;
 
-/* @vectors 1 to MSIX_VECTORS_MAX; saved as "@name-msix", in @setup_state (NULL:
+/* @vectors 1 to MSIX_VECTORS_MAX; saved as "@name-msix", as
+ * "@name-msix-setup" in @setup_state (NULL:
  * none) without pending bits.  The table is at offset 0 of msix_region(), the
  * pending bits at msix_pba_offset(). */
 int msix_new(struct mem *mem, const char *name, struct accel *accel,

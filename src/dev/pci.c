@@ -69,8 +69,8 @@ void pci_config_put(struct pci_function *function, uint32_t offset,
 	lock_release(&function->lock);
 }
 
-/* In a transaction, without the lock: MSI-X as the registers say.  An interrupt
- * is a write to memory, which takes bus mastering. */
+/* In a transaction (or with no vCPU), without the lock: MSI-X as the registers say.
+ * An interrupt is a write to memory, which takes bus mastering. */
 static void apply_msix(struct pci_function *function)
 {
 	uint32_t control;
@@ -308,9 +308,12 @@ static void register_state(struct pci_function *function, const char *name)
 
 	snprintf(full, sizeof(full), "%s-pci", name);
 	state_register(at->state, &function->state, full, &state, function);
-	if (at->setup_state)
-		state_register(at->setup_state, &function->setup_state, full,
-			       &state, function);
+	if (!at->setup_state)
+		return;
+	/* A stream knows entries by name alone. */
+	snprintf(full, sizeof(full), "%s-pci-setup", name);
+	state_register(at->setup_state, &function->setup_state, full, &state,
+		       function);
 }
 
 int pci_function_new(struct pci_bus *bus,

@@ -69,7 +69,9 @@ static int new_disk(const struct vdev_site *site, const char *text,
 static int new_net(const struct vdev_site *site, const char *text,
 		   struct device *device, struct err *err)
 {
-	return net_new(site, text, &device->vdev, err);
+	return has_key(text, "vhost-user", NULL) || has_key(text, "vhost", "on")
+		       ? vh_net_new(site, text, &device->vdev, err)
+		       : net_new(site, text, &device->vdev, err);
 }
 
 static int new_rng(const struct vdev_site *site, const char *text,

@@ -28,7 +28,7 @@ def parse(saved: bytes) -> list[Edited]:
     return Edit.parse(saved).records
 
 
-def restore(folder: Path, top: bytes, records: list[Edited | bytes], limit_s: float = 8.0
+def restore(folder: Path, top: bytes, records: list[Edited | bytes], limit_s: float = 30.0
             ) -> tuple[int | None, str]:
     """Exit status (None: it runs) and stderr; the peak of its memory is checked."""
     path = folder / "stream"

@@ -92,8 +92,7 @@ def test_guest_answers_pings_from_outside_after_each_move(fleet: Fleet, net: Net
     assert machine.report()["errors"] == 0
 
 
-def test_lesson_network_is_told_where_the_guest_is(fleet: Fleet, net: Network) -> None:
-    """Silent up to 20 s after the move (CH 8263): the guest announces itself, and only there."""
+def test_guest_announces_itself_where_it_came_to(fleet: Fleet, net: Network) -> None:
     net.bridge("tap0")
     options = options_of(net, "tick=1ms,mode=sink", "tap=tap0")
     machine = fleet.start("m0", **options)

@@ -147,6 +147,8 @@ def test_cancel_with_end_in_a_file_that_has_its_name_comes_too_late(fleet: Fleet
     path = fleet.folder / "stream"
     with path.open("wb") as file:
         source.qmp.command("getfd", fd=file.fileno(), fdname="stream")
+    # However slow the disk is.
+    source.qmp.command("migrate-set-parameters", downtime_limit=1_000_000)
     injector.arm(source, "ready-handed-over", "stall")
     start(source, "fd:stream")
     injector.wait_broken(source, "ready-handed-over", "stall")
