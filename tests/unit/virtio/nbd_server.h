@@ -81,6 +81,22 @@ static inline void server_kill(struct server *s)
 	s->pid = 0;
 }
 
+/* It neither answers nor goes away, until server_go_on(). */
+static inline void server_hang(struct server *s)
+{
+	int status;
+
+	kill(s->pid, SIGSTOP);
+	/* All of its threads have stopped. */
+	assert_int_equal(waitpid(s->pid, &status, WUNTRACED), s->pid);
+	assert_true(WIFSTOPPED(status));
+}
+
+static inline void server_go_on(struct server *s)
+{
+	kill(s->pid, SIGCONT);
+}
+
 /* A folder with a file of @size bytes, and the server running. */
 static inline int server_init(struct server *s, const char *const *argv,
 			      off_t size)

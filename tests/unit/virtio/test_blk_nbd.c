@@ -324,13 +324,13 @@ static void test_what_waits_for_a_hung_server_can_be_given_up(void **state)
 	open_disk(s);
 	assert_int_equal(front_do(&s->front, BLK_WRITE, 0, s->memory, 65536),
 			 0);
-	kill(s->server.pid, SIGSTOP);
+	server_hang(&s->server);
 	read.iovecs[0] = (struct iovec){ buf, 65536 };
 	front_begin(&s->front, &read);
 	io_thread_call(s->front.thread, give_up, &s->front, UINT64_MAX);
 	assert_int_equal(front_wait(&read), -EIO);
 	/* The memory is its owner's again: a late answer finds nobody. */
-	kill(s->server.pid, SIGCONT);
+	server_go_on(&s->server);
 	assert_int_equal(front_do(&s->front, BLK_READ, 65536, s->memory, 4096),
 			 0);
 	assert_memory_equal(buf, zeroes, 65536);
@@ -353,7 +353,7 @@ static void test_a_silent_server_is_refused_after_a_while(void **state)
 {
 	struct scene *s = *state;
 
-	kill(s->server.pid, SIGSTOP);
+	server_hang(&s->server);
 	assert_int_equal(try_open(s, false), -ETIMEDOUT);
 	assert_non_null(strstr(err_msg(&s->err), "does not answer"));
 }

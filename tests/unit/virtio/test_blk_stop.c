@@ -9,6 +9,7 @@
 struct scene {
 	struct disk disk;
 	struct server server;
+	unsigned int in_flight;
 };
 
 static int setup(void **state)
@@ -44,11 +45,26 @@ static uint64_t soon(void)
 	return clock_mono_ns() + 50 * NS_PER_MS;
 }
 
+/* By the device's thread. */
+static void look(void *opaque)
+{
+	struct scene *s = opaque;
+
+	s->in_flight = ((struct blk *)s->disk.dev)->in_flight;
+}
+
 /* A read of the first blocks, which a hung server does not answer. */
 static void begin_read(struct scene *s)
 {
-	kill(s->server.pid, SIGSTOP);
+	struct blk *blk = (struct blk *)s->disk.dev;
+	uint64_t end = clock_mono_ns() + DISK_LIMIT;
+
+	server_hang(&s->server);
 	disk_begin(&s->disk, 0, 0, VIRTIO_BLK_T_IN, 0, DISK_DATA, 65536);
+	for (s->in_flight = 0; s->in_flight == 0;) {
+		assert_true(clock_mono_ns() < end);
+		io_thread_call(blk->thread, look, s, UINT64_MAX);
+	}
 }
 
 static void test_a_pause_that_misses_its_deadline_is_called_off(void **state)
@@ -66,7 +82,7 @@ static void test_a_pause_that_misses_its_deadline_is_called_off(void **state)
 	}
 	/* The other queue is worked on, too. */
 	disk_begin(&s->disk, 1, 0, VIRTIO_BLK_T_FLUSH, 0, 0, 0);
-	kill(s->server.pid, SIGCONT);
+	server_go_on(&s->server);
 	disk_wait(&s->disk, 0);
 	disk_wait(&s->disk, 1);
 	assert_int_equal(*disk_status(&s->disk, 0, 0), VIRTIO_BLK_S_OK);
@@ -100,7 +116,7 @@ static void test_a_pause_without_a_deadline_ends_all_the_same(void **state)
 	vdev_run(s->disk.dev);
 	disk_wait(&s->disk, 0);
 	assert_int_equal(*disk_status(&s->disk, 0, 0), VIRTIO_BLK_S_IOERR);
-	kill(s->server.pid, SIGCONT);
+	server_go_on(&s->server);
 	assert_int_equal(disk_do(&s->disk, VIRTIO_BLK_T_IN, 0, DISK_DATA, 512),
 			 VIRTIO_BLK_S_OK);
 }
@@ -123,7 +139,7 @@ test_lesson_nothing_of_a_request_is_used_after_the_reset(void **state)
 	toy_put(&s->disk.toy, STATUS, 0, 1);
 	assert_int_not_equal(toy_status(&s->disk.toy), 0);
 	/* The server answers while the driver waits for its reset. */
-	kill(s->server.pid, SIGCONT);
+	server_go_on(&s->server);
 	await_reset(s);
 	memset(data, 0x5a, 65536);
 	disk_set_up(&s->disk, DISK_FEATURES);
@@ -143,7 +159,7 @@ static void test_a_reset_ends_though_the_server_is_gone(void **state)
 	await_reset(s);
 	memset(data, 0x5a, 65536);
 	/* What it answers now is nobody's. */
-	kill(s->server.pid, SIGCONT);
+	server_go_on(&s->server);
 	disk_set_up(&s->disk, DISK_FEATURES);
 	assert_int_equal(disk_do(&s->disk, VIRTIO_BLK_T_FLUSH, 0, 0, 0),
 			 VIRTIO_BLK_S_OK);
