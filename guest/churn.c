@@ -212,7 +212,8 @@ bool churn_begin(struct io *io, uint64_t now)
 {
 	struct churn *c = &io->churn;
 
-	if (now < c->next)
+	/* Frames that resets lose would be sent again without end. */
+	if (now < c->next || io->is_finishing)
 		return false;
 	do {
 		c->kind = (enum churn_kind)next_random(c, CHURN_KINDS);
