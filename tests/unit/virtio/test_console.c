@@ -191,16 +191,26 @@ static void expect_driver(struct fixture *f, unsigned int index,
 			    text, strlen(text));
 }
 
-/* Hand over @size bytes of the pattern from @seed on, not waited for. */
-static void write_pattern(struct fixture *f, uint32_t size, uint8_t seed)
+#define LARGE  200000u /* bytes of one write */
+#define WRITES 8u      /* more than socket and backlog take */
+
+/* The @at-th byte of a large write. */
+static uint8_t pattern(uint32_t at)
 {
-	const struct driver_buffer buffer = { driver_buffer(OUT, 0), size,
+	return (uint8_t)(7 + at % 251);
+}
+
+/* Hand over the same large write @count times, and wait for none. */
+static void write_large(struct fixture *f, unsigned int count)
+{
+	const struct driver_buffer buffer = { driver_buffer(OUT, 0), LARGE,
 					      false };
 	uint8_t *bytes = driver_at(&f->driver, buffer.gpa);
 
-	for (uint32_t i = 0; i < size; i++)
-		bytes[i] = (uint8_t)(seed + i % 251);
-	driver_add(&f->driver, OUT, &buffer, 1);
+	for (uint32_t i = 0; i < LARGE; i++)
+		bytes[i] = pattern(i);
+	while (count--)
+		driver_add(&f->driver, OUT, &buffer, 1);
 	driver_kick(&f->driver, OUT);
 }
 
@@ -293,9 +303,6 @@ test_client_is_held_back_while_the_driver_takes_nothing(void **state)
 	}
 }
 
-#define LARGE  200000u /* bytes of one write */
-#define WRITES 8u      /* more than socket and backlog take */
-
 static void expect_writes(struct fixture *f, unsigned int count)
 {
 	uint8_t *bytes = malloc(LARGE);
@@ -304,7 +311,7 @@ static void expect_writes(struct fixture *f, unsigned int count)
 		assert_int_equal(recv(f->client, bytes, LARGE, MSG_WAITALL),
 				 LARGE);
 		for (uint32_t i = 0; i < LARGE; i++)
-			assert_int_equal(bytes[i], (uint8_t)(7 + i % 251));
+			assert_int_equal(bytes[i], pattern(i));
 	}
 	free(bytes);
 }
@@ -315,8 +322,7 @@ static void test_slow_client_loses_nothing(void **state)
 
 	assert_true(driver_start(&f->driver, 0));
 	attach(f);
-	for (unsigned int i = 0; i < WRITES; i++)
-		write_pattern(f, LARGE, 7);
+	write_large(f, WRITES);
 	expect_writes(f, WRITES);
 	for (unsigned int i = 0; i < WRITES; i++)
 		driver_take(&f->driver, OUT, NULL);
@@ -328,8 +334,7 @@ static void test_client_that_leaves_holds_nobody_back(void **state)
 
 	assert_true(driver_start(&f->driver, 0));
 	attach(f);
-	for (unsigned int i = 0; i < WRITES; i++)
-		write_pattern(f, LARGE, 7);
+	write_large(f, WRITES);
 	close(f->client);
 	for (unsigned int i = 0; i < WRITES; i++)
 		driver_take(&f->driver, OUT, NULL);
@@ -346,7 +351,7 @@ static void test_driver_is_held_back_by_a_reader_that_is_slow(void **state)
 	struct fake *fake = last_fake;
 
 	assert_true(driver_start(&f->driver, 0));
-	write_pattern(f, LARGE, 7);
+	write_large(f, 1);
 	driver_await(fake->full_fd);
 	fake_allow(fake, 5000);
 	fake_await(fake, 5000);
@@ -355,7 +360,7 @@ static void test_driver_is_held_back_by_a_reader_that_is_slow(void **state)
 	fake_allow(fake, LARGE);
 	driver_take(&f->driver, OUT, NULL);
 	for (uint32_t i = 0; i < LARGE; i++)
-		assert_int_equal(fake->bytes[i], (uint8_t)(7 + i % 251));
+		assert_int_equal(fake->bytes[i], pattern(i));
 }
 
 static void test_half_a_write_and_half_an_input_go_on_elsewhere(void **state)
@@ -372,7 +377,7 @@ static void test_half_a_write_and_half_an_input_go_on_elsewhere(void **state)
 				  (const uint8_t *)"abc", 3);
 	give_buffer(f, 1, 1);
 	expect_driver(f, 1, "a");
-	write_pattern(f, LARGE, 7);
+	write_large(f, 1);
 	driver_await(fake->full_fd);
 	fake_allow(fake, 5000);
 	fake_await(fake, 5000);
@@ -384,8 +389,7 @@ static void test_half_a_write_and_half_an_input_go_on_elsewhere(void **state)
 	driver_take(&to->driver, OUT, NULL);
 	assert_int_equal(other_fake->size, LARGE - 5000);
 	for (uint32_t i = 0; i < LARGE - 5000; i++)
-		assert_int_equal(other_fake->bytes[i],
-				 (uint8_t)(7 + (i + 5000) % 251));
+		assert_int_equal(other_fake->bytes[i], pattern(i + 5000));
 	assert_int_equal(fake->size, 5000);
 	give_buffer(to, 2, 64);
 	expect_driver(to, 2, "bc");
