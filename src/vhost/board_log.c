@@ -50,13 +50,15 @@ static void scan_rings(struct vh_side *side, const struct vh_dev *dev)
 			vh_log_scan(side->log, side->table, ring->used_gpa,
 				    ring->used_size);
 	}
-	vh_count(&side->counts.ring_scans, 1);
 }
 
 /* A back end that died may have written what it did not log any more. */
 static void mark_if_lost(struct vh_side *side, struct vh_dev *dev)
 {
-	if (!__atomic_exchange_n(&dev->was_lost, false, __ATOMIC_ACQ_REL))
+	/* A look first: a locked instruction for each device is what a scan of
+	 * an idle guest would cost. */
+	if (!__atomic_load_n(&dev->was_lost, __ATOMIC_ACQUIRE) ||
+	    !__atomic_exchange_n(&dev->was_lost, false, __ATOMIC_ACQ_REL))
 		return;
 	trace(vh_lost_log, "%s: all its memory is taken for dirty", dev->name);
 	vh_table_mark_all(side->table);
@@ -65,6 +67,7 @@ static void mark_if_lost(struct vh_side *side, struct vh_dev *dev)
 void vh_side_scan(struct vh_side *side)
 {
 	uint64_t start = clock_mono_ns();
+	unsigned int ring_scans = 0;
 	bool is_scanned = false;
 	struct vh_dev *dev;
 
@@ -78,10 +81,12 @@ void vh_side_scan(struct vh_side *side)
 			is_scanned = true;
 		}
 		scan_rings(side, dev);
+		ring_scans++;
 	}
 	/* Who was elected died after its turn came, or nobody is left. */
 	if (side->log && !is_scanned)
 		scan_all(side);
+	vh_count(&side->counts.ring_scans, ring_scans);
 	vh_count(&side->counts.scan_ns, clock_mono_ns() - start);
 }
 
@@ -91,6 +96,7 @@ void vh_side_scan_leaving(struct vh_side *side, struct vh_dev *dev)
 	if (!side->log)
 		return;
 	scan_rings(side, dev);
+	vh_count(&side->counts.ring_scans, 1);
 	/* Nobody will be left who would scan what it wrote. */
 	if (dev->link.next == &side->devs && dev->link.prev == &side->devs)
 		scan_all(side);
