@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Sequence
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests" / "system"))
@@ -37,21 +38,22 @@ def tsc_khz() -> int:
             os.close(fd)
 
 
-def qemu_version() -> str:
-    told = subprocess.run([QEMU, "--version"], capture_output=True, text=True, check=True)
+def qemu_version(qemu: Sequence[str] = (QEMU,)) -> str:
+    told = subprocess.run([*qemu, "--version"], capture_output=True, text=True, check=True)
     # "QEMU emulator version 7.2.22 (Debian ...)"
     return "QEMU " + told.stdout.split("version ", 1)[1].split()[0]
 
 
 class Side:
-    """One process of either monitor."""
+    """One process of either monitor; @qemu is what to start for QEMU, and its first arguments."""
 
     def __init__(self, kind: str, build: Path, folder: Path, name: str, memory: str, append: str,
-                 incoming: str | None = None, accel: str = "kvm") -> None:
+                 incoming: str | None = None, accel: str = "kvm",
+                 qemu: Sequence[str] = (QEMU,)) -> None:
         self.kind, self.name = kind, name
         self.qmp_path, self.serial_path = f"{folder}/{name}.qmp", f"{folder}/{name}.serial"
         self.argv = command_line(kind, build, self.qmp_path, self.serial_path, memory, append,
-                                 incoming, accel)
+                                 incoming, accel, qemu)
         self._output = tempfile.TemporaryFile()
         self.process = subprocess.Popen(self.argv, stdin=subprocess.DEVNULL, stdout=self._output,
                                         stderr=self._output)
@@ -79,7 +81,8 @@ class Side:
 
 
 def command_line(kind: str, build: Path, qmp: str, serial: str, memory: str, append: str,
-                 incoming: str | None, accel: str = "kvm") -> list[str]:
+                 incoming: str | None, accel: str = "kvm",
+                 qemu: Sequence[str] = (QEMU,)) -> list[str]:
     kernel = str(build / "guest" / "stress.elf")
     if kind == "godwit":
         argv = [str(build / "godwit"), "run", "--accel", accel, "--memory", memory, "--cpus", "1",
@@ -89,7 +92,7 @@ def command_line(kind: str, build: Path, qmp: str, serial: str, memory: str, app
     # More than the machine has is refused unless none of it is reserved.
     is_large = memory.endswith("G") and int(memory[:-1]) > 8
     backend = ["-object", f"memory-backend-ram,id=ram,size={memory},reserve=off"]
-    argv = [QEMU, "-accel", "kvm", "-machine",
+    argv = [*qemu, "-accel", accel, "-machine",
             "microvm,memory-backend=ram" if is_large else "microvm", *(backend if is_large else []),
             "-cpu", "host,-arch-capabilities", "-m", memory, "-smp", "1", "-nodefaults", "-no-user-config", "-nographic",
             "-no-reboot", "-kernel", kernel, "-append", append,

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * What a round of a migration costs the dirty log, in godwit's own code on real KVM,
- * without a machine around it:
+ * What a round of a migration costs the dirty log, in godwit's own code on real KVM, or
+ * on the simulated accelerator, without a machine around it:
  *
  *	sync_cost ACCEL MEMORY-MIB DIRTY-PAGES RUNS
  *
@@ -22,6 +22,7 @@
 #include <string.h>
 
 #include "accel/kvm/kvm_priv.h"
+#include "accel/sim/sim_priv.h"
 #include "base/bitmap.h"
 #include "base/clock.h"
 #include "base/err.h"
@@ -43,6 +44,7 @@ struct bed {
 	struct accel_vcpu *vcpu;
 	struct ram_watch watch;
 	uint64_t pages;
+	bool is_sim;
 };
 
 static void must(int ret, const struct err *err)
@@ -120,12 +122,38 @@ static void bed_init(struct bed *bed, const char *accel, uint64_t size)
 	for (uint64_t at = 0; at < size; at += 1024 * MIB)
 		bed->block->host[at] = 1;
 	bed->block->host[0] = 0;
-	ring3_load(bed->block->host, program, sizeof(program));
+	bed->is_sim = strcmp(bed->accel->ops->name, "sim") == 0;
+	if (!bed->is_sim)
+		ring3_load(bed->block->host, program, sizeof(program));
 }
 
 static double us_since(uint64_t start_ns)
 {
 	return (double)(clock_mono_ns() - start_ns) / NS_PER_US;
+}
+
+/* As the program above does; this thread is the vCPU's. */
+static double sim_guest_us(struct bed *bed)
+{
+	struct sim_vcpu *vcpu = sim_vcpu_of(bed->vcpu);
+	uint64_t start = clock_mono_ns();
+
+	sim_enter(vcpu);
+	for (uint64_t i = 0; i < bed->pages; i++) {
+		uint64_t gpa = DATA + i * RAM_PAGE_SIZE;
+		uint64_t *at;
+
+		if (sim_is_wanted(vcpu)) {
+			sim_leave(vcpu);
+			sim_ring_full(vcpu);
+			sim_enter(vcpu);
+		}
+		at = sim_write_begin(vcpu, gpa);
+		++*at;
+		sim_write_end(vcpu, gpa);
+	}
+	sim_leave(vcpu);
+	return us_since(start);
 }
 
 static double guest_us(struct bed *bed)
@@ -136,6 +164,8 @@ static double guest_us(struct bed *bed)
 
 	if (!bed->pages)
 		return 0;
+	if (bed->is_sim)
+		return sim_guest_us(bed);
 	err_set(&err, -EIO, "the guest's registers");
 	must(ring3_regs(kv_vcpu_of(bed->vcpu)->fd, &regs), &err);
 	bed->vcpu->ops->vcpu_unkick(bed->vcpu);

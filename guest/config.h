@@ -28,7 +28,8 @@ struct config {
 	uint64_t
 		burst_us; /* stamps for so long, then none for as long; 0 = no */
 	uint64_t reads;   /* of a hundred accesses, only read a page */
-	uint64_t verify;  /* bool */
+	uint64_t writers;     /* vCPUs from this one on only read */
+	uint64_t verify;      /* bool */
 	uint64_t fill_random; /* bool, the only fill there is */
 	uint64_t scan;        /* stamps per page that is only read */
 	uint64_t tick_us;     /* 0 = none */

@@ -45,6 +45,14 @@ static inline uint8_t port_in8(uint16_t port)
 	return value;
 }
 
+static inline uint32_t port_in32(uint16_t port)
+{
+	uint32_t value;
+
+	__asm__ volatile("inl %1, %0" : "=a"(value) : "Nd"(port));
+	return value;
+}
+
 static inline void cpu_cpuid(uint32_t leaf, uint32_t ret_regs[4])
 {
 	__asm__ volatile("cpuid"

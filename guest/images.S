@@ -1,10 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The bytes behind images.h. */
-	.section .rodata
-	.globl guest_stress_elf, guest_stress_elf_end
+	.macro image name
+	.globl guest_\name\()_elf, guest_\name\()_elf_end
 	.balign 4096
-guest_stress_elf:
-	.incbin "stress.elf"
-guest_stress_elf_end:
+guest_\name\()_elf:
+	.incbin "\name\().elf"
+guest_\name\()_elf_end:
 	.byte 0
+	.endm
+
+	.section .rodata
+	image stress
+	image blk
+	image net
 	.section .note.GNU-stack, "", @progbits

@@ -8,5 +8,9 @@
 
 extern const unsigned char guest_stress_elf[];
 extern const unsigned char guest_stress_elf_end[];
+extern const unsigned char guest_blk_elf[];
+extern const unsigned char guest_blk_elf_end[];
+extern const unsigned char guest_net_elf[];
+extern const unsigned char guest_net_elf_end[];
 
 #endif

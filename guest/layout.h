@@ -2,7 +2,7 @@
 /*
  * Where things live in the guest's memory; for C and assembly.
  *
- *	1 MiB	image: tables, code, data (stress.ld repeats the first two
+ *	1 MiB	image: tables, code, data (guest.ld repeats the first two
  *		addresses and asserts that they agree)
  *	2 MiB	stacks, one per vCPU
  *	4 MiB	page directories for memory above 1 GiB, written by ring 3

@@ -35,6 +35,7 @@ struct hvm_memmap_entry {
 #define MAX_GIB    512 /* one page-directory-pointer table */
 #define PTE_TABLE  0x27
 #define PTE_LARGE  0xe7
+#define PTE_DEVICE 0xff /* the same, uncached */
 
 extern uint64_t boot_pdpt[512];
 
@@ -42,21 +43,29 @@ extern uint64_t boot_pdpt[512];
  * From not-present to present, so no TLB has to be flushed, which ring 3 could
  * not do.
  */
-static void map_gib(uint64_t n)
+static void map_gib(uint64_t n, uint64_t flags)
 {
 	uint64_t *dir = (uint64_t *)(DIRS_BASE + n * PAGE_SIZE);
 
 	if (boot_pdpt[n])
 		return;
 	for (uint64_t i = 0; i < 512; i++)
-		dir[i] = (n * GIB + i * LARGE_PAGE) | PTE_LARGE;
+		dir[i] = (n * GIB + i * LARGE_PAGE) | flags;
 	write_once(boot_pdpt[n], (uint64_t)dir | PTE_TABLE);
 }
 
-static void map_range(uint64_t start, uint64_t end)
+static void map_range(uint64_t start, uint64_t end, uint64_t flags)
 {
 	for (uint64_t n = start / GIB; n < (end + GIB - 1) / GIB; n++)
-		map_gib(n);
+		map_gib(n, flags);
+}
+
+bool ram_map_device(uint64_t start, uint64_t end)
+{
+	if (start >= end || end > MAX_GIB * GIB)
+		return false;
+	map_range(start, end, PTE_DEVICE);
+	return true;
 }
 
 const char *ram_init(struct ram *ram, uint64_t start_info)
@@ -84,8 +93,8 @@ const char *ram_init(struct ram *ram, uint64_t start_info)
 	}
 	if (!low_end)
 		return "no RAM at 16 MiB";
-	map_range(AREA_BASE, low_end);
-	map_range(high_start, high_end);
+	map_range(AREA_BASE, low_end, PTE_LARGE);
+	map_range(high_start, high_end, PTE_LARGE);
 	ram->low_pages = (low_end - AREA_BASE) / PAGE_SIZE;
 	ram->high_add = high_end ? high_start - low_end : 0;
 	ram->pages = ram->low_pages + (high_end - high_start) / PAGE_SIZE;

@@ -40,6 +40,12 @@ const char *ram_init(struct ram *ram, uint64_t start_info);
 const char *ram_cmdline(uint64_t start_info);
 
 /*
+ * Maps device registers, uncached, and all that is in the same GiB and not mapped
+ * yet.  False when the range is out of reach.
+ */
+bool ram_map_device(uint64_t start, uint64_t end);
+
+/*
  * Takes at least @pages off the end of the first range, in steps of 2 MiB, so
  * that page numbers stay aligned as addresses.  0 when they do not fit.
  */

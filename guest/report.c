@@ -3,15 +3,12 @@
 #include "guest/report.h"
 
 #include "guest/cpu.h"
+#include "guest/gaps.h"
 #include "guest/serial.h"
+#include "guest/tsc.h"
 
 /* Not all that is remembered: the oldest is overwritten during printing. */
 #define WORK_MAX (GAUGE_RING - 64)
-
-struct machine_gap {
-	struct gap gap;
-	uint64_t cpu;
-};
 
 static void line_open(struct line *line, const char *text)
 {
@@ -55,25 +52,9 @@ static void merge_gaps(const struct machine *m, struct machine_gap *gaps, int n)
 		const struct gauge *gauge = &vcpu_of(cpu)->gauge;
 
 		/* Not cleared yet: its gaps are from before the reset. */
-		if (read_once(gauge->resets) != m->resets)
-			continue;
-		for (int i = 0; i < GAUGE_GAPS; i++) {
-			struct gap gap = gauge->gaps[i];
-			int at = n - 1;
-
-			if (gap.length <= gaps[at].gap.length)
-				continue;
-			for (; at > 0 && gaps[at - 1].gap.length < gap.length;
-			     at--)
-				gaps[at] = gaps[at - 1];
-			gaps[at] = (struct machine_gap){ gap, cpu };
-		}
+		if (read_once(gauge->resets) == m->resets)
+			gaps_merge(gaps, n, gauge, cpu);
 	}
-}
-
-static uint64_t microseconds(const struct machine *m, uint64_t ticks)
-{
-	return ticks * 1000 / m->tsc_khz;
 }
 
 void report_counters(const struct machine *m)
@@ -93,9 +74,7 @@ void report_counters(const struct machine *m)
 	merge_gaps(m, &longest, 1);
 	line_open(&line, "@report ");
 	line_decimal(&line, "tsc=", cpu_tsc());
-	line_decimal(&line, " gap_us=", microseconds(m, longest.gap.length));
-	line_decimal(&line, " gap_at=", longest.gap.start);
-	line_decimal(&line, " gap_cpu=", longest.cpu);
+	gaps_print_longest(&line, &longest, m->tsc_khz);
 	line_decimal(&line, " pages=", pages);
 	line_decimal(&line, " checked=", checked);
 	line_decimal(&line, " errors=", errors);
@@ -111,11 +90,7 @@ void report_gaps(const struct machine *m)
 
 	merge_gaps(m, gaps, GAUGE_GAPS);
 	line_open(&line, "@gaps");
-	for (int i = 0; i < GAUGE_GAPS && gaps[i].gap.length; i++) {
-		line_decimal(&line, " ", microseconds(m, gaps[i].gap.length));
-		line_decimal(&line, "@", gaps[i].gap.start);
-		line_decimal(&line, "@", gaps[i].cpu);
-	}
+	gaps_print(&line, gaps, GAUGE_GAPS, m->tsc_khz);
 	line_end(&line);
 }
 

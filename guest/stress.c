@@ -9,121 +9,23 @@
  */
 #include <stddef.h>
 
+#include "guest/chores.h"
 #include "guest/cpu.h"
+#include "guest/exit.h"
 #include "guest/hot.h"
 #include "guest/report.h"
 #include "guest/serial.h"
+#include "guest/tsc.h"
 #include "guest/vcpu.h"
-
-/* Out to this port ends the machine (QEMU: isa-debug-exit). */
-#define EXIT_PORT 0xf4
-
-enum exit_code {
-	EXIT_OK,
-	EXIT_ERRORS,
-	EXIT_CONFIG,
-	EXIT_TRAP
-};
 
 #define MAX_BACKLOG_US     1000
 #define SCAN_US            100
-#define POLL_BYTES_MAX     16
 #define ARRIVAL_TIMEOUT_MS 10000
-#define KVM_SIGNATURE      0x4b4d564b /* "KVMK", first of KVMKVMKVM */
 
 void vcpu_main(uint32_t index, uint64_t start_info);
-void trap_main(uint64_t vector, uint64_t error, uint64_t rip, uint64_t addr,
-	       uint64_t rsp);
-void trap_exit_failed(void); /* start.S */
-void *memcpy(void *to, const void *from, size_t n);
-void *memset(void *to, int c, size_t n);
 
 /* One program, one machine: unlike the VMM, a guest may have such a thing. */
 static struct machine machine;
-
-/* The compiler calls these for structs. */
-void *memcpy(void *to, const void *from, size_t n)
-{
-	void *at = to;
-
-	__asm__ volatile("rep movsb" : "+D"(at), "+S"(from), "+c"(n)::"memory");
-	return to;
-}
-
-void *memset(void *to, int c, size_t n)
-{
-	void *at = to;
-
-	__asm__ volatile("rep stosb" : "+D"(at), "+c"(n) : "a"(c) : "memory");
-	return to;
-}
-
-/* Godwit ends at the first; other VMMs are asked in other ways, too. */
-static _Noreturn void machine_exit(uint32_t code)
-{
-	port_out32(EXIT_PORT, code);
-	port_out8(0x64, 0xfe); /* i8042: reset */
-	trap_exit_failed();
-	__builtin_unreachable();
-}
-
-void trap_main(uint64_t vector, uint64_t error, uint64_t rip, uint64_t addr,
-	       uint64_t rsp)
-{
-	struct line line;
-
-	line_begin_forced(&line, "@trap ");
-	line_decimal(&line, "vector=", vector);
-	line_hex(&line, " error=", error);
-	line_hex(&line, " rip=", rip);
-	line_hex(&line, " addr=", addr);
-	line_hex(&line, " rsp=", rsp);
-	line_end(&line);
-	machine_exit(EXIT_TRAP);
-}
-
-/* @culprit: more text up to a separator, or NULL. */
-static _Noreturn void fail(const char *why, const char *culprit)
-{
-	struct line line;
-
-	line_begin(&line, NULL, "@fail ");
-	line_text(&line, why);
-	for (; culprit && *culprit && *culprit != ',' && *culprit != ' ';
-	     culprit++)
-		line_char(&line, *culprit);
-	line_end(&line);
-	machine_exit(EXIT_CONFIG);
-}
-
-static uint64_t tsc_of_us(const struct machine *m, uint64_t us)
-{
-	return us * m->tsc_khz / 1000;
-}
-
-static uint64_t find_tsc_khz(const struct machine *m)
-{
-	struct line line;
-	uint32_t regs[4];
-
-	if (m->config.tsc_khz)
-		return m->config.tsc_khz;
-	cpu_cpuid(0x40000000, regs);
-	if (regs[1] == KVM_SIGNATURE && regs[0] >= 0x40000010) {
-		cpu_cpuid(0x40000010, regs);
-		if (regs[0])
-			return regs[0];
-	}
-	cpu_cpuid(0, regs);
-	if (regs[0] >= 0x15) {
-		cpu_cpuid(0x15, regs);
-		if (regs[0] && regs[1] && regs[2])
-			return (uint64_t)regs[2] * regs[1] / regs[0] / 1000;
-	}
-	line_begin(&line, NULL, "@warning no tsc-khz: 2000000 assumed");
-	line_end(&line);
-	return 2000000;
-}
 
 /* Takes @pages in equal slices, the whole starting at a 2 MiB boundary. */
 static uint64_t share_pages(uint64_t bytes, uint64_t cpus, uint64_t *next,
@@ -145,11 +47,11 @@ static void vcpu_init(struct vcpu *vcpu, struct machine *m, uint64_t index)
 	if (config->rate_per_s)
 		vcpu->stamp_tsc = ((m->tsc_khz * 1000 * config->cpus) << 8) /
 				  config->rate_per_s;
-	vcpu->max_backlog = tsc_of_us(m, MAX_BACKLOG_US) << 8;
-	vcpu->scan_tsc = tsc_of_us(m, SCAN_US);
-	vcpu->burst_tsc = tsc_of_us(m, config->burst_us);
-	gauge_start(&vcpu->gauge, cpu_tsc(), tsc_of_us(m, config->interval_us),
-		    vcpu->ring);
+	vcpu->max_backlog = tsc_of_us(m->tsc_khz, MAX_BACKLOG_US) << 8;
+	vcpu->scan_tsc = tsc_of_us(m->tsc_khz, SCAN_US);
+	vcpu->burst_tsc = tsc_of_us(m->tsc_khz, config->burst_us);
+	gauge_start(&vcpu->gauge, cpu_tsc(),
+		    tsc_of_us(m->tsc_khz, config->interval_us), vcpu->ring);
 }
 
 static void share_memory(struct machine *m)
@@ -162,7 +64,7 @@ static void share_memory(struct machine *m)
 	uint64_t tables = ram_take_low(&m->ram, table_pages * cpus);
 
 	if (!tables || next > m->ram.pages)
-		fail("skip, hot and fill do not fit in RAM", NULL);
+		machine_fail("skip, hot and fill do not fit in RAM", NULL);
 	for (uint64_t i = 0; i < cpus; i++) {
 		struct vcpu *vcpu = vcpu_of(i);
 
@@ -180,13 +82,15 @@ static void share_memory(struct machine *m)
 
 static void wait_for_arrivals(const struct machine *m)
 {
-	uint64_t end = cpu_tsc() + tsc_of_us(m, ARRIVAL_TIMEOUT_MS * 1000);
+	uint64_t end =
+		cpu_tsc() + tsc_of_us(m->tsc_khz, ARRIVAL_TIMEOUT_MS * 1000);
 
 	for (uint64_t i = 1; i < m->config.cpus; i++) {
 		while (!load_acquire(m->has_arrived[i])) {
 			if (cpu_tsc() >= end)
-				fail("fewer vCPUs came up than cpus= says",
-				     NULL);
+				machine_fail(
+					"fewer vCPUs came up than cpus= says",
+					NULL);
 			cpu_pause();
 		}
 	}
@@ -200,11 +104,11 @@ static void machine_start(struct machine *m, uint64_t start_info)
 	serial_init();
 	wrong = ram_init(&m->ram, start_info);
 	if (wrong)
-		fail(wrong, NULL);
+		machine_fail(wrong, NULL);
 	wrong = config_parse(&m->config, ram_cmdline(start_info));
 	if (wrong)
-		fail("bad option ", wrong);
-	m->tsc_khz = find_tsc_khz(m);
+		machine_fail("bad option ", wrong);
+	m->tsc_khz = tsc_find_khz(m->config.tsc_khz);
 	share_memory(m);
 	report_start(m);
 	wait_for_arrivals(m);
@@ -285,65 +189,38 @@ static void obey(struct machine *m, int command)
 	}
 }
 
-/* What CPU 0 does beside: TSC of the next time, UINT64_MAX for never. */
-struct chores {
-	uint64_t tick, poll, report, end;
-	uint64_t next; /* the earliest of them */
-};
-
-static bool is_due(uint64_t *when, uint64_t now, uint64_t period)
-{
-	if (now < *when)
-		return false;
-	*when += period;
-	if (*when <= now) /* no burst after a pause */
-		*when = now + period;
-	return true;
-}
-
-static void chores_plan(struct chores *c)
-{
-	c->next = c->tick < c->poll ? c->tick : c->poll;
-	if (c->report < c->next)
-		c->next = c->report;
-	if (c->end < c->next)
-		c->next = c->end;
-}
-
-static void chores_start(struct chores *c, const struct machine *m)
+static void begin_chores(struct chores *chores, const struct machine *m)
 {
 	const struct config *config = &m->config;
+	uint64_t khz = m->tsc_khz;
 
-	*c = (struct chores){ m->start, m->start, m->start, m->start, 0 };
-	c->tick += config->tick_us ? 0 : UINT64_MAX - m->start;
-	c->poll += config->poll_us ? 0 : UINT64_MAX - m->start;
-	c->report += config->report_s ? tsc_of_us(m, config->report_s * 1000000)
-				      : UINT64_MAX - m->start;
-	c->end += config->run_s ? tsc_of_us(m, config->run_s * 1000000)
-				: UINT64_MAX - m->start;
-	chores_plan(c);
+	chores_start(
+		chores, m->start,
+		&(struct chore_periods){
+			.tick = tsc_of_us(khz, config->tick_us),
+			.poll = tsc_of_us(khz, config->poll_us),
+			.report = tsc_of_us(khz, config->report_s * 1000000),
+			.end = tsc_of_us(khz, config->run_s * 1000000),
+		});
 }
 
-static void chores_do(struct chores *c, struct machine *m, uint64_t now)
+static void do_chores(struct chores *chores, struct machine *m, uint64_t now)
 {
-	const struct config *config = &m->config;
+	unsigned int due = chores_due(chores, now);
 
-	if (is_due(&c->tick, now, tsc_of_us(m, config->tick_us)))
+	if (due & CHORE_TICK)
 		serial_tick('.');
-	if (is_due(&c->poll, now, tsc_of_us(m, config->poll_us))) {
-		for (int i = 0; i < POLL_BYTES_MAX; i++) {
-			int command = serial_poll();
+	for (int i = 0; (due & CHORE_POLL) && i < CHORE_BYTES_MAX; i++) {
+		int command = serial_poll();
 
-			if (command < 0)
-				break;
-			obey(m, command);
-		}
+		if (command < 0)
+			break;
+		obey(m, command);
 	}
-	if (is_due(&c->report, now, tsc_of_us(m, config->report_s * 1000000)))
+	if (due & CHORE_REPORT)
 		report_counters(m);
-	if (now >= c->end)
+	if (due & CHORE_END)
 		finish(m);
-	chores_plan(c);
 }
 
 /*
@@ -390,11 +267,12 @@ static _Noreturn void work(struct vcpu *vcpu)
 {
 	struct machine *m = vcpu->machine;
 	bool is_busy = vcpu->hot.slice.pages;
-	uint64_t reads = m->config.reads;
+	uint64_t reads =
+		vcpu->index < m->config.writers ? m->config.reads : 100;
 	struct chores chores = { .next = UINT64_MAX };
 
 	if (vcpu->index == 0)
-		chores_start(&chores, m);
+		begin_chores(&chores, m);
 	vcpu->stamps_to_scan = m->config.scan;
 	for (;;) {
 		uint64_t now = cpu_tsc();
@@ -411,7 +289,7 @@ static _Noreturn void work(struct vcpu *vcpu)
 		scan_when_due(vcpu, now, has_stamped);
 		follow_orders(vcpu);
 		if (now >= chores.next)
-			chores_do(&chores, m, now);
+			do_chores(&chores, m, now);
 	}
 }
 
@@ -420,8 +298,8 @@ static void begin_gauge(struct vcpu *vcpu)
 {
 	struct machine *m = vcpu->machine;
 
-	gauge_start(&vcpu->gauge, m->start, tsc_of_us(m, m->config.interval_us),
-		    vcpu->ring);
+	gauge_start(&vcpu->gauge, m->start,
+		    tsc_of_us(m->tsc_khz, m->config.interval_us), vcpu->ring);
 	vcpu->gauge.interval_pages = vcpu->stamped;
 }
 
@@ -434,7 +312,8 @@ static void machine_go(struct machine *m)
 		wait_for(&vcpu_of(i)->is_warm, 1);
 	if (m->config.selftest) {
 		if (vcpu->hot.slice.pages < 2)
-			fail("selftest needs hot=8K or more for CPU 0", NULL);
+			machine_fail("selftest needs hot=8K or more for CPU 0",
+				     NULL);
 		if (hot_selftest(vcpu))
 			machine_exit(EXIT_ERRORS);
 	}

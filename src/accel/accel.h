@@ -207,7 +207,8 @@ struct accel_ops {
 	uint32_t (*tsc_khz)(struct accel *accel);
 
 	/* How many pages vCPU @vcpu made dirty so far, a page once for each time
-	 * that it was watched; any thread.  -ENOTSUP, or NULL: not known. */
+	 * that it was watched; any thread, and cheap.  Now and then it is a little
+	 * behind, and less than at the last call.  -ENOTSUP, or NULL: not known. */
 	int (*vcpu_writes)(struct accel *accel, unsigned int vcpu,
 			   uint64_t *ret_pages);
 

@@ -59,18 +59,6 @@ uint64_t bytes_take_u64(struct bytes_reader *r)
 	return le64_get(v);
 }
 
-bool bytes_take_padding(struct bytes_reader *r, const void *start)
-{
-	size_t used = (size_t)(r->at - (const uint8_t *)start);
-	size_t pad = align_up(used, 8) - used;
-
-	while (pad--) {
-		if (bytes_take_u8(r) != 0)
-			r->is_short = true;
-	}
-	return !r->is_short;
-}
-
 void bytes_writer_fini(struct bytes_writer *w)
 {
 	free(w->data);

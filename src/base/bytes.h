@@ -82,9 +82,6 @@ uint8_t bytes_take_u8(struct bytes_reader *r);
 uint16_t bytes_take_u16(struct bytes_reader *r);
 uint32_t bytes_take_u32(struct bytes_reader *r);
 uint64_t bytes_take_u64(struct bytes_reader *r);
-/* Step over padding up to a multiple of 8 counted from @start; false (and
- * short) unless it is all zero. */
-bool bytes_take_padding(struct bytes_reader *r, const void *start);
 
 struct bytes_writer {
 	uint8_t *data; /* owned; freed by bytes_writer_fini() */

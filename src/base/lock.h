@@ -15,6 +15,9 @@
 enum lock_rank {
 	LOCK_MIGRATE = 1, /* migration state, statistics (migrate/) */
 	LOCK_DIRTY_RATE,  /* a measurement of it (migrate/dirty_rate.c) */
+	LOCK_DIRTY_LIMIT, /* the operator's limits (migrate/dirty_limit.c) */
+	LOCK_CONVERGE,    /* a migration's (migrate/converge.c) */
+	LOCK_GOVERNOR,    /* who is held to them (migrate/governor.c) */
 	LOCK_RUN_STATE,   /* run state changes (machine/run_state.c) */
 	LOCK_VCPU,        /* one vCPU's requests (machine/vcpu.c) */
 	LOCK_VDEV,        /* one virtio device (virtio/vdev.h) */

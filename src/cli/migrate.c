@@ -49,6 +49,7 @@ enum key {
 	KEY_QMP = 256,
 	KEY_DOWNTIME,
 	KEY_BANDWIDTH,
+	KEY_CPU_THROTTLE,
 	KEY_LOG_STOP_DELAY,
 	KEY_VERIFY,
 	KEY_JSON,
@@ -61,6 +62,9 @@ static const struct argp_option option_list[] = {
 	  "longest pause that is acceptable, in milliseconds", 0 },
 	{ "max-bandwidth", KEY_BANDWIDTH, "RATE", 0,
 	  "bytes a second, with suffixes K, M, G; 0 for no limit", 0 },
+	{ "max-cpu-throttle", KEY_CPU_THROTTLE, "PERCENT", 0,
+	  "how much of the guest's writing may be held back where it outruns the link, at most 99 (the default); 0 to leave it alone",
+	  0 },
 	{ "x-log-stop-delay", KEY_LOG_STOP_DELAY, "MS", 0,
 	  "how long dirty logging stays on afterwards, in milliseconds", 0 },
 	{ "verify", KEY_VERIFY, NULL, 0, "hash RAM on both sides and compare",
@@ -116,6 +120,11 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 	case KEY_BANDWIDTH:
 		option = "--max-bandwidth";
 		set_number(migrate->params, "max-bandwidth", arg, 0, &err);
+		break;
+	case KEY_CPU_THROTTLE:
+		option = "--max-cpu-throttle";
+		set_number(migrate->params, "max-cpu-throttle", arg,
+			   MIG_CPU_THROTTLE_MAX, &err);
 		break;
 	case KEY_LOG_STOP_DELAY:
 		option = "--x-log-stop-delay";

@@ -29,6 +29,7 @@ static void print_state(const json_t *info)
 {
 	const json_t *ram = json_object_get(info, "ram");
 	const json_t *pause = json_object_get(info, "pause");
+	const json_t *throttle = json_object_get(info, "throttle");
 	char left[AMOUNT_MAX], rate[AMOUNT_MAX], us[AMOUNT_MAX];
 
 	fprintf(stderr, "%s  round %lld  %s left  %s/s",
@@ -39,6 +40,11 @@ static void print_state(const json_t *info)
 	if (answer_int(ram, "dirty-pages-rate"))
 		fprintf(stderr, "  %lld pages/s dirtied",
 			(long long)answer_int(ram, "dirty-pages-rate"));
+	if (answer_int(info, "cpu-throttle-percentage"))
+		fprintf(stderr, "  writers held back by %lld %%, %s in all",
+			(long long)answer_int(info, "cpu-throttle-percentage"),
+			amount_us((double)answer_int(throttle, "total-us"),
+				  us));
 	if (json_object_get(pause, "expected-us"))
 		fprintf(stderr, "  pause about %s",
 			amount_us((double)answer_int(pause, "expected-us"),
@@ -112,11 +118,35 @@ static void print_pause(const json_t *info)
 	json_array_foreach(phases, i, phase) print_phase(phase, longest);
 }
 
+/* Those that were held. */
+static void print_throttle(const json_t *throttle)
+{
+	const json_t *vcpus = json_object_get(throttle, "vcpus"), *vcpu;
+	char total[AMOUNT_MAX], longest[AMOUNT_MAX];
+	size_t i;
+
+	printf("writers held back by up to %lld %%: %s in all, %s at most at a time\n",
+	       (long long)answer_int(throttle, "most-percentage"),
+	       amount_us((double)answer_int(throttle, "total-us"), total),
+	       amount_us((double)answer_int(throttle, "longest-us"), longest));
+	json_array_foreach(vcpus, i, vcpu)
+	{
+		if (answer_int(vcpu, "throttle-us"))
+			printf("  vCPU %-4lld  %s in %lld holds\n",
+			       (long long)answer_int(vcpu, "id"),
+			       amount_us(
+				       (double)answer_int(vcpu, "throttle-us"),
+				       total),
+			       (long long)answer_int(vcpu, "holds"));
+	}
+}
+
 void progress_summary(const json_t *info)
 {
 	const json_t *ram = json_object_get(info, "ram");
 	const json_t *verify = json_object_get(info, "verify");
 	const json_t *rings = json_object_get(info, "dirty-ring");
+	const json_t *throttle = json_object_get(info, "throttle");
 	json_int_t rounds = answer_int(ram, "dirty-sync-count");
 	char sent[AMOUNT_MAX], rate[AMOUNT_MAX], stopped[AMOUNT_MAX];
 
@@ -138,6 +168,8 @@ void progress_summary(const json_t *info)
 		       (long long)answer_int(rings, "entries"),
 		       (long long)answer_int(rings, "full-exits"),
 		       (double)answer_int(rings, "reset-us") / 1e3);
+	if (throttle)
+		print_throttle(throttle);
 	if (verify)
 		printf("verified: %lld pages are the same on both sides (%s)\n",
 		       (long long)answer_int(verify, "pages"),

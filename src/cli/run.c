@@ -38,6 +38,12 @@ enum key {
 	KEY_NAME,
 	KEY_INCOMING,
 	KEY_ACCEL,
+	KEY_DISK,
+	KEY_NET,
+	KEY_RNG,
+	KEY_CONSOLE,
+	KEY_SHMEM,
+	KEY_X_VHOST_SCAN,
 	KEY_TRACE,
 	KEY_VERIFY,
 	KEY_X_FAIL,
@@ -53,6 +59,22 @@ static const struct argp_option option_list[] = {
 	  "kvm|sim[,dirty=bitmap|ring|ring-or-bitmap][,ring-entries=N]", 0,
 	  "who runs the vCPUs and how writes are tracked; sim runs workloads without KVM (docs/sim.md)",
 	  0 },
+	{ .doc = "Devices, each as often as wanted, in the order of their PCI slots:" },
+	{ "disk", KEY_DISK,
+	  "path=FILE|nbd=URI|vhost-user=SOCKET[,queues=N][,readonly=on][,direct=on]",
+	  0,
+	  "virtio-blk on a raw image, an NBD server or a vhost-user back end",
+	  0 },
+	{ "net", KEY_NET,
+	  "tap=IF|vhost-user=SOCKET[,vhost=on][,queues=N][,mac=MAC]", 0,
+	  "virtio-net on a tap, by the kernel's vhost-net if wanted, or on a vhost-user back end; queues are pairs",
+	  0 },
+	{ "rng", KEY_RNG, "on", 0, "virtio-rng, fed by the host's generator",
+	  0 },
+	{ "console", KEY_CONSOLE, "stdio|unix:PATH|file:PATH|null", 0,
+	  "virtio-console", 0 },
+	{ "shmem", KEY_SHMEM, "size=SIZE", 0,
+	  "a PCI function whose BAR 2 is RAM (ivshmem-plain)", 0 },
 	{ .doc = "Guest:" },
 	{ "kernel", KEY_KERNEL, "FILE", 0,
 	  "Linux kernel: vmlinux (or any ELF with a PVH entry) or bzImage", 0 },
@@ -74,6 +96,9 @@ static const struct argp_option option_list[] = {
 	  0 },
 	{ "trace", KEY_TRACE, "PATTERN[,PATTERN...]", 0,
 	  "print matching trace points on stderr, as in 'mig_*'", 0 },
+	{ "x-vhost-scan", KEY_X_VHOST_SCAN, "each|once", 0,
+	  "which vhost devices scan their common dirty log in each round: every one, or one for all (the default)",
+	  0 },
 	{ "x-fail", KEY_X_FAIL, "ARC[,action=exit|close|stall|garbage]", 0,
 	  "break the first migration that takes this arc of its state machine; help lists the arcs",
 	  0 },
@@ -171,6 +196,32 @@ static int parse_cpus(const char *text, struct machine_options *options,
 	return ret;
 }
 
+static void add_device(struct machine_options *options, enum device_kind kind,
+		       const char *text, struct err *err)
+{
+	bool is_on;
+
+	if (kind == DEVICE_RNG) {
+		if (parse_bool(text, &is_on, err) || !is_on)
+			return;
+	}
+	if (options->device_count >= DEVICES_MAX) {
+		err_set(err, -ENOSPC, "there are slots for %u devices",
+			DEVICES_MAX);
+		return;
+	}
+	options->devices[options->device_count++] =
+		(struct device_option){ kind, text };
+}
+
+static void parse_vhost_scan(const char *text, struct machine_options *options,
+			     struct err *err)
+{
+	options->is_vhost_scan_each = strcmp(text, "each") == 0;
+	if (!options->is_vhost_scan_each && strcmp(text, "once") != 0)
+		err_set(err, -EINVAL, "each or once, not '%s'", text);
+}
+
 /* What machine_new() does not see; it checks the rest. */
 static void check(struct argp_state *state, struct run_options *options)
 {
@@ -206,6 +257,30 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 	case KEY_ACCEL:
 		option = "--accel";
 		accel_options_parse(arg, &machine->accel, &err);
+		break;
+	case KEY_DISK:
+		option = "--disk";
+		add_device(machine, DEVICE_DISK, arg, &err);
+		break;
+	case KEY_NET:
+		option = "--net";
+		add_device(machine, DEVICE_NET, arg, &err);
+		break;
+	case KEY_RNG:
+		option = "--rng";
+		add_device(machine, DEVICE_RNG, arg, &err);
+		break;
+	case KEY_CONSOLE:
+		option = "--console";
+		add_device(machine, DEVICE_CONSOLE, arg, &err);
+		break;
+	case KEY_SHMEM:
+		option = "--shmem";
+		add_device(machine, DEVICE_SHMEM, arg, &err);
+		break;
+	case KEY_X_VHOST_SCAN:
+		option = "--x-vhost-scan";
+		parse_vhost_scan(arg, machine, &err);
 		break;
 	case KEY_KERNEL:
 		machine->kernel = arg;
@@ -283,6 +358,16 @@ static int start(const struct run_options *options, struct control *control,
 	return control_incoming(control, options->incoming, true, err);
 }
 
+/* What a built-in guest has to say of a wrong option, or of memory that was lost,
+ * goes to its serial port, and that may go nowhere. */
+static void explain_exit(const struct run_options *options, int code)
+{
+	if (options->machine.guest && code >= CONTROL_EXIT_DEBUG)
+		log_info(
+			"the guest '%s' gave up with %d; its serial port says why",
+			options->machine.guest, code - CONTROL_EXIT_DEBUG);
+}
+
 static int run(const struct run_options *options)
 {
 	struct control *control = NULL;
@@ -310,6 +395,7 @@ static int run(const struct run_options *options)
 	ret = start(options, control, machine, mig, &err);
 	if (!ret)
 		ret = control_run(control);
+	explain_exit(options, ret);
 out:
 	if (ret < 0) {
 		log_info("%s", err_msg(&err));

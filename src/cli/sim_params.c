@@ -186,7 +186,8 @@ void sim_params_init(struct sim_params *params)
 {
 	*params = (struct sim_params){
 		.input = { .guest.cpus = 1,
-			   .limits.downtime_ms = DOWNTIME_DEFAULT_MS },
+			   .limits = { .downtime_ms = DOWNTIME_DEFAULT_MS,
+				       .throttle = true } },
 	};
 	plan_costs_init(&params->input.costs);
 }

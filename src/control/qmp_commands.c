@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "base/trace.h"
+#include "control/qmp_dirty_limit.h"
 #include "control/qmp_dirty_rate.h"
 #include "control/qmp_machine.h"
 #include "control/qmp_memory.h"
@@ -46,6 +47,7 @@ static const struct qmp_arg incoming_args[] = {
 static const struct qmp_arg parameter_args[] = {
 	{ .name = "max-bandwidth", .type = QMP_UINT, .is_optional = true },
 	{ .name = "downtime-limit", .type = QMP_UINT, .is_optional = true },
+	{ .name = "max-cpu-throttle", .type = QMP_UINT, .is_optional = true },
 	{ .name = "x-log-stop-delay", .type = QMP_UINT, .is_optional = true },
 	{ .name = "x-fail", .type = QMP_STRING, .is_optional = true },
 	{ .name = NULL },
@@ -93,6 +95,17 @@ static const struct qmp_arg query_rate_args[] = {
 	{ .name = NULL },
 };
 
+static const struct qmp_arg set_limit_args[] = {
+	{ .name = "cpu-index", .type = QMP_UINT, .is_optional = true },
+	{ .name = "dirty-rate", .type = QMP_UINT },
+	{ .name = NULL },
+};
+
+static const struct qmp_arg cancel_limit_args[] = {
+	{ .name = "cpu-index", .type = QMP_UINT, .is_optional = true },
+	{ .name = NULL },
+};
+
 static const struct qmp_arg fd_args[] = {
 	{ .name = "fdname", .type = QMP_STRING },
 	{ .name = NULL },
@@ -124,6 +137,10 @@ static const struct qmp_command commands[] = {
 	{ "query-migrate-capabilities", qmp_run_query_capabilities, no_args },
 	{ "calc-dirty-rate", qmp_run_calc_dirty_rate, calc_rate_args },
 	{ "query-dirty-rate", qmp_run_query_dirty_rate, query_rate_args },
+	{ "set-vcpu-dirty-limit", qmp_run_set_dirty_limit, set_limit_args },
+	{ "cancel-vcpu-dirty-limit", qmp_run_cancel_dirty_limit,
+	  cancel_limit_args },
+	{ "query-vcpu-dirty-limit", qmp_run_query_dirty_limit, no_args },
 	{ "getfd", qmp_run_getfd, fd_args },
 	{ "closefd", qmp_run_closefd, fd_args },
 	{ .name = NULL },

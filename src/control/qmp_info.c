@@ -11,6 +11,7 @@
 #include "base/clock.h"
 #include "control/qmp_server.h"
 #include "mem/ram.h"
+#include "migrate/converge.h"
 #include "migrate/migrate.h"
 
 static json_t *integer(uint64_t value)
@@ -117,7 +118,48 @@ static json_t *rings_new(const struct mig_info *info)
 			 (json_int_t)(info->ring_reset_ns / NS_PER_US));
 }
 
-json_t *qmp_info_new(const struct mig_info *info)
+static json_t *throttled_vcpus_new(struct mig *mig)
+{
+	json_t *list = json_array();
+
+	for (unsigned int i = 0; i < mig_cpus(mig); i++) {
+		struct vcpu_held held;
+
+		converge_held(mig_converge(mig), i, &held);
+		json_array_append_new(
+			list,
+			json_pack("{s:i, s:I, s:I, s:I}", "id", (int)i,
+				  "throttle-us",
+				  (json_int_t)(held.total_ns / NS_PER_US),
+				  "holds", (json_int_t)held.holds, "longest-us",
+				  (json_int_t)(held.longest_ns / NS_PER_US)));
+	}
+	return list;
+}
+
+/* Only of a migration that held somebody back.  The percentage is that of QEMU's
+ * auto-converge. */
+static void add_throttle(json_t *root, struct mig *mig)
+{
+	struct converge_report report;
+
+	converge_report(mig_converge(mig), &report);
+	if (!report.most_percent && !report.total_ns)
+		return;
+	if (report.percent)
+		json_object_set_new(root, "cpu-throttle-percentage",
+				    integer(report.percent));
+	json_object_set_new(
+		root, "throttle",
+		json_pack("{s:i, s:I, s:I, s:o}", "most-percentage",
+			  (int)report.most_percent, "total-us",
+			  (json_int_t)(report.total_ns / NS_PER_US),
+			  "longest-us",
+			  (json_int_t)(report.longest_ns / NS_PER_US), "vcpus",
+			  throttled_vcpus_new(mig)));
+}
+
+json_t *qmp_info_new(const struct mig_info *info, struct mig *mig)
 {
 	json_t *root = json_object();
 	char hash[24];
@@ -134,6 +176,8 @@ json_t *qmp_info_new(const struct mig_info *info)
 			    integer(info->setup_ns / NS_PER_MS));
 	add_pause(root, info);
 	json_object_set_new(root, "ram", ram_new(info));
+	if (!info->is_incoming)
+		add_throttle(root, mig);
 	if (info->has_rings)
 		json_object_set_new(root, "dirty-ring", rings_new(info));
 	if (info->is_verified) {

@@ -5,10 +5,11 @@
 
 #include <jansson.h>
 
+struct mig;
 struct mig_info;
 
 /* A new object, NULL without memory.  Members, units and presence are QEMU's
- * MigrationInfo; "pause" and "verify" are ours. */
-json_t *qmp_info_new(const struct mig_info *info);
+ * MigrationInfo; "pause", "throttle" and "verify" are ours.  @info is @mig's. */
+json_t *qmp_info_new(const struct mig_info *info, struct mig *mig);
 
 #endif

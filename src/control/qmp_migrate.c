@@ -54,7 +54,7 @@ json_t *qmp_run_query_migrate(struct qmp_call *call, const json_t *args,
 	(void)args;
 	(void)err;
 	mig_query(call->mig, &info);
-	return qmp_info_new(&info);
+	return qmp_info_new(&info, call->mig);
 }
 
 /* Parameters */
@@ -73,6 +73,8 @@ json_t *qmp_run_set_parameters(struct qmp_call *call, const json_t *args,
 		qmp_arg_uint(args, "max-bandwidth", params.max_bandwidth);
 	params.downtime_limit_ms =
 		qmp_arg_uint(args, "downtime-limit", params.downtime_limit_ms);
+	params.max_cpu_throttle =
+		qmp_arg_uint(args, "max-cpu-throttle", params.max_cpu_throttle);
 	params.log_stop_delay_ms = qmp_arg_uint(args, "x-log-stop-delay",
 						params.log_stop_delay_ms);
 	ret = mig_set_params(call->mig, &params, err);
@@ -91,11 +93,12 @@ json_t *qmp_run_query_parameters(struct qmp_call *call, const json_t *args,
 	(void)err;
 	mig_params(call->mig, &params);
 	mig_fail(call->mig, fail);
-	return json_pack("{s:I, s:I, s:I, s:s}", "max-bandwidth",
-			 (json_int_t)params.max_bandwidth, "downtime-limit",
-			 (json_int_t)params.downtime_limit_ms,
-			 "x-log-stop-delay",
-			 (json_int_t)params.log_stop_delay_ms, "x-fail", fail);
+	return json_pack(
+		"{s:I, s:I, s:I, s:I, s:s}", "max-bandwidth",
+		(json_int_t)params.max_bandwidth, "downtime-limit",
+		(json_int_t)params.downtime_limit_ms, "max-cpu-throttle",
+		(json_int_t)params.max_cpu_throttle, "x-log-stop-delay",
+		(json_int_t)params.log_stop_delay_ms, "x-fail", fail);
 }
 
 /* Capabilities */

@@ -56,7 +56,7 @@ struct msix {
 	struct vector *vectors;    /* owned */
 	struct mem_region *region; /* owned reference */
 	uint32_t region_size, pba;
-	struct state_entry state;
+	struct state_entry state, setup_state;
 
 	struct lock lock; /* LOCK_DEVICE */
 	/* protected by lock */
@@ -265,41 +265,61 @@ static int save(void *obj, struct err *err)
 	return 0;
 }
 
-static int check_loaded(void *obj, uint16_t version, struct err *err)
+static int wrong_size(const struct msix *msix, struct err *err)
+{
+	return err_set(err, -EBADMSG,
+		       "%u words of table, %u of pending bits; this function "
+		       "has %u vectors",
+		       msix->table_used, msix->pending_used, msix->count);
+}
+
+static int load_table(void *obj, uint16_t version, struct err *err)
 {
 	struct msix *msix = obj;
 
 	(void)version;
-	if (msix->table_used != msix->count * ENTRY_WORDS ||
-	    msix->pending_used != pending_words(msix))
-		return err_set(err, -EBADMSG,
-			       "%u words of table, %u of pending bits; this "
-			       "function has %u vectors",
-			       msix->table_used, msix->pending_used,
-			       msix->count);
+	if (msix->table_used != msix->count * ENTRY_WORDS)
+		return wrong_size(msix, err);
 	for (unsigned int i = 0; i < msix->count; i++) {
 		entry_of(msix, i)[ADDRESS_LOW] &= ADDRESS_LOW_MASK;
 		entry_of(msix, i)[CONTROL] &= CONTROL_MASKED;
 	}
-	if (msix->count % PENDING_BITS)
-		msix->pending[pending_words(msix) - 1] &=
-			(1ull << msix->count % PENDING_BITS) - 1;
 	return 0;
 }
 
-/* Whether it is enabled comes from the function's registers, now or already. */
-static int activate(void *obj, struct err *err)
+static int load(void *obj, uint16_t version, struct err *err)
+{
+	struct msix *msix = obj;
+
+	if (msix->pending_used != pending_words(msix))
+		return wrong_size(msix, err);
+	if (msix->count % PENDING_BITS)
+		msix->pending[pending_words(msix) - 1] &=
+			(1ull << msix->count % PENDING_BITS) - 1;
+	return load_table(obj, version, err);
+}
+
+/* Whether it is enabled comes from the function's registers, which are first. */
+static int activate_table(void *obj, struct err *err)
 {
 	struct msix *msix = obj;
 	int ret;
+
+	lock_acquire(&msix->lock);
+	ret = update(msix, 0, msix->count, err);
+	lock_release(&msix->lock);
+	return ret;
+}
+
+static int activate(void *obj, struct err *err)
+{
+	struct msix *msix = obj;
+	int ret = activate_table(obj, err);
 
 	for (unsigned int i = 0; i < msix->count; i++) {
 		if (msix->pending[i / PENDING_BITS] >> i % PENDING_BITS & 1)
 			msix_notify(msix, i);
 	}
-	lock_acquire(&msix->lock);
-	ret = update(msix, 0, msix->count, err);
-	lock_release(&msix->lock);
 	return ret;
 }
 
@@ -309,8 +329,23 @@ static const struct state_desc state = {
 	.fields = fields,
 	.field_count = array_size(fields),
 	.save = save,
-	.load = check_loaded,
+	.load = load,
 	.activate = activate,
+};
+
+/* Early, of a guest that runs: so that routes and eventfds are there when it stops.
+ * What is pending then is not to be seen here. */
+static const struct state_field setup_fields[] = {
+	STATE_VARRAY(struct msix, table, STATE_U32, table_used),
+};
+
+static const struct state_desc setup_state = {
+	.version = 1,
+	.min_version = 1,
+	.fields = setup_fields,
+	.field_count = array_size(setup_fields),
+	.load = load_table,
+	.activate = activate_table,
 };
 
 /* ---- life ---- */
@@ -369,8 +404,9 @@ static int msix_init(struct msix *msix, struct mem *mem, const char *name,
 }
 
 int msix_new(struct mem *mem, const char *name, struct accel *accel,
-	     unsigned int vectors, struct state_registry *registry,
-	     struct msix **ret_msix, struct err *err)
+	     unsigned int vectors, struct state_registry *setup_registry,
+	     struct state_registry *registry, struct msix **ret_msix,
+	     struct err *err)
 {
 	struct msix *msix;
 	char full[STATE_NAME_MAX];
@@ -397,6 +433,11 @@ int msix_new(struct mem *mem, const char *name, struct accel *accel,
 		return ret;
 	}
 	state_register(registry, &msix->state, full, &state, msix);
+	if (setup_registry) {
+		snprintf(full, sizeof(full), "%s-msix-setup", name);
+		state_register(setup_registry, &msix->setup_state, full,
+			       &setup_state, msix);
+	}
 	*ret_msix = msix;
 	return 0;
 }
@@ -406,6 +447,7 @@ void msix_free(struct msix *msix)
 	if (!msix)
 		return;
 	state_unregister(&msix->state);
+	state_unregister(&msix->setup_state);
 	for (unsigned int i = 0; msix->vectors && i < msix->count; i++)
 		vector_fini(msix, &msix->vectors[i]);
 	mem_region_put(msix->region);

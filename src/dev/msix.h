@@ -34,11 +34,14 @@ struct mem_region;
 struct msix;
 struct state_registry;
 
-/* @vectors 1 to MSIX_VECTORS_MAX; saved as "@name-msix".  The table is at offset 0
- * of msix_region(), the pending bits at msix_pba_offset(). */
+/* @vectors 1 to MSIX_VECTORS_MAX; saved as "@name-msix", as
+ * "@name-msix-setup" in @setup_state (NULL:
+ * none) without pending bits.  The table is at offset 0 of msix_region(), the
+ * pending bits at msix_pba_offset(). */
 int msix_new(struct mem *mem, const char *name, struct accel *accel,
-	     unsigned int vectors, struct state_registry *state,
-	     struct msix **ret_msix, struct err *err);
+	     unsigned int vectors, struct state_registry *setup_state,
+	     struct state_registry *state, struct msix **ret_msix,
+	     struct err *err);
 void msix_free(struct msix *msix); /* NULL is accepted */
 
 /* Borrowed; its size is a power of two, at least 4 KiB. */

@@ -69,8 +69,8 @@ void pci_config_put(struct pci_function *function, uint32_t offset,
 	lock_release(&function->lock);
 }
 
-/* In a transaction, without the lock: MSI-X as the registers say.  An interrupt
- * is a write to memory, which takes bus mastering. */
+/* In a transaction (or with no vCPU), without the lock: MSI-X as the registers say.
+ * An interrupt is a write to memory, which takes bus mastering. */
 static void apply_msix(struct pci_function *function)
 {
 	uint32_t control;
@@ -280,7 +280,7 @@ static int put_msix(struct pci_function *function,
 	const struct pci_bus_config *at = &function->bus->at;
 	uint8_t *to;
 	int ret = msix_new(at->mem, config->name, at->accel, config->vectors,
-			   at->state, &function->msix, err);
+			   at->setup_state, at->state, &function->msix, err);
 
 	if (!ret)
 		ret = pci_bar_add(function, config->msix_bar,
@@ -299,12 +299,28 @@ static int put_msix(struct pci_function *function,
 	return 0;
 }
 
+/* Before MSI-X's: whether that is on has to be known when its pending interrupts
+ * are. */
+static void register_state(struct pci_function *function, const char *name)
+{
+	const struct pci_bus_config *at = &function->bus->at;
+	char full[STATE_NAME_MAX];
+
+	snprintf(full, sizeof(full), "%s-pci", name);
+	state_register(at->state, &function->state, full, &state, function);
+	if (!at->setup_state)
+		return;
+	/* A stream knows entries by name alone. */
+	snprintf(full, sizeof(full), "%s-pci-setup", name);
+	state_register(at->setup_state, &function->setup_state, full, &state,
+		       function);
+}
+
 int pci_function_new(struct pci_bus *bus,
 		     const struct pci_function_config *config,
 		     struct pci_function **ret_function, struct err *err)
 {
 	struct pci_function *function;
-	char name[STATE_NAME_MAX];
 	unsigned int slot = 0;
 	int ret = 0;
 
@@ -323,6 +339,7 @@ int pci_function_new(struct pci_bus *bus,
 	function->opaque = config->opaque;
 	lock_init(&function->lock, LOCK_DEVICE);
 	put_header(function, &config->identity);
+	register_state(function, config->name);
 	if (!is_host_bridge(&config->identity))
 		put_express(function);
 	if (config->vectors)
@@ -331,8 +348,6 @@ int pci_function_new(struct pci_bus *bus,
 		pci_function_free(function);
 		return ret;
 	}
-	snprintf(name, sizeof(name), "%s-pci", config->name);
-	state_register(bus->at.state, &function->state, name, &state, function);
 	bus->functions[slot] = function;
 	*ret_function = function;
 	return 0;
@@ -345,6 +360,7 @@ void pci_function_free(struct pci_function *function)
 	if (function->bus->functions[function->slot] == function)
 		function->bus->functions[function->slot] = NULL;
 	state_unregister(&function->state);
+	state_unregister(&function->setup_state);
 	pci_bars_free(function);
 	msix_free(function->msix);
 	lock_fini(&function->lock);

@@ -52,9 +52,12 @@ struct pci_bus_config {
 	struct mem_region *memory, *ports; /* roots that it appears in */
 	uint64_t mmio64_start;             /* behind RAM, aligned to 1 GiB */
 	struct accel *accel;               /* for MSI-X */
-	struct pch_reset
-		*reset; /* borrowed: its port is the bus's; may be NULL */
-	struct state_registry *state;
+	/* Borrowed: its port is the bus's.  May be NULL. */
+	struct pch_reset *reset;
+	/* What is saved, and what a destination is told early (may be NULL): where
+	 * BARs are and interrupts go, so that nothing is left to do when the guest
+	 * stops and has changed nothing. */
+	struct state_registry *state, *setup_state;
 };
 
 int pci_bus_new(const struct pci_bus_config *config, struct pci_bus **ret_bus,

@@ -47,7 +47,7 @@ struct pci_function {
 	uint8_t writable[PCI_WRITABLE_SIZE]; /* bits of config */
 	uint8_t told[PCI_WRITABLE_SIZE];     /* bool of each byte */
 	struct pci_bar bars[PCI_BARS];
-	struct state_entry state;
+	struct state_entry state, setup_state;
 
 	struct lock lock; /* LOCK_DEVICE */
 	/* protected by lock */

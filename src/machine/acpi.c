@@ -10,7 +10,8 @@
 
 #include "base/bytes.h"
 #include "dev/acpi_pm.h"
-#include "machine/dsdt.h"
+#include "dev/pci.h"
+#include "machine/aml.h"
 
 #define LAPIC_ADDRESS  0xfee00000u
 #define IOAPIC_ADDRESS 0xfec00000u
@@ -49,6 +50,11 @@
 #define LINT_NMI          1u
 
 #define SPACE_IO 1u
+
+/* Byte code, 20.2 */
+#define AML_NAME  0x08u
+#define AML_ROOT  '\\'
+#define AML_QWORD 0x0eu
 
 struct rsdp {
 	char signature[8];
@@ -182,12 +188,31 @@ struct madt_x2apic_nmi {
 	uint8_t reserved[3];
 } __attribute__((packed));
 
+struct mcfg {
+	struct table_header header;
+	uint8_t reserved_1[8];
+	/* one segment */
+	struct le64 ecam;
+	struct le16 segment;
+	uint8_t first_bus, last_bus;
+	uint8_t reserved_2[4];
+} __attribute__((packed));
+
+/* Name (\M64S, value), which pci.asl reads. */
+struct aml_window {
+	uint8_t op;
+	char name[5];
+	uint8_t kind;
+	struct le64 value;
+} __attribute__((packed));
+
 _Static_assert(sizeof(struct rsdp) == 36, "ACPI 6.3, 5.2.5.3");
 _Static_assert(sizeof(struct fadt) == 276, "ACPI 6.3, 5.2.9");
 _Static_assert(offsetof(struct fadt, flags) == 112, "ACPI 6.3, 5.2.9");
 _Static_assert(offsetof(struct fadt, x_pm1a_event) == 148, "ACPI 6.3, 5.2.9");
 _Static_assert(sizeof(struct facs) == 64, "ACPI 6.3, 5.2.10");
 _Static_assert(sizeof(struct madt) == 44, "ACPI 6.3, 5.2.12");
+_Static_assert(sizeof(struct mcfg) == 60, "PCI firmware 3.0, 4.1.2");
 _Static_assert(sizeof(struct madt_local_x2apic) == 16, "ACPI 6.3, 5.2.12.12");
 
 /* The byte that makes the sum of all 0. */
@@ -381,6 +406,33 @@ static uint32_t put_madt(const struct acpi_board *board,
 	return table_end(to, start);
 }
 
+static uint32_t put_mcfg(struct bytes_writer *to)
+{
+	const struct mcfg mcfg = {
+		.header = header("MCFG", 1),
+		.ecam = le64_of(PCI_ECAM_START),
+	};
+	size_t start = table_begin(to);
+
+	bytes_put(to, &mcfg, sizeof(mcfg));
+	return table_end(to, start);
+}
+
+static uint32_t put_pci(const struct acpi_board *board, struct bytes_writer *to)
+{
+	const struct aml_window window = {
+		.op = AML_NAME,
+		.name = { AML_ROOT, 'M', '6', '4', 'S' },
+		.kind = AML_QWORD,
+		.value = le64_of(board->pci_mmio64_start),
+	};
+	size_t start = table_begin(to);
+
+	bytes_put(to, pci_aml, (size_t)(pci_aml_end - pci_aml));
+	bytes_put(to, &window, sizeof(window));
+	return table_end(to, start);
+}
+
 static uint32_t put_xsdt(const uint32_t *tables, size_t count,
 			 struct bytes_writer *to)
 {
@@ -401,14 +453,19 @@ void acpi_build(const struct acpi_board *board, struct bytes_writer *to)
 		.revision = 2,
 		.size = le32_of(sizeof(rsdp)),
 	};
-	uint32_t tables[2], facs, dsdt;
+	uint32_t tables[4], facs, dsdt;
+	size_t count = 0;
 
 	bytes_put_space(to, sizeof(rsdp));
 	facs = put_facs(to);
 	dsdt = put_dsdt(to);
-	tables[0] = put_fadt(board, facs, dsdt, to);
-	tables[1] = put_madt(board, to);
-	rsdp.xsdt = le64_of(put_xsdt(tables, array_size(tables), to));
+	tables[count++] = put_fadt(board, facs, dsdt, to);
+	tables[count++] = put_madt(board, to);
+	if (board->has_pci) {
+		tables[count++] = put_mcfg(to);
+		tables[count++] = put_pci(board, to);
+	}
+	rsdp.xsdt = le64_of(put_xsdt(tables, count, to));
 	rsdp.checksum = checksum(&rsdp, RSDP_FIRST_PART);
 	rsdp.checksum_all = checksum(&rsdp, sizeof(rsdp));
 	if (!to->is_failed)

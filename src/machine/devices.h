@@ -31,20 +31,23 @@ struct device_option {
 	const char *text; /* what followed the option */
 };
 
-/* What was built is freed when one fails.  @site's name is filled in: "disk0",
- * "disk1", "net0". */
+/* What was built is freed when one fails.  @site's name and vhost are filled in:
+ * "disk0", "disk1", "net0".  @scan_each: vhost/vhost.h. */
 int devices_new(const struct vdev_site *site,
 		const struct device_option *options, unsigned int count,
-		struct devices **ret_devices, struct err *err);
-void devices_free(struct devices *devices); /* NULL is accepted */
+		bool scan_each, struct devices **ret_devices, struct err *err);
+/* This and the rest accept NULL: no devices. */
+void devices_free(struct devices *devices);
 
 /* vdev_run() and vdev_pause() of all; the pause begins in all before it is waited
- * for in any. */
+ * for in any.  A pause that failed leaves some working: run them all again, or
+ * pause again. */
 void devices_run(struct devices *devices);
 int devices_pause(struct devices *devices, uint64_t deadline_ns,
 		  struct err *err);
 
-/* claim of all, or of none; disclaim; arrived: virtio/vdev.h. */
+/* claim of all, or of none (nothing when they have it); disclaim; arrived:
+ * virtio/vdev.h. */
 int devices_claim(struct devices *devices, struct err *err);
 void devices_disclaim(struct devices *devices);
 void devices_arrived(struct devices *devices);

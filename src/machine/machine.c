@@ -3,7 +3,9 @@
  * Builds a machine and moves it between run states.
  *
  * Memory map: RAM from 0 to at most 3 GiB, the rest from 4 GiB on; one RAM
- * block behind both.  Between them the interrupt controllers and, later, PCI.
+ * block behind both.  Between them PCI and the interrupt controllers; PCI's large
+ * BARs come behind RAM.  A machine without devices has no PCI bus: there is
+ * nothing to find, to save or to build.
  * Ports: COM1 at 0x3f8, CMOS RTC at 0x70, keyboard controller (for its reset
  * line) at 0x60/0x64, reset control at 0xcf9, debug exit at 0xf4, ACPI's power
  * management at 0x600 (GSI 9).
@@ -29,6 +31,7 @@
 #include "dev/mc146818.h"
 #include "dev/ns16550.h"
 #include "dev/pch_reset.h"
+#include "dev/pci.h"
 #include "guest/images.h"
 #include "machine/acpi.h"
 #include "machine/boot.h"
@@ -36,6 +39,7 @@
 #include "mem/ram.h"
 #include "mem/space.h"
 #include "state/state.h"
+#include "virtio/vdev.h"
 
 #define LOW_RAM_END    (3ull << 30)
 #define HIGH_RAM_START (4ull << 30)
@@ -46,6 +50,10 @@
 #define PM_PORT     0x600
 #define PM_GSI      9
 #define HARD_RESET  0x06 /* to PCH_RESET_PORT */
+
+/* How long `stop` waits for requests that are under way. */
+#define STOP_WAIT_NS (10 * NS_PER_SEC)
+#define END_WAIT_NS  (2 * NS_PER_SEC)
 
 struct machine {
 	/* immutable after init */
@@ -67,6 +75,8 @@ struct machine {
 	struct pch_reset *pch_reset;
 	struct debug_exit *debug_exit;
 	struct acpi_pm *acpi_pm;
+	struct pci_bus *pci;     /* NULL without devices */
+	struct devices *devices; /* NULL: none */
 
 	struct lock lock; /* LOCK_RUN_STATE; held while vCPUs are moved */
 	/* protected by lock */
@@ -225,6 +235,53 @@ static void set_gsi(void *opaque, unsigned int gsi, int level)
 	accel->ops->irq_set(accel, gsi, level);
 }
 
+static bool has_pci(const struct machine *machine)
+{
+	return machine->options.device_count > 0;
+}
+
+static uint64_t pci_mmio64_start(const struct machine *machine)
+{
+	uint64_t memory = machine->options.memory;
+	uint64_t high = memory > LOW_RAM_END ? memory - LOW_RAM_END : 0;
+
+	return align_up(HIGH_RAM_START + high, RAM_ALIGN);
+}
+
+static int build_pci(struct machine *machine, struct err *err)
+{
+	const struct pci_bus_config config = {
+		.mem = machine->mem,
+		.memory = machine->root,
+		.ports = machine->ports_root,
+		.mmio64_start = pci_mmio64_start(machine),
+		.accel = machine->accel,
+		.reset = machine->pch_reset,
+		.state = &machine->state,
+		.setup_state = &machine->setup_state,
+	};
+	struct vdev_site site = {
+		.mem = machine->mem,
+		.memory = machine->memory,
+		.state = &machine->state,
+		.is_incoming = machine->options.is_incoming,
+	};
+	int ret;
+
+	if (!has_pci(machine))
+		return 0;
+	ret = pci_bus_new(&config, &machine->pci, err);
+	site.bus = machine->pci;
+	if (!ret)
+		ret = devices_new(&site, machine->options.devices,
+				  machine->options.device_count,
+				  machine->options.is_vhost_scan_each,
+				  &machine->devices, err);
+	if (!ret)
+		ret = pci_bus_assign(machine->pci, err);
+	return ret;
+}
+
 static int build_devices(struct machine *machine, struct err *err)
 {
 	const struct irq_line serial_irq = { .set = set_gsi,
@@ -253,8 +310,9 @@ static int build_devices(struct machine *machine, struct err *err)
 	machine->rtc = mc146818_new(mem, ports, 0x70, &machine->state, "rtc");
 	machine->i8042 = i8042_new(mem, ports, on_reset, machine,
 				   &machine->state, "i8042");
-	machine->pch_reset = pch_reset_new(mem, ports, on_reset, machine,
-					   &machine->state, "pch-reset");
+	machine->pch_reset =
+		pch_reset_new(mem, has_pci(machine) ? NULL : ports, on_reset,
+			      machine, &machine->state, "pch-reset");
 	machine->debug_exit =
 		debug_exit_new(mem, ports, 0xf4, on_debug_exit, machine);
 	machine->acpi_pm = acpi_pm_new(mem, ports, PM_PORT, sci, on_power_off,
@@ -293,16 +351,36 @@ static int guest_cmdline(const struct machine *machine, char *text, size_t room,
 static int select_guest(const struct machine *machine, struct boot_image *image,
 			struct err *err)
 {
+	static const struct {
+		const char *name;
+		const unsigned char *start, *end;
+	} programs[] = {
+		{ "stress", guest_stress_elf, guest_stress_elf_end },
+		{ "blk", guest_blk_elf, guest_blk_elf_end },
+		{ "net", guest_net_elf, guest_net_elf_end },
+	};
 	const char *guest = machine->options.guest;
 	size_t size = strcspn(guest, ",");
 
-	if (size != strlen("stress") || strncmp(guest, "stress", size) != 0)
-		return err_set(err, -EINVAL,
-			       "guest '%.*s' is unknown; use stress", (int)size,
-			       guest);
-	image->kernel = guest_stress_elf;
-	image->kernel_size = (size_t)(guest_stress_elf_end - guest_stress_elf);
-	return 0;
+	for (size_t i = 0; i < sizeof(programs) / sizeof(programs[0]); i++) {
+		if (size != strlen(programs[i].name) ||
+		    strncmp(guest, programs[i].name, size) != 0)
+			continue;
+		/* A simulated vCPU does what stress does, whatever is loaded. */
+		if (i && machine->options.accel.type->runs_no_code)
+			return err_set(err, -EINVAL,
+				       "guest '%s': accelerator %s runs only "
+				       "stress",
+				       programs[i].name,
+				       machine->options.accel.type->name);
+		image->kernel = programs[i].start;
+		image->kernel_size =
+			(size_t)(programs[i].end - programs[i].start);
+		return 0;
+	}
+	return err_set(err, -EINVAL,
+		       "guest '%.*s' is unknown; use stress, blk or net",
+		       (int)size, guest);
 }
 
 static int boot_vcpus(struct machine *machine, const struct boot_entry *entry,
@@ -341,6 +419,8 @@ static int write_acpi_tables(struct machine *machine, struct err *err)
 		.reset_port = PCH_RESET_PORT,
 		.reset_value = HARD_RESET,
 		.century = MC146818_CENTURY,
+		.has_pci = has_pci(machine),
+		.pci_mmio64_start = pci_mmio64_start(machine),
 	};
 	struct bytes_writer tables = { .data = NULL };
 	int ret = 0;
@@ -364,13 +444,16 @@ static int boot(struct machine *machine, struct err *err)
 		{ HIGH_RAM_START, options->memory - low,
 		  machine->ram->host + low },
 	};
-	const struct boot_reserved own = { ACCEL_OWN_GPA, ACCEL_OWN_SIZE };
+	const struct boot_reserved reserved[] = {
+		{ ACCEL_OWN_GPA, ACCEL_OWN_SIZE },
+		{ PCI_ECAM_START, PCI_ECAM_SIZE },
+	};
 	char cmdline[BOOT_CMDLINE_MAX + 1] = "";
 	struct boot_file kernel = { .data = NULL }, initrd = { .data = NULL };
 	struct boot_image image = { .ram = ram,
 				    .ram_count = options->memory > low ? 2 : 1,
-				    .reserved = &own,
-				    .reserved_count = 1,
+				    .reserved = reserved,
+				    .reserved_count = has_pci(machine) ? 2 : 1,
 				    .rsdp_gpa = ACPI_GPA,
 				    .is_ram_fresh = true };
 	struct boot_entry entry;
@@ -481,6 +564,8 @@ int machine_new(const struct machine_options *options,
 	if (!ret)
 		ret = build_devices(machine, err);
 	if (!ret)
+		ret = build_pci(machine, err);
+	if (!ret)
 		ret = vcpu_set_new(machine->accel, options->cpus, on_vcpu_exit,
 				   machine, &vcpus, err);
 	__atomic_store_n(&machine->vcpus, vcpus, __ATOMIC_SEQ_CST);
@@ -507,7 +592,11 @@ void machine_free(struct machine *machine)
 		vcpu_set_pause(machine->vcpus);
 	if (machine->serial)
 		ns16550_stop(machine->serial);
+	/* Whatever does not come to rest ends as it is freed. */
+	devices_pause(machine->devices, clock_mono_ns() + END_WAIT_NS, NULL);
 	vcpu_set_free(machine->vcpus);
+	devices_free(machine->devices);
+	pci_bus_free(machine->pci);
 	acpi_pm_free(machine->acpi_pm);
 	debug_exit_free(machine->debug_exit);
 	pch_reset_free(machine->pch_reset);
@@ -601,15 +690,22 @@ enum run_state machine_run_state(struct machine *machine)
 	return state;
 }
 
-/* With the lock: vCPUs and back ends go. */
-static void go(struct machine *machine)
+/* With the lock: vCPUs and back ends go, if this copy of the guest may have what
+ * only one may. */
+static int go(struct machine *machine, struct err *err)
 {
+	int ret = devices_claim(machine->devices, err);
+
+	if (ret)
+		return ret;
 	set_run_state(machine, RUN_STATE_RUNNING);
 	if (__atomic_load_n(&machine->cause, __ATOMIC_SEQ_CST) != SHUTDOWN_NONE)
 		vcpu_set_halt(machine->vcpus);
 	vcpu_set_resume(machine->vcpus);
 	ns16550_start(machine->serial);
+	devices_run(machine->devices);
 	machine->on_event(machine->opaque, MACHINE_EVENT_RESUME);
+	return 0;
 }
 
 static int refuse(const struct machine *machine, const char *what,
@@ -621,13 +717,12 @@ static int refuse(const struct machine *machine, const char *what,
 
 int machine_start(struct machine *machine, struct err *err)
 {
-	int ret = 0;
+	int ret;
 
 	lock_acquire(&machine->lock);
-	if (machine->run_state == RUN_STATE_PRELAUNCH)
-		go(machine);
-	else
-		ret = refuse(machine, "start", err);
+	ret = machine->run_state == RUN_STATE_PRELAUNCH
+		      ? go(machine, err)
+		      : refuse(machine, "start", err);
 	lock_release(&machine->lock);
 	return ret;
 }
@@ -640,8 +735,11 @@ int machine_stop(struct machine *machine, struct err *err)
 	if (machine->run_state == RUN_STATE_RUNNING) {
 		set_run_state(machine, RUN_STATE_PAUSED);
 		vcpu_set_pause(machine->vcpus);
-		machine_stop_backends(machine);
 		machine->on_event(machine->opaque, MACHINE_EVENT_STOP);
+		ret = machine_stop_backends(
+			machine, clock_mono_ns() + STOP_WAIT_NS, err);
+		if (ret)
+			go(machine, NULL); /* it has what it had */
 	} else if (machine->run_state != RUN_STATE_PAUSED) {
 		ret = refuse(machine, "stop", err);
 	}
@@ -658,11 +756,11 @@ int machine_cont(struct machine *machine, bool force, struct err *err)
 	case RUN_STATE_RUNNING:
 		break;
 	case RUN_STATE_PAUSED:
-		go(machine);
+		ret = go(machine, err);
 		break;
 	case RUN_STATE_HANDED_OVER:
 		if (force)
-			go(machine);
+			ret = go(machine, err);
 		else
 			ret = err_set(err, -EPERM,
 				      "this guest was handed over, and no "
@@ -725,15 +823,27 @@ int machine_switch_begin(struct machine *machine, bool *ret_was_running,
 	}
 	lock_release(&machine->lock);
 	if (!ret && machine_shutdown_cause(machine, NULL) != SHUTDOWN_NONE) {
-		machine_switch_end(machine, RUN_STATE_PAUSED);
+		machine_switch_end(machine, RUN_STATE_PAUSED, NULL);
 		ret = err_set(err, -EINVAL, "the guest has ended");
 	}
 	return ret;
 }
 
-void machine_stop_backends(struct machine *machine)
+int machine_stop_backends(struct machine *machine, uint64_t deadline_ns,
+			  struct err *err)
 {
 	ns16550_stop(machine->serial);
+	return devices_pause(machine->devices, deadline_ns, err);
+}
+
+int machine_claim(struct machine *machine, struct err *err)
+{
+	return devices_claim(machine->devices, err);
+}
+
+void machine_disclaim(struct machine *machine)
+{
+	devices_disclaim(machine->devices);
 }
 
 int machine_save_accel(struct machine *machine, struct err *err)
@@ -744,19 +854,44 @@ int machine_save_accel(struct machine *machine, struct err *err)
 	return ret ? ret : machine->accel->ops->vm_save(machine->accel, err);
 }
 
-void machine_switch_end(struct machine *machine, enum run_state to)
+int machine_switch_end(struct machine *machine, enum run_state to,
+		       struct err *err)
 {
+	int ret = 0;
+
 	lock_acquire(&machine->lock);
 	if (to == RUN_STATE_RUNNING)
-		go(machine);
-	else
+		ret = go(machine, err);
+	else if (to == RUN_STATE_PAUSED)
+		ret = devices_claim(machine->devices, err);
+	if (ret)
+		set_run_state(machine, RUN_STATE_PAUSED);
+	else if (to != RUN_STATE_RUNNING)
 		set_run_state(machine, to);
 	lock_release(&machine->lock);
+	return ret;
+}
+
+static int activate(struct state_registry *registry, struct err *err)
+{
+	struct state_entry *entry;
+
+	list_for_each (entry, &registry->entries, link) {
+		int ret = state_activate(entry, err);
+
+		if (ret) {
+			err_prefix(err, "activating %s", entry->name);
+			return ret;
+		}
+	}
+	return 0;
 }
 
 int machine_load_setup(struct machine *machine, struct err *err)
 {
-	return machine->accel->ops->setup_load(machine->accel, err);
+	int ret = machine->accel->ops->setup_load(machine->accel, err);
+
+	return ret ? ret : activate(&machine->setup_state, err);
 }
 
 static int do_nothing(struct accel_vcpu *vcpu, struct err *err)
@@ -798,17 +933,7 @@ int machine_load_accel(struct machine *machine, struct err *err)
 
 int machine_activate(struct machine *machine, struct err *err)
 {
-	struct state_entry *entry;
-
-	list_for_each (entry, &machine->state.entries, link) {
-		int ret = state_activate(entry, err);
-
-		if (ret) {
-			err_prefix(err, "activating %s", entry->name);
-			return ret;
-		}
-	}
-	return 0;
+	return activate(&machine->state, err);
 }
 
 int machine_take_over(struct machine *machine, bool is_running, struct err *err)
@@ -821,9 +946,11 @@ int machine_take_over(struct machine *machine, bool is_running, struct err *err)
 	else if (machine->run_state != RUN_STATE_INMIGRATE)
 		ret = refuse(machine, "take over", err);
 	else if (is_running)
-		go(machine);
+		ret = go(machine, err);
 	else
 		set_run_state(machine, RUN_STATE_PAUSED);
+	if (!ret)
+		devices_arrived(machine->devices);
 	lock_release(&machine->lock);
 	return ret;
 }
@@ -836,6 +963,28 @@ int machine_vcpu_writes(struct machine *machine, unsigned int vcpu,
 	return ops->vcpu_writes
 		       ? ops->vcpu_writes(machine->accel, vcpu, ret_pages)
 		       : -ENOTSUP;
+}
+
+void machine_hold_vcpu(struct machine *machine, unsigned int vcpu,
+		       uint64_t until_ns)
+{
+	vcpu_set_hold(machine->vcpus, vcpu, until_ns);
+}
+
+void machine_vcpu_held(struct machine *machine, unsigned int vcpu,
+		       struct vcpu_held *ret_held)
+{
+	vcpu_set_held(machine->vcpus, vcpu, ret_held);
+}
+
+void machine_forget_held(struct machine *machine)
+{
+	vcpu_set_forget_held(machine->vcpus);
+}
+
+uint64_t machine_vcpu_cpu_ns(struct machine *machine, unsigned int vcpu)
+{
+	return vcpu_set_cpu_ns(machine->vcpus, vcpu);
 }
 
 int machine_read_stats(struct machine *machine, int vcpu, accel_stat_fn *fn,

@@ -13,12 +13,14 @@
 #include <stdint.h>
 
 #include "accel/accel.h"
+#include "machine/devices.h"
 #include "machine/run_state.h"
 
 struct addr_space;
 struct err;
 struct mem;
 struct state_registry;
+struct vcpu_held;
 struct vcpu_set;
 
 #define MACHINE_CPUS_MAX   1024u
@@ -34,9 +36,12 @@ struct machine_options {
 	const char *kernel; /* path of a PVH ELF or a bzImage, or NULL */
 	const char *initrd; /* path, or NULL */
 	const char *append; /* command line, or NULL */
-	const char *guest;  /* "stress[,key=value...]" instead of a kernel */
+	const char *guest;  /* "PROGRAM[,key=value...]" instead of a kernel */
 	const char *serial; /* "stdio", "unix:PATH", "file:PATH", "null" */
-	bool is_incoming;   /* no boot: state comes by migration */
+	struct device_option devices[DEVICES_MAX];
+	unsigned int device_count;
+	bool is_vhost_scan_each; /* for comparison: vhost/vhost.h */
+	bool is_incoming;        /* no boot: state comes by migration */
 	struct accel_options accel;
 };
 
@@ -84,8 +89,10 @@ bool machine_ring_stats(struct machine *machine,
 enum run_state machine_run_state(struct machine *machine);
 /* First start of a machine that is not incoming. */
 int machine_start(struct machine *machine, struct err *err);
-/* `stop`: returns when no vCPU runs.  `cont`: -EPERM while another copy may
- * run (handed-over) unless @force. */
+/* `stop`: returns when no vCPU runs and every device rests; when one of those does
+ * not come to rest within some seconds, the guest runs on.  `cont`: -EPERM while
+ * another copy may run (handed-over) unless @force; or what devices_claim() said,
+ * of a disk that somebody else has. */
 int machine_stop(struct machine *machine, struct err *err);
 int machine_cont(struct machine *machine, bool force, struct err *err);
 /* Press the power button: whether the guest ends is up to the guest.  -EINVAL
@@ -104,14 +111,23 @@ void machine_hurry(struct machine *machine, bool is_urgent);
 /* -EINVAL when the guest has ended or never ran. */
 int machine_switch_begin(struct machine *machine, bool *ret_was_running,
 			 struct err *err);
-/* Device back ends: no input arrives, and no DMA is under way, after _stop. */
-void machine_stop_backends(struct machine *machine);
+/* Device back ends: no input arrives, and no DMA is under way, once it returned 0.
+ * -ETIMEDOUT when one still works at @deadline_ns (clock_mono_ns()). */
+int machine_stop_backends(struct machine *machine, uint64_t deadline_ns,
+			  struct err *err);
 /* Kernel state of all vCPUs (in parallel, on their threads) and of the VM into
  * the structures that are registered for saving. */
 int machine_save_accel(struct machine *machine, struct err *err);
+/* What only the copy that runs may hold (disk locks): the source gives it up before
+ * the destination claims it. */
+void machine_disclaim(struct machine *machine);
+int machine_claim(struct machine *machine, struct err *err);
 /* @to: running (the switch failed; back ends start again); paused (likewise, of
- * a guest that was, or after a save); postmigrate; or handed-over. */
-void machine_switch_end(struct machine *machine, enum run_state to);
+ * a guest that was, or after a save); postmigrate; or handed-over.  The first two
+ * claim again what was given up: where that fails the guest is paused, and `cont`
+ * tries again. */
+int machine_switch_end(struct machine *machine, enum run_state to,
+		       struct err *err);
 
 /* The destination: the pre-state is in the registered structures. */
 int machine_load_setup(struct machine *machine, struct err *err);
@@ -125,14 +141,21 @@ int machine_rehearse(struct machine *machine, uint64_t *ret_switch_ns,
 int machine_load_accel(struct machine *machine, struct err *err);
 /* After that, with the topology committed and RAM complete: devices activate. */
 int machine_activate(struct machine *machine, struct err *err);
-/* From inmigrate to running or paused; -EINVAL when the machine was ended
- * meanwhile. */
+/* From inmigrate to running or paused, claimed already; -EINVAL when the machine
+ * was ended meanwhile. */
 int machine_take_over(struct machine *machine, bool is_running,
 		      struct err *err);
 
 /* accel_ops.vcpu_writes. */
 int machine_vcpu_writes(struct machine *machine, unsigned int vcpu,
 			uint64_t *ret_pages);
+/* vcpu_set_hold(), _held(), _forget_held() and _cpu_ns(); any thread. */
+void machine_hold_vcpu(struct machine *machine, unsigned int vcpu,
+		       uint64_t until_ns);
+void machine_vcpu_held(struct machine *machine, unsigned int vcpu,
+		       struct vcpu_held *ret_held);
+void machine_forget_held(struct machine *machine);
+uint64_t machine_vcpu_cpu_ns(struct machine *machine, unsigned int vcpu);
 /* The accelerator's counters: accel_ops.stats_read.  -EINVAL for a vCPU that
  * does not exist. */
 int machine_read_stats(struct machine *machine, int vcpu, accel_stat_fn *fn,

@@ -2,6 +2,9 @@
 /*
  * A pause kicks all vCPUs first and then waits for all; the wait begins with a
  * short spin, since a sleep and a wake-up take longer than most vCPUs to park.
+ *
+ * A vCPU that is held back waits where a parked one does, and counts as parked: a
+ * pause does not wait for it, and work reaches it at once.
  */
 #include "machine/vcpu.h"
 
@@ -35,6 +38,9 @@ struct vcpu {
 	bool is_urgent; /* its thread is; never while it runs the guest */
 	bool is_parked;
 	bool is_dead;           /* the guest ended here: never runs again */
+	uint64_t hold_until_ns; /* it does not run before */
+	uint64_t held_since_ns; /* 0: it is not held now */
+	struct vcpu_held held;  /* but for the hold under way */
 	unsigned int work_done; /* of set->work_seq */
 	int work_ret;
 	struct err work_err;
@@ -122,6 +128,44 @@ static void run_guest(struct vcpu *vcpu)
 		pthread_cond_signal(&set->done);
 }
 
+/* With the lock. */
+static void end_hold(struct vcpu *vcpu)
+{
+	uint64_t ns = clock_mono_ns() - vcpu->held_since_ns;
+
+	if (!vcpu->held_since_ns)
+		return;
+	vcpu->held_since_ns = 0;
+	vcpu->held.holds++;
+	vcpu->held.total_ns += ns;
+	if (ns > vcpu->held.longest_ns)
+		vcpu->held.longest_ns = ns;
+}
+
+/* With the lock, which is dropped meanwhile: wait for a turn to run, for work, or
+ * for the end. */
+static void wait_parked(struct vcpu *vcpu)
+{
+	end_hold(vcpu);
+	lock_wait(&vcpu->set->lock, &vcpu->wake);
+}
+
+/* Likewise, with no reason not to run but that it is to be held back; false: it
+ * is not, or no longer. */
+static bool wait_held(struct vcpu *vcpu)
+{
+	uint64_t now = clock_mono_ns();
+
+	if (now >= vcpu->hold_until_ns) {
+		end_hold(vcpu);
+		return false;
+	}
+	if (!vcpu->held_since_ns)
+		vcpu->held_since_ns = now;
+	lock_wait_until(&vcpu->set->lock, &vcpu->wake, vcpu->hold_until_ns);
+	return true;
+}
+
 static void *vcpu_thread(void *opaque)
 {
 	struct vcpu *vcpu = opaque;
@@ -139,10 +183,10 @@ static void *vcpu_thread(void *opaque)
 	while (!set->is_ending) {
 		if (vcpu->work_done != set->work_seq)
 			do_work(vcpu);
-		else if (set->want_run && !vcpu->is_dead)
+		else if (!set->want_run || vcpu->is_dead)
+			wait_parked(vcpu);
+		else if (!wait_held(vcpu))
 			run_guest(vcpu);
-		else
-			lock_wait(&set->lock, &vcpu->wake);
 	}
 	lock_release(&set->lock);
 	return NULL;
@@ -156,7 +200,7 @@ static int vcpu_start(struct vcpu_set *set, unsigned int index, struct err *err)
 
 	vcpu->set = set;
 	vcpu->is_parked = true;
-	pthread_cond_init(&vcpu->wake, NULL);
+	lock_cond_init(&vcpu->wake);
 	ret = set->accel->ops->vcpu_new(set->accel, index, &vcpu->accel_vcpu,
 					err);
 	if (ret)
@@ -226,11 +270,6 @@ void vcpu_set_free(struct vcpu_set *set)
 	lock_fini(&set->lock);
 	free(set->vcpus);
 	free(set);
-}
-
-unsigned int vcpu_set_count(const struct vcpu_set *set)
-{
-	return set->count;
 }
 
 struct accel_vcpu *vcpu_set_get(struct vcpu_set *set, unsigned int index)
@@ -316,6 +355,56 @@ void vcpu_set_pause(struct vcpu_set *set)
 	set->is_awaited = false;
 	lock_release(&set->lock);
 	trace(vcpus_paused, "%u vCPUs", set->count);
+}
+
+void vcpu_set_hold(struct vcpu_set *set, unsigned int index, uint64_t until_ns)
+{
+	struct vcpu *vcpu = &set->vcpus[index];
+
+	assert(index < set->count);
+	lock_acquire(&set->lock);
+	vcpu->hold_until_ns = until_ns;
+	if (!vcpu->is_parked && until_ns) {
+		vcpu->accel_vcpu->ops->vcpu_kick(vcpu->accel_vcpu);
+		pthread_kill(vcpu->thread, ACCEL_KICK_SIGNAL);
+	} else if (vcpu->held_since_ns && set->want_run) {
+		pthread_cond_signal(&vcpu->wake);
+	}
+	lock_release(&set->lock);
+}
+
+void vcpu_set_held(struct vcpu_set *set, unsigned int index,
+		   struct vcpu_held *ret_held)
+{
+	const struct vcpu *vcpu = &set->vcpus[index];
+
+	assert(index < set->count);
+	lock_acquire(&set->lock);
+	*ret_held = vcpu->held;
+	if (vcpu->held_since_ns)
+		ret_held->total_ns += clock_mono_ns() - vcpu->held_since_ns;
+	lock_release(&set->lock);
+}
+
+void vcpu_set_forget_held(struct vcpu_set *set)
+{
+	lock_acquire(&set->lock);
+	for (unsigned int i = 0; i < set->count; i++) {
+		set->vcpus[i].held = (struct vcpu_held){ .holds = 0 };
+		if (set->vcpus[i].held_since_ns)
+			set->vcpus[i].held_since_ns = clock_mono_ns();
+	}
+	lock_release(&set->lock);
+}
+
+uint64_t vcpu_set_cpu_ns(struct vcpu_set *set, unsigned int index)
+{
+	clockid_t clock;
+
+	assert(index < set->count);
+	if (pthread_getcpuclockid(set->vcpus[index].thread, &clock))
+		return 0;
+	return clock_read_ns(clock);
 }
 
 int vcpu_set_work(struct vcpu_set *set, vcpu_work_fn *work, struct err *err)

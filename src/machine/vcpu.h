@@ -3,12 +3,17 @@
  * The vCPU threads of a machine.
  *
  * One thread a vCPU, named "vcpuN".  It is parked (waits here), runs the guest,
- * or does a piece of work that was handed to all vCPUs:
+ * is held back from that for a while, or does a piece of work that was handed to
+ * all vCPUs:
  *
- *	          vcpu_set_resume()
- *	  parked -------------------> running
- *	   ^  |  <------------------
- *	   |  |   vcpu_set_pause(), or the guest ended (then it stays parked)
+ *	          vcpu_set_resume()             vcpu_set_hold()
+ *	  parked -------------------> running ------------------> held
+ *	   ^  |  <------------------          <------------------   |
+ *	   |  |   vcpu_set_pause(), or         its time is over     |
+ *	   |  |   the guest ended (then it                          |
+ *	   |  |   stays parked)                                     |
+ *	   |  |  <--------------------------------------------------+
+ *	   |  |                    vcpu_set_pause(): at once
  *	   |  | vcpu_set_work()
  *	   |  v
  *	  working
@@ -38,7 +43,6 @@ int vcpu_set_new(struct accel *accel, unsigned int count, vcpu_exit_fn *on_exit,
 /* Pauses, joins the threads, frees the vCPUs.  Accepts NULL. */
 void vcpu_set_free(struct vcpu_set *set);
 
-unsigned int vcpu_set_count(const struct vcpu_set *set);
 struct accel_vcpu *vcpu_set_get(struct vcpu_set *set, unsigned int index);
 /* The kernel's id of the vCPU's thread; 0 while it has not started. */
 int vcpu_set_thread_id(struct vcpu_set *set, unsigned int index);
@@ -51,6 +55,23 @@ void vcpu_set_urgent(struct vcpu_set *set, bool is_urgent);
 void vcpu_set_resume(struct vcpu_set *set);
 /* Signal all, then wait until all are parked. */
 void vcpu_set_pause(struct vcpu_set *set);
+
+/* Keep vCPU @index from running its guest until @until_ns (clock_mono_ns()); a
+ * time that has passed, as 0, lets it go.  Returns at once.  Any thread, whatever
+ * else is under way; a pause needs no end of it. */
+void vcpu_set_hold(struct vcpu_set *set, unsigned int index, uint64_t until_ns);
+
+/* What a vCPU was held back, since it began or vcpu_set_forget_held(); the number
+ * and the longest are of holds that are over.  Any thread. */
+struct vcpu_held {
+	uint64_t holds, total_ns, longest_ns;
+};
+void vcpu_set_held(struct vcpu_set *set, unsigned int index,
+		   struct vcpu_held *ret_held);
+void vcpu_set_forget_held(struct vcpu_set *set);
+
+/* How long a vCPU's thread has had a CPU.  Any thread. */
+uint64_t vcpu_set_cpu_ns(struct vcpu_set *set, unsigned int index);
 
 /* Signal all and return: the machine ends, and a resume that comes later (or
  * runs beside this) lets none of them run again.  Any thread, a vCPU's own

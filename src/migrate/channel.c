@@ -35,6 +35,9 @@
 /* To listen on: an address of this host, which should know it by itself.  The
  * caller waits, QMP and all. */
 #define OWN_NAME_TIMEOUT_NS (2 * NS_PER_SEC)
+/* One source comes; before it maybe some who only look whether somebody listens,
+ * and on a busy host they are not seen off at once. */
+#define BACKLOG 16
 /* A peer host that vanished is noticed after this. */
 #define TCP_DEAD_MS 20000
 #define TCP_ALIVE_S 5 /* between probes of a silent one */
@@ -415,14 +418,16 @@ int channel_connect(struct channel *channel, const char *text, int stop_fd,
 		break;
 	}
 	if (ret)
-		return err_set_errno(err, ret, "cannot connect to %s", text);
+		return err_set_errno(
+			err, ret, "cannot %s %s",
+			uri.kind == URI_FILE ? "write" : "connect to", text);
 	return adopt(channel, fd, &save, stop_fd, err);
 }
 
 static int bind_unix(const struct uri *uri, struct channel_listener *listener,
 		     struct err *err)
 {
-	int ret = unix_listener_open(&listener->bound, uri->rest, 1, err);
+	int ret = unix_listener_open(&listener->bound, uri->rest, BACKLOG, err);
 
 	listener->fd = listener->bound.fd;
 	return ret;
@@ -438,7 +443,8 @@ static int bind_one(const struct addrinfo *at, int *ret_fd)
 	if (fd < 0)
 		return -errno;
 	if (setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on)) < 0 ||
-	    bind(fd, at->ai_addr, at->ai_addrlen) < 0 || listen(fd, 1) < 0)
+	    bind(fd, at->ai_addr, at->ai_addrlen) < 0 ||
+	    listen(fd, BACKLOG) < 0)
 		ret = -errno;
 	if (ret)
 		close(fd);
@@ -589,7 +595,10 @@ int channel_send(struct channel *channel, struct iovec *iov, unsigned int count,
 			break;
 	}
 	channel->busy_ns += clock_mono_ns() - start;
-	return ret ? failed(err, ret, "sending to the peer") : 0;
+	return ret ? failed(err, ret,
+			    channel->is_file ? "writing the stream"
+					     : "sending to the peer")
+		   : 0;
 }
 
 /* Hand out what was read ahead; false when all of @iov is filled. */
@@ -629,6 +638,17 @@ static ssize_t recv_some(struct channel *channel, const struct iovec *iov,
 	return (ssize_t)iov->iov_len;
 }
 
+/* @is_first: between two records. */
+static int ended(const struct channel *channel, bool is_first, struct err *err)
+{
+	if (!is_first)
+		return err_set(err, -EBADMSG,
+			       "the stream ends inside a record");
+	return err_set(err, -ENODATA, "%s",
+		       channel->is_file ? "the stream ends"
+					: "the peer closed the connection");
+}
+
 int channel_recv(struct channel *channel, struct iovec *iov, unsigned int count,
 		 struct err *err)
 {
@@ -647,18 +667,16 @@ int channel_recv(struct channel *channel, struct iovec *iov, unsigned int count,
 			continue;
 		}
 		if (done == 0)
-			return is_first ? err_set(err, -ENODATA,
-						  "the peer closed the "
-						  "connection")
-					: err_set(err, -EBADMSG,
-						  "the stream ends inside a "
-						  "record");
+			return ended(channel, is_first, err);
 		if (errno == EINTR || (errno == EAGAIN && spin_until &&
 				       clock_mono_ns() < spin_until))
 			continue;
 		ret = errno == EAGAIN ? wait_for(channel, POLLIN) : -errno;
 		if (ret)
-			return failed(err, ret, "reading from the peer");
+			return failed(err, ret,
+				      channel->is_file
+					      ? "reading the stream"
+					      : "reading from the peer");
 	}
 	return 0;
 }

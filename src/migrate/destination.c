@@ -407,6 +407,8 @@ static int load_and_answer(struct destination *dst, struct err *err)
 		ret = load_all(dst, err);
 	if (!ret)
 		ret = machine_activate(dst->machine, err);
+	if (!ret)
+		ret = machine_claim(dst->machine, err);
 	phase_end(&dst->phases, MIG_PHASE_DST_ACTIVATE);
 	if (ret)
 		return ret;
@@ -624,8 +626,11 @@ void destination_run(struct mig *mig, struct err *err)
 	if (!ret)
 		ret = receive(&dst, err);
 	machine_hurry(dst.machine, false);
-	if (ret)
+	if (ret) {
+		/* First, for the source takes its disks back. */
+		machine_disclaim(dst.machine);
 		send_reason(&dst, err);
+	}
 	channel_close(dst.channel);
 	channel_listener_close(
 		&mig->listener); /* it may not have come to that */

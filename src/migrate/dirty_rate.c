@@ -18,6 +18,7 @@
 #include "base/trace.h"
 #include "machine/machine.h"
 #include "mem/space.h"
+#include "migrate/dirty_limit.h"
 #include "migrate/ram_watch.h"
 
 #define WINDOW_PAGES 4096u /* taken and watched at a time */
@@ -32,7 +33,8 @@ struct sample {
 
 struct dirty_rate {
 	/* immutable after init */
-	struct machine *machine; /* borrowed */
+	struct machine *machine;   /* borrowed */
+	struct dirty_limit *limit; /* borrowed */
 	unsigned int cpus;
 
 	struct lock lock; /* LOCK_DIRTY_RATE */
@@ -63,13 +65,15 @@ const char *dirty_rate_mode_name(enum dirty_rate_mode mode)
 	return mode_names[mode];
 }
 
-struct dirty_rate *dirty_rate_new(struct machine *machine)
+struct dirty_rate *dirty_rate_new(struct machine *machine,
+				  struct dirty_limit *limit)
 {
 	struct dirty_rate *rate = calloc(1, sizeof(*rate));
 
 	if (!rate)
 		return NULL;
 	rate->machine = machine;
+	rate->limit = limit;
 	rate->cpus = machine_options(machine)->cpus;
 	rate->vcpu_bytes_per_sec = calloc(rate->cpus, sizeof(uint64_t));
 	rate->vcpu_writes = calloc(rate->cpus, sizeof(uint64_t));
@@ -163,6 +167,7 @@ static int measure_all(struct dirty_rate *rate,
 	uint64_t start, elapsed, pages;
 	int ret;
 
+	dirty_limit_take_log(rate->limit);
 	ret = ram_watch_start(&watch, machine_mem(rate->machine), err);
 	if (!ret)
 		ret = watch_all(rate, &watch, err);
@@ -180,6 +185,7 @@ static int measure_all(struct dirty_rate *rate,
 			muldiv64(pages * RAM_PAGE_SIZE, NS_PER_SEC, elapsed);
 	}
 	ram_watch_stop(&watch, 0);
+	dirty_limit_give_log(rate->limit);
 	return ret;
 }
 

@@ -14,6 +14,7 @@
 
 #include "base/err.h"
 
+struct dirty_limit;
 struct dirty_rate;
 struct machine;
 
@@ -54,8 +55,9 @@ struct dirty_rate_info {
 	bool has_vcpus;         /* the log says who wrote */
 };
 
-/* NULL without memory.  @machine outlives it. */
-struct dirty_rate *dirty_rate_new(struct machine *machine);
+/* NULL without memory.  @machine and @limit, which lends the log, outlive it. */
+struct dirty_rate *dirty_rate_new(struct machine *machine,
+				  struct dirty_limit *limit);
 /* NULL is accepted. */
 void dirty_rate_free(struct dirty_rate *rate);
 

@@ -19,6 +19,7 @@
 #include "mig_priv.h"
 
 #define DEFAULT_DOWNTIME_LIMIT_MS 300
+#define DEFAULT_MAX_CPU_THROTTLE  99
 #define DEFAULT_LOG_STOP_DELAY_MS 1000
 
 static const char *const phase_names[MIG_PHASE_COUNT] = {
@@ -117,6 +118,18 @@ int mig_set_state(struct mig *mig, enum mig_state to, struct err *err)
 	return !ret && is_broken ? mig_break(mig, err) : ret;
 }
 
+static bool make_parts(struct mig *mig)
+{
+	mig->governor = governor_new(mig->machine);
+	if (!mig->governor)
+		return false;
+	mig->limit = dirty_limit_new(mig->machine, mig->governor);
+	mig->converge = converge_new(mig->machine, mig->governor);
+	if (mig->limit)
+		mig->rate = dirty_rate_new(mig->machine, mig->limit);
+	return mig->limit && mig->converge && mig->rate;
+}
+
 struct mig *mig_new(struct machine *machine, mig_event_fn *on_event,
 		    void *opaque)
 {
@@ -129,22 +142,21 @@ struct mig *mig_new(struct machine *machine, mig_event_fn *on_event,
 		free(mig);
 		return NULL;
 	}
-	mig->rate = dirty_rate_new(machine);
-	if (!mig->rate) {
-		close(mig->stop_fd);
-		free(mig);
+	mig->machine = machine;
+	lock_init(&mig->lock, LOCK_MIGRATE);
+	list_init(&mig->fds);
+	if (!make_parts(mig)) {
+		mig_free(mig);
 		return NULL;
 	}
-	mig->machine = machine;
 	mig->on_event = on_event;
 	mig->opaque = opaque;
 	mig->params.downtime_limit_ms = DEFAULT_DOWNTIME_LIMIT_MS;
+	mig->params.max_cpu_throttle = DEFAULT_MAX_CPU_THROTTLE;
 	mig->params.log_stop_delay_ms = DEFAULT_LOG_STOP_DELAY_MS;
 	mig->caps.events = true;
 	mig->channel = (struct channel)CHANNEL_INIT;
 	mig->listener = (struct channel_listener)CHANNEL_LISTENER_INIT;
-	lock_init(&mig->lock, LOCK_MIGRATE);
-	list_init(&mig->fds);
 	return mig;
 }
 
@@ -181,6 +193,9 @@ void mig_free(struct mig *mig)
 	lock_release(&mig->lock);
 	join_thread(mig);
 	dirty_rate_free(mig->rate);
+	dirty_limit_free(mig->limit);
+	converge_free(mig->converge);
+	governor_free(mig->governor);
 	list_for_each_safe (named, next, &mig->fds, link) {
 		close(named->fd);
 		list_del(&named->link);
@@ -339,6 +354,10 @@ int mig_set_params(struct mig *mig, const struct mig_params *params,
 		return err_set(
 			err, -ERANGE, "downtime-limit of %lu ms, at most %llu",
 			params->downtime_limit_ms, MIG_DOWNTIME_LIMIT_MAX_MS);
+	if (params->max_cpu_throttle > MIG_CPU_THROTTLE_MAX)
+		return err_set(err, -ERANGE,
+			       "max-cpu-throttle of %lu per cent, at most %u",
+			       params->max_cpu_throttle, MIG_CPU_THROTTLE_MAX);
 	if (params->log_stop_delay_ms > MIG_LOG_STOP_DELAY_MAX_MS)
 		return err_set(err, -ERANGE,
 			       "x-log-stop-delay of %lu ms, at most %llu",
@@ -462,7 +481,35 @@ int mig_calc_dirty_rate(struct mig *mig, const struct dirty_rate_params *params,
 	return ret;
 }
 
+int mig_set_dirty_limit(struct mig *mig, unsigned int vcpu,
+			uint64_t mib_per_sec, struct err *err)
+{
+	enum run_state state = machine_run_state(mig->machine);
+
+	if (mib_per_sec && state != RUN_STATE_RUNNING &&
+	    state != RUN_STATE_PAUSED && state != RUN_STATE_FINISH_MIGRATE)
+		return err_set(err, -EINVAL,
+			       "cannot limit a machine that is %s",
+			       run_state_name(state));
+	return dirty_limit_set(mig->limit, vcpu, mib_per_sec, err);
+}
+
 struct dirty_rate *mig_dirty_rate(struct mig *mig)
 {
 	return mig->rate;
+}
+
+struct dirty_limit *mig_dirty_limit(struct mig *mig)
+{
+	return mig->limit;
+}
+
+struct converge *mig_converge(struct mig *mig)
+{
+	return mig->converge;
+}
+
+unsigned int mig_cpus(const struct mig *mig)
+{
+	return machine_options(mig->machine)->cpus;
 }

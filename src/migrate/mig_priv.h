@@ -20,9 +20,12 @@
 #include "base/list.h"
 #include "base/lock.h"
 #include "migrate/channel.h"
+#include "migrate/converge.h"
+#include "migrate/dirty_limit.h"
 #include "migrate/dirty_rate.h"
 #include "migrate/fail.h"
 #include "migrate/format.h"
+#include "migrate/governor.h"
 #include "migrate/migrate.h"
 
 /* Room for the state of a machine of @cpus. */
@@ -43,7 +46,10 @@ struct mig {
 	mig_event_fn *on_event;
 	void *opaque;
 	int stop_fd; /* owned eventfd: readable = the thread gives up */
-	struct dirty_rate *rate; /* owned; a migration ends its measurement */
+	struct dirty_rate *rate;   /* owned; a migration ends its measurement */
+	struct governor *governor; /* owned; holds vCPUs to the limits of: */
+	struct dirty_limit *limit; /* owned */
+	struct converge *converge; /* owned */
 
 	struct lock lock; /* LOCK_MIGRATE */
 	/* protected by lock */

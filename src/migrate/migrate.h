@@ -18,6 +18,8 @@
 
 #include "base/err.h"
 
+struct converge;
+struct dirty_limit;
 struct dirty_rate;
 struct dirty_rate_params;
 struct machine;
@@ -58,12 +60,16 @@ const char *mig_status(enum mig_state state);
 struct mig_params {
 	uint64_t max_bandwidth;     /* bytes a second, 0: no limit */
 	uint64_t downtime_limit_ms; /* default 300 */
+	/* How much of their writing vCPUs may be denied, in per cent, so that the
+	 * limit is met (converge.h): default 99; 0: they are left alone. */
+	uint64_t max_cpu_throttle;
 	/* x-log-stop-delay: how long dirty logging stays on after the end
 	 * (default 1000); a migration until then finds it on. */
 	uint64_t log_stop_delay_ms;
 };
 
 #define MIG_DOWNTIME_LIMIT_MAX_MS 2000000ull /* QEMU's limit */
+#define MIG_CPU_THROTTLE_MAX      99u        /* QEMU's limit */
 #define MIG_LOG_STOP_DELAY_MAX_MS 3600000ull
 
 /* migrate-set-capabilities.  `ram-checksum` copies and checks RAM that is sent
@@ -174,8 +180,15 @@ int mig_del_fd(struct mig *mig, const char *name, struct err *err);
  * machine that never ran or is gone. */
 int mig_calc_dirty_rate(struct mig *mig, const struct dirty_rate_params *params,
 			struct err *err);
+/* dirty_limit_set(), but -EINVAL for a limit on a machine that never ran or is
+ * gone. */
+int mig_set_dirty_limit(struct mig *mig, unsigned int vcpu,
+			uint64_t mib_per_sec, struct err *err);
 /* To be asked. */
 struct dirty_rate *mig_dirty_rate(struct mig *mig);
+struct dirty_limit *mig_dirty_limit(struct mig *mig);
+struct converge *mig_converge(struct mig *mig);
+unsigned int mig_cpus(const struct mig *mig);
 
 /* `godwit stream`: explain the stream in @path on @out.  0, or the error that
  * makes the stream unusable (with the record that has it). */

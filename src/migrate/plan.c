@@ -42,7 +42,8 @@ struct model {
 	double static_dirty; /* touched pages that nobody writes, unsent */
 	bool is_first_pass;
 	double now_ns;
-	double share;
+	double share;      /* of the pages that become dirty a second */
+	double dirty_rate; /* those, with all of it, in the last stretch: per ns */
 };
 
 /* From the start of a pass to the end of the sync that follows it. */
@@ -154,21 +155,29 @@ static double dirty_in(struct model *model, const struct stretch *stretch,
 }
 
 /* The guest lives through the stretch: its writes and their faults take as much
- * of its processors' time as there is. */
+ * of its processors' time as there is, and where it is throttled, no more pages
+ * become dirty than its share. */
 static void live(struct model *model, const struct stretch *stretch)
 {
+	double stretch_ns = stretch->end_ns - stretch->start_ns;
+	double most = model->share < 1
+			      ? model->share * model->dirty_rate * stretch_ns
+			      : INFINITY;
 	double active =
 		(writes_active(&model->writes, stretch->end_ns / SECOND) -
 		 writes_active(&model->writes, stretch->start_ns / SECOND));
 	double wanted = active * model->writes.rate;
 	double room = active * SECOND * model->input->guest.cpus;
-	double low = 0, high = model->share, speed = high;
+	double low = 0, high = 1, speed = high, faults;
 
 	for (int i = 0; i < HALVINGS; i++) {
-		double faults = dirty_in(model, stretch, speed);
-		bool fits = speed * wanted * cost(model, PLAN_COST_WRITE) +
-				    faults * cost(model, PLAN_COST_FAULT) <=
-			    room;
+		bool fits;
+
+		faults = dirty_in(model, stretch, speed);
+		fits = faults <= most &&
+		       speed * wanted * cost(model, PLAN_COST_WRITE) +
+				       faults * cost(model, PLAN_COST_FAULT) <=
+			       room;
 
 		if (fits && i == 0)
 			break;
@@ -178,7 +187,9 @@ static void live(struct model *model, const struct stretch *stretch)
 			high = speed;
 		speed = (low + high) / 2;
 	}
-	dirty_in(model, stretch, speed);
+	faults = dirty_in(model, stretch, speed);
+	if (model->share == 1 && stretch_ns > 0)
+		model->dirty_rate = faults / stretch_ns;
 	memcpy(model->dirty, model->next, sizeof(model->dirty));
 	model->plan->writes_wanted += wanted;
 	model->plan->writes += wanted * speed;

@@ -119,7 +119,7 @@ struct plan_round {
 	double remaining; /* pages, at its sync */
 	double sync_ns, pass_ns;
 	uint64_t estimate_ns; /* the policy's, of the pause */
-	double share;         /* of the writers' speed that throttling left */
+	double share;         /* of their writing that throttling left */
 };
 
 enum plan_outcome {

@@ -10,6 +10,7 @@
  * it is no copy before that, and the guest stays here.
  */
 #include <errno.h>
+#include <poll.h>
 #include <string.h>
 
 #include "base/clock.h"
@@ -39,6 +40,10 @@
 /* While the downtime limit is out of reach, a round serves only to notice that
  * it no longer is. */
 #define FUTILE_ROUND_NS (50 * NS_PER_MS)
+
+/* Disks that the destination claimed come back within this, or it hangs. */
+#define RECLAIM_WAIT_NS  (2 * NS_PER_SEC)
+#define RECLAIM_AGAIN_MS 2
 
 struct source {
 	struct mig *mig;
@@ -479,6 +484,16 @@ static int pace_rounds(struct source *src, struct err *err)
 	return 0;
 }
 
+/* This round is not the last: is the guest in the way? */
+static void hold_back(struct source *src, const struct policy_round *round)
+{
+	struct mig_params params;
+
+	mig_params(src->mig, &params);
+	converge_round(src->mig->converge, &src->policy, round->remaining_bytes,
+		       (unsigned int)params.max_cpu_throttle);
+}
+
 static int source_rounds(struct source *src, struct err *err)
 {
 	struct policy_round round = { .sent_bytes = 0 };
@@ -498,6 +513,7 @@ static int source_rounds(struct source *src, struct err *err)
 		update_info(src, src->last_remaining);
 		if (is_time)
 			return 0;
+		hold_back(src, &round);
 		ret = source_pass(src, &round, err);
 		if (!ret)
 			ret = pace_rounds(src, err);
@@ -529,6 +545,7 @@ static int source_stop(struct source *src, struct err *err)
 	if (ret)
 		return ret;
 	src->is_stopped = true;
+	converge_end(src->mig->converge); /* none that runs again is held */
 	phase_end(&src->phases, MIG_PHASE_STOP_VCPUS);
 	ret = mig_set_state(src->mig, MIG_DEVICE, err);
 	if (ret)
@@ -543,9 +560,11 @@ static int source_stop(struct source *src, struct err *err)
 	ret = stream_flush(src->channel, &src->out, err);
 	if (ret)
 		return ret;
-	machine_stop_backends(src->machine);
+	ret = machine_stop_backends(src->machine, src->channel->deadline_ns,
+				    err);
 	phase_end(&src->phases, MIG_PHASE_STOP_BACKENDS);
-	ret = machine_save_accel(src->machine, err);
+	if (!ret)
+		ret = machine_save_accel(src->machine, err);
 	if (ret)
 		return ret;
 	ret = put_states(src, machine_state(src->machine), FMT_STATE, err);
@@ -661,8 +680,10 @@ static int source_let_go(struct source *src, struct err *err)
 		ret = put_verify(src, err);
 		phase_end(&src->phases, MIG_PHASE_VERIFY);
 	}
-	if (!ret)
+	if (!ret) {
+		machine_disclaim(src->machine);
 		ret = source_give(src, err);
+	}
 	phase_end(&src->phases, MIG_PHASE_SEND_STATE);
 	return ret ? ret : channel_sync(src->channel, err);
 }
@@ -682,8 +703,11 @@ static int source_save(struct source *src, struct err *err)
 static int source_hand_over(struct source *src, struct err *err)
 {
 	struct fmt_report report;
-	int ret = source_send_end(src, err);
+	int ret;
 
+	/* The destination claims its disks once it has END. */
+	machine_disclaim(src->machine);
+	ret = source_send_end(src, err);
 	if (ret)
 		return ret;
 	src->channel->spin_ns = MIG_SPIN_NS;
@@ -708,13 +732,31 @@ static int source_hand_over(struct source *src, struct err *err)
 	return 0;
 }
 
-/* Not given away: the guest is the source's, and runs on if it ran. */
-static void source_resume(struct source *src)
+/* The destination gives back what it claimed as soon as it knows; locks of files
+ * tell nobody when, so they are asked for again and again. */
+static void reclaim(struct source *src)
 {
-	if (src->is_stopped)
-		machine_switch_end(src->machine, src->was_running
-							 ? RUN_STATE_RUNNING
-							 : RUN_STATE_PAUSED);
+	uint64_t deadline_ns = clock_mono_ns() + RECLAIM_WAIT_NS;
+
+	while (machine_claim(src->machine, NULL) &&
+	       clock_mono_ns() < deadline_ns)
+		poll(NULL, 0, RECLAIM_AGAIN_MS);
+}
+
+/* Not given away: the guest is the source's, and runs on if it ran.  Unless
+ * somebody has its disks: then it is paused. */
+static void source_resume(struct source *src, struct err *err)
+{
+	struct err reason = ERR_INIT;
+
+	if (!src->is_stopped)
+		return;
+	reclaim(src);
+	if (machine_switch_end(src->machine,
+			       src->was_running ? RUN_STATE_RUNNING
+						: RUN_STATE_PAUSED,
+			       &reason))
+		err_prefix(err, "the guest is paused (%s)", err_msg(&reason));
 }
 
 /* The way in which what is stopped and sent becomes another's. */
@@ -738,7 +780,7 @@ static int source_switch(struct source *src, struct err *err)
 		ret = source_pass_on(src, err);
 
 	if (ret && !src->is_given)
-		source_resume(src);
+		source_resume(src, err);
 	machine_hurry(src->machine, false);
 	lock_acquire(&src->mig->lock);
 	src->mig->info.precopy_bytes = precopy;
@@ -785,13 +827,14 @@ static void source_fail(struct source *src, int code, struct err *err)
 {
 	mig_break(src->mig, NULL); /* a cancel took the last arc */
 	if (src->is_given) {
-		machine_switch_end(src->machine, RUN_STATE_HANDED_OVER);
+		machine_switch_end(src->machine, RUN_STATE_HANDED_OVER, NULL);
 		err_prefix(err, src->channel->is_file
 					? "END was sent, who reads it may run "
 					  "the guest"
 					: "GO was sent, the destination may "
 					  "run the guest");
 	} else {
+		converge_end(src->mig->converge);
 		explain_failure(src, code, err);
 		source_send_cancel(src, err);
 	}
@@ -809,7 +852,7 @@ static void source_complete(struct source *src)
 	else if (src->channel->is_file)
 		state = RUN_STATE_HANDED_OVER; /* nobody said RUNNING */
 	/* Before a reader finds the end of its pipe. */
-	machine_switch_end(src->machine, state);
+	machine_switch_end(src->machine, state, NULL);
 	channel_close(src->channel);
 	mig_finish(src->mig, MIG_COMPLETED, NULL);
 	source_stop_log(src);
@@ -825,6 +868,8 @@ void source_run(struct mig *mig, struct err *err)
 	struct mig_params params;
 	int ret;
 
+	dirty_limit_take_log(mig->limit);
+	converge_begin(mig->converge);
 	mig_params(mig, &params);
 	mig_caps(mig, &src.caps);
 	policy_init(&src.policy, params.downtime_limit_ms * NS_PER_MS);
@@ -839,6 +884,7 @@ void source_run(struct mig *mig, struct err *err)
 		source_fail(&src, ret, err);
 	else
 		source_complete(&src);
+	dirty_limit_give_log(mig->limit);
 	bytes_writer_fini(&src.out);
 	record_fini(&src.reply);
 }

@@ -17,15 +17,37 @@ double throttle_share(const struct policy *policy, double share,
 	double over, excess, step;
 
 	if (policy->estimate_ns <= policy->limit_ns || !policy->idle_rounds ||
-	    !remaining_bytes)
+	    !remaining_bytes || policy->is_out_of_reach)
 		return share;
 	over = (double)(policy->estimate_ns - policy->limit_ns);
 	excess = over * (double)policy->bandwidth / (double)NS_PER_SEC;
-	if (excess >= rest)
-		return share;
 	step = (rest - excess) / rest;
 	if (step < STEP_MIN)
 		step = STEP_MIN;
 	share *= step < STEP_MAX ? step : STEP_MAX;
 	return share < THROTTLE_SHARE_MIN ? THROTTLE_SHARE_MIN : share;
+}
+
+/* Halvings between 0 and the highest rate: to a millionth of it. */
+#define CAP_STEPS 20
+
+double throttle_cap(const double *rates, unsigned int count, double share)
+{
+	double total = 0, low = 0, high = 0;
+
+	for (unsigned int i = 0; i < count; i++) {
+		total += rates[i];
+		high = rates[i] > high ? rates[i] : high;
+	}
+	for (int step = 0; share < 1 && step < CAP_STEPS; step++) {
+		double cap = (low + high) / 2, sum = 0;
+
+		for (unsigned int i = 0; i < count; i++)
+			sum += rates[i] < cap ? rates[i] : cap;
+		if (sum <= total * share)
+			low = cap;
+		else
+			high = cap;
+	}
+	return share < 1 ? low : high;
 }

@@ -168,14 +168,6 @@ static void kernel_disclaim(void *opaque)
 	tap_set_active(net->tap, 0, NULL);
 }
 
-static int kernel_set_filter(void *opaque, const struct net_rx_filter *filter,
-			     struct err *err)
-{
-	struct vh_net *net = opaque;
-
-	return tap_set_filter(net->tap, filter, err);
-}
-
 static void kernel_announce(void *opaque, const uint8_t mac[6])
 {
 	const struct vh_net *net = opaque;
@@ -192,7 +184,6 @@ static const struct net_backend_ops kernel_net_ops = {
 	.set_pairs = kernel_set_pairs,
 	.claim = kernel_claim,
 	.disclaim = kernel_disclaim,
-	.set_filter = kernel_set_filter,
 	.announce = kernel_announce,
 	.free = vh_net_free,
 };

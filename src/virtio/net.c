@@ -144,6 +144,7 @@ static void thread_start(void *opaque)
 {
 	struct net_call *c = opaque;
 
+	__atomic_store_n(&c->net->is_stopping, false, __ATOMIC_RELEASE);
 	c->ret = net_ctrl_start(c->net, c->err);
 	if (c->ret)
 		return;
@@ -160,18 +161,16 @@ static void thread_stop(void *opaque)
 	c->net->is_working = false;
 }
 
-/* The filter of a driver that can set none is that it wants all; the kernel may
- * have another's still. */
 static int backend_start(struct net *net, struct err *err)
 {
 	const struct net_backend_ops *ops = net->ops;
 	int ret;
 
 	ret = ops->accept(net->backend, net->base.features, err);
-	if (ret == 0)
-		ret = ops->start(net->backend, &net->base, net->pairs, err);
 	if (ret == 0 && ops->set_filter)
 		ret = ops->set_filter(net->backend, &net->filter, err);
+	if (ret == 0)
+		ret = ops->start(net->backend, &net->base, net->pairs, err);
 	return ret;
 }
 
@@ -181,15 +180,14 @@ static int net_start(struct vdev *dev, struct err *err)
 	struct net_call c = { .net = net, .err = err };
 	int ret = backend_start(net, err);
 
-	if (ret == 0) {
-		call(thread_start, &c);
-		ret = c.ret;
-	}
-	if (ret) {
+	if (ret)
+		return ret;
+	call(thread_start, &c);
+	if (c.ret) {
 		net->ops->stop_begin(net->backend);
 		net->ops->stop(net->backend, UINT64_MAX, NULL);
 	}
-	return ret;
+	return c.ret;
 }
 
 /* From here on the thread calls no back end: it is the caller's. */
@@ -198,6 +196,7 @@ static void net_stop_begin(struct vdev *dev)
 	struct net *net = net_of(dev);
 	struct net_call c = { .net = net };
 
+	__atomic_store_n(&net->is_stopping, true, __ATOMIC_RELEASE);
 	call(thread_stop, &c);
 	net->ops->stop_begin(net->backend);
 }

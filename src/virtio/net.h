@@ -54,6 +54,10 @@ struct net_rx_filter {
 	uint8_t multicast[NET_FILTER_MAX][6];
 };
 
+/* Of a frame to the station or group @address. */
+bool net_filter_takes(const struct net_rx_filter *filter,
+		      const uint8_t address[6]);
+
 /*
  * A back end of data queues.  features, accept, start, stop_begin and stop are
  * called as the ops of struct vdev_type of the same name, with the device's lock;
@@ -78,7 +82,7 @@ struct net_backend_ops {
 	/* As those of struct vdev_type; the guest uses @pairs pairs. */
 	int (*claim)(void *opaque, unsigned int pairs, struct err *err);
 	void (*disclaim)(void *opaque);
-	/* After each start (with the device's lock), and when the driver changed
+	/* Before each start (with the device's lock), and when the driver changes
 	 * it. */
 	int (*set_filter)(void *opaque, const struct net_rx_filter *filter,
 			  struct err *err);

@@ -6,7 +6,8 @@
  * In the device's thread.  A command is a class, a number, data and, to write to,
  * a byte for the answer.  The driver is hostile: what does not have exactly the
  * size that its command has, and every command that was not negotiated, is
- * answered with an error and changes nothing.
+ * answered with an error and changes nothing.  A stop waits for one command, however
+ * many there are.
  */
 #include <errno.h>
 #include <linux/virtio_net.h>
@@ -195,12 +196,13 @@ static void run_commands(struct net *net)
 	struct vq_request request = { .segments = net->segments,
 				      .room = NET_QUEUE_SIZE };
 	struct err err = ERR_INIT;
-	int ret;
+	int ret = 0;
 
-	while ((ret = vq_pop(&net->ctrl, &request, &err)) > 0)
+	while (!__atomic_load_n(&net->is_stopping, __ATOMIC_ACQUIRE) &&
+	       (ret = vq_pop(&net->ctrl, &request, &err)) > 0)
 		answer(net, &request);
 	vq_flush(&net->ctrl);
-	if (ret == 0)
+	if (ret >= 0)
 		return;
 	vdev_break(&net->base, &err);
 	net_ctrl_stop(net);

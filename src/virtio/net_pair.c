@@ -86,6 +86,15 @@ static void tap_watch(struct net_pair *pair)
 		watch(pair, &pair->tap);
 }
 
+/* False when there are some again: then nothing is to be waited for. */
+static bool await_buffers(struct net_pair *pair)
+{
+	pair->lacks_buffers = !vq_want_kicks(&pair->rx.vq);
+	if (!pair->lacks_buffers)
+		vq_ignore_kicks(&pair->rx.vq);
+	return pair->lacks_buffers;
+}
+
 /* Both: true when there may be more to do at once. */
 static bool receive(struct net_pair *pair)
 {
@@ -99,10 +108,9 @@ static bool receive(struct net_pair *pair)
 		pair_break(pair, &err);
 	else if (ret == NET_BURST_GONE)
 		pair->is_tap_gone = true;
-	else if (ret == NET_BURST_FULL && !vq_want_kicks(&pair->rx.vq))
-		pair->lacks_buffers = true;
-	return ret == NET_BURST_MORE ||
-	       (ret == NET_BURST_FULL && !pair->lacks_buffers);
+	else if (ret == NET_BURST_FULL)
+		return !await_buffers(pair);
+	return ret == NET_BURST_MORE;
 }
 
 static bool transmit(struct net_pair *pair)
@@ -270,13 +278,14 @@ void net_pair_resume(struct net_pair *pair)
 }
 
 int net_pair_init(struct net_pair *pair, const struct tap *tap,
-		  unsigned int index, const char *name, struct err *err)
+		  struct net_rx_filter *const *filter, unsigned int index,
+		  const char *name, struct err *err)
 {
 	char thread_name[16];
 
 	pair->owner = tap;
 	pair->index = index;
-	if (net_rx_init(&pair->rx))
+	if (net_rx_init(&pair->rx, filter))
 		return err_set(err, -ENOMEM, "%s: no memory", name);
 	snprintf(thread_name, sizeof(thread_name), "%.12s/%u", name, index);
 	return io_thread_new(thread_name, &pair->thread, err);

@@ -45,9 +45,10 @@ struct net_pair {
 	struct net_tx tx;
 };
 
-/* @pair is zero.  Undone by net_pair_fini(), which accepts a zeroed one. */
+/* @pair is zero; @filter is struct net_rx's.  Undone by net_pair_fini(), which accepts a zeroed one. */
 int net_pair_init(struct net_pair *pair, const struct tap *tap,
-		  unsigned int index, const char *name, struct err *err);
+		  struct net_rx_filter *const *filter, unsigned int index,
+		  const char *name, struct err *err);
 void net_pair_fini(struct net_pair *pair);
 
 /* On those of its two queues that the driver enabled; its queue of the tap is

@@ -33,6 +33,8 @@ struct net {
 	uint64_t shown_mac;        /* the bytes, the first one lowest */
 	uint8_t is_announce_asked; /* VIRTIO_NET_S_ANNOUNCE; saved */
 
+	bool is_stopping; /* atomic: leave what is in the control queue */
+
 	/* the thread's */
 	bool is_working, has_ctrl;
 	bool can_announce;          /* the driver does, when it is asked to */

@@ -39,8 +39,10 @@ enum net_burst {
 struct net_rx {
 	struct vq vq;
 	bool is_mergeable; /* a packet may take several buffers */
-	uint32_t usual;    /* bytes of buffers that a packet is read into */
-	uint32_t smaller;  /* packets in a row that needed less */
+	/* Of the driver; RCU; NULL: takes all. */
+	struct net_rx_filter *const *filter;
+	uint32_t usual;   /* bytes of buffers that a packet is read into */
+	uint32_t smaller; /* packets in a row that needed less */
 
 	/* [head, head + count) are popped; segments are in their order */
 	struct vq_request window[NET_RX_WINDOW];
@@ -55,12 +57,12 @@ struct net_rx {
 	uint8_t *rest; /* owned, NET_PACKET_MAX bytes */
 
 	struct iovec iovecs[2 * NET_QUEUE_SIZE + 1];
-	uint64_t packets, dropped;
+	uint64_t packets, dropped, filtered;
 };
 
 /* The caller has the thread rest.  A packet that waits is the window's and so
  * gone after net_rx_stop(). */
-int net_rx_init(struct net_rx *rx);
+int net_rx_init(struct net_rx *rx, struct net_rx_filter *const *filter);
 void net_rx_fini(struct net_rx *rx);
 int net_rx_start(struct net_rx *rx, struct vdev *dev, unsigned int index,
 		 struct err *err);

@@ -6,6 +6,7 @@
 
 #include "base/bytes.h"
 #include "base/err.h"
+#include "mem/grace.h"
 #include "mem/ram.h"
 #include "virtio/net_queue.h"
 #include "virtio/tap.h"
@@ -22,8 +23,9 @@
 
 #define NUM_BUFFERS_AT offsetof(struct virtio_net_hdr_v1, num_buffers)
 
-int net_rx_init(struct net_rx *rx)
+int net_rx_init(struct net_rx *rx, struct net_rx_filter *const *filter)
 {
+	rx->filter = filter;
 	rx->rest = malloc(NET_PACKET_MAX);
 	return rx->rest ? 0 : -ENOMEM;
 }
@@ -65,22 +67,25 @@ static void mark_touched(const struct vq_request *request, uint64_t touched)
 	}
 }
 
-/* What is in the first @covered bytes of the window goes nowhere. */
-static void drop_packet(struct net_rx *rx)
+/* The first @size bytes of the window, at most, were written and are not pushed. */
+static void forget_packet(struct net_rx *rx, uint64_t size)
 {
-	uint64_t left = rx->covered;
-
-	rx->dropped++;
 	rx->waiting = 0;
-	for (unsigned int i = 0; i < rx->count && left; i++) {
+	for (unsigned int i = 0; i < rx->count && size; i++) {
 		const struct vq_request *request = &rx->window[rx->head + i];
 		uint64_t piece = request->writable_size;
 
-		if (piece > left)
-			piece = left;
+		if (piece > size)
+			piece = size;
 		mark_touched(request, piece);
-		left -= piece;
+		size -= piece;
 	}
+}
+
+static void drop_packet(struct net_rx *rx)
+{
+	rx->dropped++;
+	forget_packet(rx, rx->covered);
 }
 
 void net_rx_stop(struct net_rx *rx)
@@ -251,6 +256,32 @@ static void note_size(struct net_rx *rx, uint32_t size)
 	}
 }
 
+#define ADDRESS_AT   TAP_HEADER_SIZE
+#define ADDRESS_SIZE 6u
+
+/* Where it was read to, which is guest memory: copied, then compared. */
+static bool is_wanted(const struct net_rx *rx, size_t size)
+{
+	const struct net_rx_filter *filter =
+		__atomic_load_n(rx->filter, __ATOMIC_ACQUIRE);
+	const struct iovec *iovec = rx->iovecs;
+	uint8_t address[ADDRESS_SIZE];
+	size_t at = 0;
+
+	if (!filter || size < ADDRESS_AT + ADDRESS_SIZE)
+		return true;
+	for (size_t i = 0; i < ADDRESS_AT + ADDRESS_SIZE; i++, at++) {
+		while (at == iovec->iov_len) {
+			iovec++;
+			at = 0;
+		}
+		if (i >= ADDRESS_AT)
+			address[i - ADDRESS_AT] =
+				((const uint8_t *)iovec->iov_base)[at];
+	}
+	return net_filter_takes(filter, address);
+}
+
 /* Into buffers that are there; it may have to wait for more. */
 static int receive_packet(struct net_rx *rx, int tap_fd)
 {
@@ -264,6 +295,11 @@ static int receive_packet(struct net_rx *rx, int tap_fd)
 	if (size < (ssize_t)TAP_HEADER_SIZE ||
 	    (uint64_t)size >= rx->covered + NET_PACKET_MAX) {
 		drop_packet(rx);
+		return NET_BURST_MORE;
+	}
+	if (!is_wanted(rx, (size_t)size)) {
+		rx->filtered++;
+		forget_packet(rx, (uint64_t)size);
 		return NET_BURST_MORE;
 	}
 	note_size(rx, (uint32_t)size);
@@ -290,11 +326,13 @@ int net_rx_burst(struct net_rx *rx, int tap_fd, struct err *err)
 {
 	int ret = NET_BURST_MORE;
 
+	rcu_read_lock();
 	for (unsigned int i = 1; i <= BURST && ret == NET_BURST_MORE; i++) {
 		ret = receive_one(rx, tap_fd, err);
 		if (i % PUBLISH == 0)
 			vq_flush(&rx->vq);
 	}
+	rcu_read_unlock();
 	vq_flush(&rx->vq);
 	return ret;
 }

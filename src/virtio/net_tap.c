@@ -7,16 +7,19 @@
 #include <errno.h>
 #include <inttypes.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "base/err.h"
 #include "base/trace.h"
+#include "mem/grace.h"
 #include "virtio/net_pair.h"
 #include "virtio/tap.h"
 
 struct net_tap {
 	struct tap *tap; /* owned */
 	unsigned int pair_count, working;
-	struct vdev *dev; /* borrowed from start to stop */
+	struct vdev *dev;             /* borrowed from start to stop */
+	struct net_rx_filter *filter; /* owned; RCU: the pairs read it */
 	struct net_pair pairs[];
 };
 
@@ -141,8 +144,22 @@ static int net_tap_set_filter(void *opaque, const struct net_rx_filter *filter,
 			      struct err *err)
 {
 	struct net_tap *nt = opaque;
+	struct net_rx_filter *old = nt->filter, *copy;
 
-	return tap_set_filter(nt->tap, filter, err);
+	if (old && memcmp(old, filter, sizeof(*old)) == 0)
+		return 0;
+	copy = malloc(sizeof(*copy));
+	if (!copy)
+		return err_set(err, -ENOMEM, "no memory for a filter");
+	*copy = *filter;
+	/* partner: is_wanted() in net_rx.c */
+	__atomic_store_n(&nt->filter, copy, __ATOMIC_RELEASE);
+	if (old) {
+		synchronize_rcu();
+		grace_acquire();
+		free(old);
+	}
+	return 0;
 }
 
 static void net_tap_announce(void *opaque, const uint8_t mac[6])
@@ -159,6 +176,7 @@ static void net_tap_free(void *opaque)
 	for (unsigned int i = 0; i < nt->pair_count; i++)
 		net_pair_fini(&nt->pairs[i]);
 	tap_free(nt->tap);
+	free(nt->filter);
 	free(nt);
 }
 
@@ -189,7 +207,8 @@ int net_tap_new(const char *name, unsigned int pairs, bool is_incoming,
 	nt->pair_count = pairs;
 	ret = tap_new(name, pairs, is_incoming, &nt->tap, err);
 	for (unsigned int i = 0; i < pairs && ret == 0; i++)
-		ret = net_pair_init(&nt->pairs[i], nt->tap, i, name, err);
+		ret = net_pair_init(&nt->pairs[i], nt->tap, &nt->filter, i,
+				    name, err);
 	if (ret) {
 		net_tap_free(nt);
 		return ret;

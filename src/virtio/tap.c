@@ -180,6 +180,19 @@ static int attach_single(struct tap *tap, struct err *err)
 	return 0;
 }
 
+/* Queues that are attached, whoever has them; 0 where the kernel does not say. */
+static unsigned int count_attached(const struct tap *tap)
+{
+	struct ethtool_channels channels = { .cmd = ETHTOOL_GCHANNELS };
+	struct ifreq request;
+
+	name_request(tap, &request);
+	request.ifr_data = (char *)&channels;
+	if (interface_ioctl(SIOCETHTOOL, &request))
+		return 0;
+	return channels.combined_count;
+}
+
 static int find_interface(struct tap *tap, bool is_incoming, struct err *err)
 {
 	int ret;
@@ -192,6 +205,8 @@ static int find_interface(struct tap *tap, bool is_incoming, struct err *err)
 	ret = attach_single(tap, err);
 	if (ret || !tap->is_multi || is_incoming)
 		return ret;
+	if (count_attached(tap))
+		return err_set(err, -EBUSY, "%s is in use", tap->name);
 	return tap_set_active(tap, 1, err);
 }
 
@@ -212,7 +227,8 @@ int tap_new(const char *name, unsigned int queues, bool is_incoming,
 	struct tap *tap;
 	int ret;
 
-	if (name[0] == '\0' || strlen(name) >= IFNAMSIZ)
+	/* With a % the kernel would make up a name of its own. */
+	if (name[0] == '\0' || strlen(name) >= IFNAMSIZ || strchr(name, '%'))
 		return err_set(err, -EINVAL,
 			       "'%s' is no name of an interface (1 to %d "
 			       "characters)",
@@ -316,42 +332,6 @@ int tap_set_features(struct tap *tap, uint64_t features, struct err *err)
 	if (ioctl(tap->fds[0], TUNSETOFFLOAD, (unsigned long)flags) < 0)
 		return err_set_errno(err, -errno, "%s: offloads 0x%x",
 				     tap->name, flags);
-	return 0;
-}
-
-#define FILTER_MAX (2 + 2 * NET_FILTER_MAX) /* own, broadcast, both tables */
-
-static void filter_add(struct tun_filter *kernel, const uint8_t *addresses,
-		       unsigned int count)
-{
-	memcpy(kernel->addr[kernel->count], addresses, 6ul * count);
-	kernel->count = (uint16_t)(kernel->count + count);
-}
-
-int tap_set_filter(struct tap *tap, const struct net_rx_filter *filter,
-		   struct err *err)
-{
-	static const uint8_t broadcast[6] = { 255, 255, 255, 255, 255, 255 };
-	union {
-		struct tun_filter kernel;
-		uint8_t room[sizeof(struct tun_filter) + 6ul * FILTER_MAX];
-	} u = { .room = { 0 } };
-
-	/* The kernel compares the first eight; of the rest it takes multicast
-	 * addresses by hash, and with other ones there it filters nothing. */
-	if (!filter->is_promisc && !filter->is_unicast_over) {
-		filter_add(&u.kernel, filter->mac, 1);
-		filter_add(&u.kernel, broadcast, 1);
-		filter_add(&u.kernel, filter->unicast[0],
-			   filter->unicast_count);
-		filter_add(&u.kernel, filter->multicast[0],
-			   filter->multicast_count);
-		if (filter->is_all_multicast || filter->is_multicast_over)
-			u.kernel.flags = TUN_FLT_ALLMULTI;
-	}
-	if (ioctl(tap->fds[0], TUNSETTXFILTER, &u.kernel) < 0)
-		return err_set_errno(err, -errno, "%s: filter of %u addresses",
-				     tap->name, u.kernel.count);
 	return 0;
 }
 

@@ -16,6 +16,7 @@
  *   host loses too.
  * - A destination that hangs after its claim keeps its share of the packets until
  *   it ends; what the source gets back is its guest, and a trace point.
+ * - Without a move, a tap that another process has a queue of is refused.
  * - A tap that was made without multi_queue has one queue, which one process can
  *   have open.  It is held from the beginning to the end; a destination that
  *   names it fails at once (-EBUSY), not in the pause.
@@ -33,7 +34,6 @@
 #include <stdint.h>
 
 struct err;
-struct net_rx_filter;
 struct tap;
 
 /* struct virtio_net_hdr_v1, in front of each packet in both directions. */
@@ -64,10 +64,6 @@ uint64_t tap_features(const struct tap *tap);
 /* What of these the driver chose: what it takes from the kernel.  Belongs to the
  * interface, so it is set at every start. */
 int tap_set_features(struct tap *tap, uint64_t features, struct err *err);
-/* Which frames the guest gets; of the interface, too. */
-int tap_set_filter(struct tap *tap, const struct net_rx_filter *filter,
-		   struct err *err);
-
 /* A RARP request from @mac, so that switches learn where it is. */
 void tap_announce(const struct tap *tap, const uint8_t mac[6]);
 

@@ -58,7 +58,8 @@ static int check_rings(struct vdev *dev, struct err *err)
 {
 	struct vq_ring desc, driver, device;
 
-	if (!(dev->status & VIRTIO_CONFIG_S_DRIVER_OK) || dev->is_broken)
+	if (!(dev->status & VIRTIO_CONFIG_S_DRIVER_OK) ||
+	    __atomic_load_n(&dev->is_broken, __ATOMIC_ACQUIRE))
 		return 0;
 	for (unsigned int i = 0; i < dev->queue_count; i++) {
 		const struct vdev_queue *queue = &dev->queues[i];

@@ -22,6 +22,7 @@ void vq_chain_begin(struct vq_chain *chain, struct vq *vq,
 	chain->view = addr_space_view(vq->dev->memory);
 	chain->request = request;
 	chain->links = 0;
+	chain->has_indirect = vq->has_indirect;
 	request->count = 0;
 	request->readable = request->writable = 0;
 	request->readable_size = request->writable_size = 0;
@@ -124,6 +125,9 @@ int vq_table_open(const struct vq_chain *chain, const struct vq_desc *desc,
 	uint64_t piece = size;
 	const uint8_t *host;
 
+	if (!chain->has_indirect)
+		return err_set(err, -EBADMSG,
+			       "an indirect table, not negotiated");
 	if (size == 0 || size % sizeof(struct vq_desc))
 		return err_set(err, -EBADMSG, "an indirect table of %u bytes",
 			       size);

@@ -66,15 +66,12 @@ int vq_packed_check(const struct vq *vq, struct err *err)
 	return 0;
 }
 
-static int add_indirect(const struct vq *vq, struct vq_chain *chain,
-			const struct vq_desc *desc, struct err *err)
+static int add_indirect(struct vq_chain *chain, const struct vq_desc *desc,
+			struct err *err)
 {
 	struct vq_table table;
 	int ret;
 
-	if (!vq->has_indirect)
-		return err_set(err, -EBADMSG,
-			       "an indirect table, not negotiated");
 	if (chain->request->count > 1 ||
 	    (le16_get(desc->b) & VRING_DESC_F_NEXT))
 		return err_set(err, -EBADMSG,
@@ -120,7 +117,7 @@ static int add_chain(const struct vq *vq, struct vq_chain *chain,
 		request->id = le16_get(desc.a); /* of the last one (2.8.6) */
 		flags = le16_get(desc.b);
 		if (flags & VRING_DESC_F_INDIRECT)
-			return add_indirect(vq, chain, &desc, err);
+			return add_indirect(chain, &desc, err);
 		ret = vq_chain_add(chain, &desc, flags & VRING_DESC_F_WRITE,
 				   err);
 		at = vq_advance(at, 1, size);
@@ -237,13 +234,10 @@ bool vq_packed_flush(struct vq *vq)
 	vq->pushed = 0;
 	if (!vq_rings_mapped(vq))
 		return false;
-	/* Pairs with the driver's barrier behind its read of these flags. */
-	vq_store16_release(&packed_desc(vq, vq->first_used)->b,
-			   vq->first_flags);
+	/* Pairs with the driver's barriers: behind its read of these flags, and
+	 * between asking for an interrupt and its last look at them. */
+	vq_publish16(&packed_desc(vq, vq->first_used)->b, vq->first_flags);
 	mark_used(vq, vq->first_used, count);
-	/* Pairs with the driver's, between asking for an interrupt and its last
-	 * look at the ring. */
-	__atomic_thread_fence(__ATOMIC_SEQ_CST);
 	is_wanted = wants_call(vq);
 	vq->called_at = vq->queue->next_used;
 	return is_wanted;
@@ -258,12 +252,10 @@ bool vq_packed_arm(struct vq *vq)
 		vq_store16(&event->at, vq->avail_idx);
 		flags = VRING_PACKED_EVENT_FLAG_DESC;
 	}
-	/* Pairs with the driver's barrier between its reads of both. */
-	vq_store16_release(&event->flags, flags);
+	/* Pairs with the driver's barriers: between its reads of both, and between
+	 * making descriptors available and its look at whether to notify. */
+	vq_publish16(&event->flags, flags);
 	vq_ring_dirty(&vq->device, 0, sizeof(*event));
-	/* Pairs with the driver's, between making descriptors available and its
-	 * look at whether to notify. */
-	__atomic_thread_fence(__ATOMIC_SEQ_CST);
 	return look(vq, vq->avail_idx);
 }
 

@@ -56,9 +56,11 @@ static inline void vq_store16(struct le16 *at, uint16_t value)
 	__atomic_store_n(&at->raw, htole16(value), __ATOMIC_RELAXED);
 }
 
-static inline void vq_store16_release(struct le16 *at, uint16_t value)
+/* A full barrier, too: what was written before is seen before, and what is read
+ * behind is read behind. */
+static inline void vq_publish16(struct le16 *at, uint16_t value)
 {
-	__atomic_store_n(&at->raw, htole16(value), __ATOMIC_RELEASE);
+	__atomic_exchange_n(&at->raw, htole16(value), __ATOMIC_SEQ_CST);
 }
 
 /* After the write (D1). */
@@ -112,6 +114,7 @@ struct vq_chain {
 	const struct flat_view *view;
 	struct vq_request *request;
 	unsigned int links; /* descriptors so far, indirect ones too */
+	bool has_indirect;  /* negotiated */
 };
 
 void vq_chain_begin(struct vq_chain *chain, struct vq *vq,

@@ -75,16 +75,13 @@ int vq_split_check(const struct vq *vq, struct err *err)
 	return check_jump(vq_load16(&split_avail(vq)->idx), queue, err);
 }
 
-static int add_indirect(const struct vq *vq, struct vq_chain *chain,
-			const struct vq_desc *desc, struct err *err)
+static int add_indirect(struct vq_chain *chain, const struct vq_desc *desc,
+			struct err *err)
 {
 	struct vq_table table;
 	uint32_t at = 0;
 	int ret;
 
-	if (!vq->has_indirect)
-		return err_set(err, -EBADMSG,
-			       "an indirect table, not negotiated");
 	if (le16_get(desc->a) & VRING_DESC_F_NEXT)
 		return err_set(err, -EBADMSG,
 			       "a chain that goes on behind an indirect table");
@@ -140,7 +137,7 @@ static int add_chain(const struct vq *vq, struct vq_chain *chain, uint16_t at,
 		desc = vq_desc_read(&table[at]);
 		flags = le16_get(desc.a);
 		if (flags & VRING_DESC_F_INDIRECT)
-			return add_indirect(vq, chain, &desc, err);
+			return add_indirect(chain, &desc, err);
 		ret = vq_chain_add(chain, &desc, flags & VRING_DESC_F_WRITE,
 				   err);
 		if (!(flags & VRING_DESC_F_NEXT))
@@ -207,11 +204,13 @@ static void mark_used(const struct vq *vq, uint16_t first, unsigned int count)
 	uint64_t start = offsetof(struct split_used, ring[at]);
 	uint64_t end = offsetof(struct split_used, ring[at + count]);
 
-	if (at + count > size) {
+	/* Most rings are small, and one mark is enough for a page. */
+	if (end <= RAM_PAGE_SIZE || at + count > size)
 		start = 0;
+	if (at + count > size)
 		end = offsetof(struct split_used, ring[size]);
-	}
-	vq_ring_dirty(&vq->device, 0, sizeof(struct split_used));
+	if (start)
+		vq_ring_dirty(&vq->device, 0, sizeof(struct split_used));
 	vq_ring_dirty(&vq->device, start, end - start);
 }
 
@@ -236,41 +235,38 @@ bool vq_split_flush(struct vq *vq)
 	queue->next_used = (uint16_t)(first + count);
 	if (!vq_rings_mapped(vq))
 		return false;
-	/* Pairs with the driver's barrier between its reads of the index and of
-	 * the elements. */
-	vq_store16_release(&split_used(vq)->idx, queue->next_used);
+	/* Pairs with the driver's barriers: between its reads of the index and of
+	 * the elements, and between asking for an interrupt and its last look at
+	 * the index, of which one sees what the other wrote. */
+	vq_publish16(&split_used(vq)->idx, queue->next_used);
 	mark_used(vq, first, count);
-	/* Pairs with the driver's, between asking for an interrupt and its last
-	 * look at the index: one of both sees what the other wrote. */
-	__atomic_thread_fence(__ATOMIC_SEQ_CST);
 	is_wanted = wants_call(vq);
 	vq->called_at = queue->next_used;
 	return is_wanted;
 }
 
-static void store_flags(const struct vq *vq, uint16_t flags)
+static void put_flags(const struct vq *vq, uint16_t flags)
 {
-	vq_store16(&split_used(vq)->flags, flags);
+	vq_publish16(&split_used(vq)->flags, flags);
 	vq_ring_dirty(&vq->device, offsetof(struct split_used, flags), 2);
+}
+
+static void put_event(const struct vq *vq, uint16_t event)
+{
+	unsigned int size = vq->queue->size;
+
+	vq_publish16((struct le16 *)&split_used(vq)->ring[size], event);
+	vq_ring_dirty(&vq->device, offsetof(struct split_used, ring[size]), 2);
 }
 
 bool vq_split_arm(struct vq *vq)
 {
-	struct vdev_queue *queue = vq->queue;
-	struct split_used *used = split_used(vq);
-	uint64_t at = offsetof(struct split_used, ring[queue->size]);
-	uint16_t seen = vq->avail_idx;
-
-	if (vq->has_event_idx) {
-		vq_store16((struct le16 *)&used->ring[queue->size], seen);
-		vq_ring_dirty(&vq->device, at, sizeof(struct le16));
-	}
-	/* With event indices this stays 0 (2.7.10.1). */
-	if (!vq->has_event_idx || vq_load16(&used->flags))
-		store_flags(vq, 0);
-	/* Pairs with the driver's, between its write of the index and its look
-	 * at whether to notify. */
-	__atomic_thread_fence(__ATOMIC_SEQ_CST);
+	/* Pairs with the driver's barrier between its write of the index and its
+	 * look at whether to notify. */
+	if (vq->has_event_idx)
+		put_event(vq, vq->avail_idx);
+	else
+		put_flags(vq, 0);
 	return look(vq);
 }
 
@@ -278,5 +274,5 @@ void vq_split_disarm(struct vq *vq)
 {
 	/* An event index that is left behind says it already. */
 	if (!vq->has_event_idx)
-		store_flags(vq, VRING_USED_F_NO_NOTIFY);
+		put_flags(vq, VRING_USED_F_NO_NOTIFY);
 }

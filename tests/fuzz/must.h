@@ -15,6 +15,7 @@
 
 #define must(condition) ((condition) ? (void)0 : abort())
 
+#define assert_true(condition)     must(condition)
 #define assert_non_null(pointer)   must((pointer) != NULL)
 #define assert_int_equal(a, b)     must((a) == (b))
 #define assert_int_not_equal(a, b) must((a) != (b))

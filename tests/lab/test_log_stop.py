@@ -39,7 +39,8 @@ def test_large_mappings_fall_while_logging_and_come_back_after_the_lazy_stop(
 
     uri = f"unix:{fleet.folder}/log-stop.move"
     fleet.start("destination", incoming=uri, **told).ready()
-    source.qmp.command("migrate-set-parameters", downtime_limit=1, x_log_stop_delay=DELAY_MS)
+    source.qmp.command("migrate-set-parameters", downtime_limit=1, x_log_stop_delay=DELAY_MS,
+                       max_cpu_throttle=0)
     source.qmp.command("migrate", uri=uri)
     low = wait_for(source, lambda now: now["pages_2m"] <= before["pages_2m"] - LARGE)
     assert low["pages_4k"] > before["pages_4k"]

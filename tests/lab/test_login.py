@@ -7,33 +7,10 @@ from typing import Callable
 
 import pytest
 
-from harness.machine import Fleet, Machine
+from harness.machine import Fleet
 from harness.move import move
 from nested import linux, userland
-
-LONG_S = 60.0
-
-
-class Terminal:
-    """What is typed at a serial port, and what was printed since."""
-
-    def __init__(self, machine: Machine) -> None:
-        self._serial = machine.serial
-        self._seen = 0
-
-    def expect(self, text: str) -> str:
-        """Wait for @text; what came in front of it."""
-        self._serial.wait(lambda: text.encode() in self._unseen(), f"{text!r}", LONG_S)
-        before = self._unseen().partition(text.encode())[0]
-        self._seen += len(before) + len(text)
-        return before.decode()
-
-    def _unseen(self) -> bytes:
-        return self._serial.other[self._seen:]
-
-    def type(self, line: str) -> None:
-        self._serial.send(line.encode() + b"\n")
-
+from nested.terminal import LONG_S, Terminal
 
 def say(terminal: Terminal) -> str:
     """What the shell knows of itself."""

@@ -24,6 +24,7 @@ TEST_LIMIT_S = 120
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", f"limit(seconds): instead of {TEST_LIMIT_S}")
+    config.addinivalue_line("markers", "alone: no other test may run beside it")
     if not os.access(binary(), os.X_OK):
         pytest.exit(f"{binary()} is missing: run `make` first, or set GODWIT", returncode=2)
 

@@ -12,6 +12,8 @@ from harness.move import move, start, statuses, wait
 from harness.qmp import QmpError
 from harness.scene import pair
 
+pytestmark = pytest.mark.alone  # it compares times
+
 SOURCE_PHASES = ["stop-vcpus", "stop-backends", "save-state", "last-sync", "send-ram", "send-state",
                  "verify", "wait-ready", "wait-running"]
 
@@ -72,7 +74,8 @@ def test_events_come_in_the_order_of_the_switch(fleet: Fleet) -> None:
 
 def test_failed_migration_sends_no_stop(fleet: Fleet) -> None:
     source, destination, uri = pair(fleet)
-    source.qmp.command("migrate-set-parameters", max_bandwidth=40 << 20, downtime_limit=1)
+    source.qmp.command("migrate-set-parameters", max_bandwidth=40 << 20, downtime_limit=1,
+                       max_cpu_throttle=0)
     start(source, uri)
     wait(source, 30, "active")
     destination.kill()

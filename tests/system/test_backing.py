@@ -15,6 +15,8 @@ from harness.move import move, start, wait
 from harness.relay import Link
 from harness.scene import assert_moves, listening
 
+pytestmark = pytest.mark.alone  # it changes the host's huge pages
+
 PLAIN = {"extra": ["--accel", "kvm,x-plain-log=on"]}
 NR_HUGEPAGES = Path("/proc/sys/vm/nr_hugepages")
 HUGEPAGES = 2 * 64 // 2 + 8  # two machines of 64 MiB, and some
@@ -54,7 +56,8 @@ def test_ten_moves_with_the_plain_dirty_log_lose_nothing(kvm: None, fleet: Fleet
 def test_cancel_with_the_plain_dirty_log_loses_no_pages(kvm: None, fleet: Fleet) -> None:
     options = {**PLAIN, "guest_options": "hot=64M,rate=max,verify=on,tick=1ms"}
     source = started(fleet, **options)
-    source.qmp.command("migrate-set-parameters", max_bandwidth=100 << 20, downtime_limit=1)
+    source.qmp.command("migrate-set-parameters", max_bandwidth=100 << 20, downtime_limit=1,
+                       max_cpu_throttle=0)
     first = fleet.start("first", incoming=f"unix:{fleet.folder}/first", **options).ready()
     start(source, f"unix:{fleet.folder}/first")
     wait(source, 30, "active")

@@ -240,6 +240,23 @@ def test_user_without_access_to_kvm_is_told_what_to_do(kvm: None) -> None:
     assert "group" in lines[0] or "root" in lines[0]
 
 
+@pytest.mark.parametrize("options", ["unknown=1", "hot=9G", "rate=fast"])
+def test_guest_that_takes_no_such_option_is_told_of(kvm: None, folder: Path, options: str) -> None:
+    """It says why on its serial port, where nobody may be."""
+    line = machine_refused(folder, "--guest", f"stress,{options}")
+    assert f"'stress,{options}'" in line and "serial port says why" in line
+
+
+def test_save_to_a_place_that_takes_none_is_said_to_be_one(kvm: None, fleet: Fleet) -> None:
+    machine = fleet.start().ready()
+    for path, why in ((f"{fleet.folder}/none/x", "No such file or directory"),
+                      (fleet.folder, "Is a directory"), ("/dev/full", "No space left on device")):
+        *_, line, where = run("migrate", "--qmp", f"unix:{machine.qmp_path}", f"file:{path}"
+                          ).stderr.splitlines()
+        assert "writ" in line and why in line, line
+        assert "the guest is here, running" in where
+
+
 def restore(folder: Path, data: bytes) -> subprocess.CompletedProcess[str]:
     path = folder / "saved"
     path.write_bytes(data)

@@ -56,9 +56,21 @@ def test_verdicts_before_the_limit_are_counted(check: ModuleType) -> None:
     """What pytest -v had printed when it was stopped."""
     count = check.verdict_count("collecting ... collected 4 items\n\n"
                                 "tests/lab/test_a.py::test_one PASSED [ 25%]\n"
+                                "tests/lab/test_a.py::test_one[a: 1 b] PASSED [ 26%]\n"
                                 "tests/lab/test_a.py::test_two[x] RERUN [ 50%]\n"
                                 "tests/lab/test_a.py::test_two[x] FAILED [ 50%]\n"
                                 "tests/lab/test_b.py::test_three no end after 600 s: stopped\n")
-    assert count.passed == 1
+    assert count.passed == 2
     assert count.failures == ["tests/lab/test_a.py::test_two[x]: FAILED",
                               "tests/lab/test_b.py::test_three: no end"]
+
+
+def test_verdicts_of_workers_are_counted(check: ModuleType) -> None:
+    count = check.verdict_count("tests/lab/test_a.py::test_one[a b] \n"
+                                "tests/lab/test_a.py::test_two \n"
+                                "[gw1] [ 25%] PASSED tests/lab/test_a.py::test_two \n"
+                                "tests/lab/test_b.py::test_three \n"
+                                "[gw1] [ 50%] FAILED tests/lab/test_b.py::test_three \n")
+    assert count.passed == 1
+    assert sorted(count.failures) == ["tests/lab/test_a.py::test_one[a b]: no end",
+                                      "tests/lab/test_b.py::test_three: FAILED"]

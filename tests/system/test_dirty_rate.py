@@ -12,6 +12,8 @@ from harness.machine import Fleet, Machine
 from harness.move import move
 from harness.qmp import QmpError
 
+pytestmark = pytest.mark.alone  # it compares rates
+
 CPUS = 2
 LOG, RING = "dirty-bitmap", "dirty-ring"
 MODES = ["page-sampling", LOG, RING]

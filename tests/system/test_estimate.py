@@ -12,6 +12,8 @@ from harness.machine import Fleet, Machine, binary
 from harness.move import move, start, wait
 from harness.scene import listening
 
+pytestmark = pytest.mark.alone  # it compares times
+
 # The built-in guest never sleeps: of more vCPUs, a busy machine may not start all within its 10 s.
 IDLE = "hot=0,tick=10ms"
 MOVES = 3

@@ -12,6 +12,8 @@ from harness.move import move, start, wait
 from harness.qmp import Qmp, QmpError
 from harness.scene import assert_moves_after_all, endless, listening, pair, working
 
+pytestmark = pytest.mark.alone  # it compares times
+
 
 def paused_pair(fleet: Fleet):
     source, destination, uri = pair(fleet)

@@ -35,7 +35,8 @@ def assert_nothing_left(folder: Path) -> None:
 @pytest.mark.parametrize("ticks", [0, 20, 500])
 def test_save_cancelled_while_active_leaves_the_guest_and_no_file(fleet: Fleet, ticks: int) -> None:
     source = working(fleet)
-    source.qmp.command("migrate-set-parameters", max_bandwidth=20 << 20, downtime_limit=1)
+    source.qmp.command("migrate-set-parameters", max_bandwidth=20 << 20, downtime_limit=1,
+                       max_cpu_throttle=0)
     start(source, f"file:{fleet.folder}/saved")
     wait(source, 30, "active")
     if ticks:
@@ -78,7 +79,8 @@ def test_cancelled_save_leaves_an_earlier_file_as_it_was(fleet: Fleet) -> None:
     source = working(fleet)
     path = fleet.folder / "saved"
     path.write_bytes(b"an earlier save")
-    source.qmp.command("migrate-set-parameters", max_bandwidth=20 << 20, downtime_limit=1)
+    source.qmp.command("migrate-set-parameters", max_bandwidth=20 << 20, downtime_limit=1,
+                       max_cpu_throttle=0)
     start(source, f"file:{path}")
     wait(source, 30, "active")
     cancelled(source)
@@ -189,7 +191,8 @@ def test_guest_given_to_a_device_is_told_of_by_the_command(fleet: Fleet) -> None
 
 def test_second_save_to_the_same_path_is_refused(fleet: Fleet) -> None:
     source, other = working(fleet), fleet.start("other")
-    source.qmp.command("migrate-set-parameters", max_bandwidth=20 << 20, downtime_limit=1)
+    source.qmp.command("migrate-set-parameters", max_bandwidth=20 << 20, downtime_limit=1,
+                       max_cpu_throttle=0)
     start(source, f"file:{fleet.folder}/saved")
     wait(source, 30, "active")
     other.serial.wait_ticks(10)

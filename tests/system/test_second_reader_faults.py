@@ -170,7 +170,7 @@ WRONG = [
     Wrong("two END", again("END", "VERIFY"), "END", "step"),
     Wrong("no END", drop("END", "VERIFY"), "VERIFY", "step"),
     Wrong("no VERIFY", ends(lambda edit: edit.records.pop() and 0), "end of file", "last record",
-          "the peer closed the connection"),
+          "the stream ends"),
     Wrong("VERIFY not announced", ends(put("STOPPED", 4, "I", 0)), "behind the last record",
           "size", "data after this last record"),
     Wrong("GO in a file", insert(Edited(12), "END"), "GO", "type", "out of turn"),
@@ -182,7 +182,7 @@ WRONG = [
         lambda edit: edit.records.append(Edited(0x80001234)) or 0), "behind the last record",
           "size", "data after this last record"),
     Wrong("header alone", ends(lambda edit: edit.records.clear() or 0), "end of file",
-          "last record", "the peer closed the connection"),
+          "last record", "the stream ends"),
     # empty bodies
     Wrong("SETUP_END with a body", replace("SETUP_END", body=longer), "SETUP_END", "length"),
     Wrong("SWITCH with a body", replace("SWITCH", body=longer), "SWITCH", "length"),

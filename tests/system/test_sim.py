@@ -40,7 +40,7 @@ def test_json_has_all_that_text_has() -> None:
     assert plan["parameters"] == {
         "memory": GIB, "touched": GIB, "cpus": 2, "pattern": "random", "hot": 100 << 20,
         "reads": 0, "burst-ns": 0, "rate": 20000.0, "link": None, "latency-ns": 0,
-        "downtime-limit": 300, "max-bandwidth": 0, "throttle": False}
+        "downtime-limit": 300, "max-bandwidth": 0, "throttle": True}
     assert plan["moves"] is True and plan["outcome"] == "moves"
     assert len(plan["round-list"]) == plan["rounds"] >= 2
     assert set(plan["round-list"][0]) == {"remaining-bytes", "sync-us", "pass-us", "expected-us",
@@ -58,7 +58,8 @@ def test_json_has_all_that_text_has() -> None:
 
 
 def test_a_plan_that_never_moves_has_no_pause() -> None:
-    argv = ("--memory", "4G", "--workload", "hot=2G,rate=100k/s", "--link", "rate=1Gb/s")
+    argv = ("--memory", "4G", "--workload", "hot=2G,rate=100k/s", "--link", "rate=1Gb/s",
+            "--throttle", "off")
     (plan,) = plans(*argv)
     assert plan["moves"] is False and plan["outcome"] == "link-too-slow"
     assert plan["pause"] is None
@@ -67,7 +68,7 @@ def test_a_plan_that_never_moves_has_no_pause() -> None:
 
 def test_throttling_is_told() -> None:
     (plan,) = plans("--memory", "4G", "--workload", "hot=2G,rate=100k/s,pattern=random", "--link",
-                    "rate=1Gb/s", "--throttle", "on")
+                    "rate=1Gb/s")
     assert plan["moves"] is True
     assert plan["throttle"]["us"] > 0 and 0 < plan["throttle"]["share"] < 1
     assert plan["guest"]["slowed-percent"] > 10

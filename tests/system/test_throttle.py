@@ -10,6 +10,8 @@ from harness import guest
 from harness.machine import Fleet, Machine
 from harness.move import move, start, wait
 
+pytestmark = pytest.mark.alone  # it compares times
+
 OPTIONS = {"memory": "64M", "guest_options": "hot=8M,rate=max,verify=on,tick=1ms"}
 TRICKLE = 100_000  # bytes a second: the first record alone is 40 s
 

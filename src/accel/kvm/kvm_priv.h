@@ -120,6 +120,8 @@ struct kv {
 	struct kv_msr_list msrs; /* filled when the first vCPU is created */
 
 	struct kv_ring *ring; /* owned; NULL: writes are logged in bitmaps */
+	uint64_t
+		pf_fixed_offset; /* atomic; in vCPUs' statistics; see stats.c */
 
 	struct mem_listener listener, port_listener;
 	bool has_listeners, is_registered;

@@ -16,6 +16,7 @@
 #include "ring.h"
 
 #include <errno.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -107,6 +108,19 @@ static void count(uint64_t *counter, uint64_t more)
 
 /* ---- one turn ---- */
 
+static struct kvm_dirty_gfn *
+entry_at(const struct kv_ring *ring, const struct kv_vcpu *vcpu, uint64_t index)
+{
+	return &vcpu->ring.entries[index & (ring->entries - 1)];
+}
+
+static bool is_dirty(const struct kvm_dirty_gfn *entry)
+{
+	/* Pairs with the kernel's release of slot and offset. */
+	return (__atomic_load_n(&entry->flags, __ATOMIC_ACQUIRE) &
+		KVM_DIRTY_GFN_F_MASK) == KVM_DIRTY_GFN_F_DIRTY;
+}
+
 /* Move entries of @vcpu's ring into the batch, in order, as far as it has room. */
 static uint32_t collect(struct kv_ring *ring, struct kv_vcpu *vcpu)
 {
@@ -116,11 +130,9 @@ static uint32_t collect(struct kv_ring *ring, struct kv_vcpu *vcpu)
 
 	while (ring->batch_used < RING_BATCH) {
 		struct kvm_dirty_gfn *entry =
-			&from->entries[from->fetch & (ring->entries - 1)];
+			entry_at(ring, vcpu, from->collected);
 
-		/* Pairs with the kernel's release of slot and offset. */
-		if ((__atomic_load_n(&entry->flags, __ATOMIC_ACQUIRE) &
-		     KVM_DIRTY_GFN_F_MASK) != KVM_DIRTY_GFN_F_DIRTY)
+		if (!is_dirty(entry))
 			break;
 		ring->batch[ring->batch_used].slot = entry->slot;
 		ring->batch[ring->batch_used].offset = entry->offset;
@@ -129,17 +141,31 @@ static uint32_t collect(struct kv_ring *ring, struct kv_vcpu *vcpu)
 		 * writes the entry again. */
 		__atomic_store_n(&entry->flags, KVM_DIRTY_GFN_F_RESET,
 				 __ATOMIC_RELEASE);
-		from->fetch++;
+		count(&from->collected, 1);
 		taken++;
 	}
 	if (!taken)
 		return 0;
 	ring->unreset += taken;
-	count(&from->collected, taken);
 	count(&ring->stats.entries, taken);
 	trace(kvm_ring_reap, "vCPU %u: %u entries, %lu us", vcpu->vcpu.index,
 	      taken, us_since(start));
 	return taken;
+}
+
+/* With no signal pending: one stops the reset (Linux 6.17), and entries that were
+ * gathered until then to be protected together are forgotten by the kernel, although
+ * they count as reset.  Writes to their pages would be in no log. */
+static int reset_undisturbed(struct kv_ring *ring)
+{
+	sigset_t all, before;
+	int ret;
+
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &before);
+	ret = ioctl(ring->kv->vm_fd, KVM_RESET_DIRTY_RINGS, 0);
+	pthread_sigmask(SIG_SETMASK, &before, NULL);
+	return ret;
 }
 
 /* All that was ever collected is write-protected when this returns 0. */
@@ -149,7 +175,7 @@ static int reset(struct kv_ring *ring)
 	int ret = 0;
 
 	for (int i = 0; ring->unreset && i < RESET_TRIES; i++) {
-		ret = ioctl(ring->kv->vm_fd, KVM_RESET_DIRTY_RINGS, 0);
+		ret = reset_undisturbed(ring);
 		if (ret < 0 && errno != EINTR)
 			break;
 		if (ret > 0)
@@ -476,6 +502,25 @@ void kv_ring_stop(struct kv *kv)
 	lock_release(&ring->lock);
 	if (was_active)
 		pthread_join(ring->reaper, NULL);
+}
+
+/* The dirty ones are a run, of which the first is the next to be collected. */
+uint64_t kv_ring_writes(const struct kv_vcpu *vcpu)
+{
+	const struct kv_ring *ring = vcpu->kv->ring;
+	uint64_t first =
+		__atomic_load_n(&vcpu->ring.collected, __ATOMIC_RELAXED);
+	uint64_t low = first, high = first + ring->entries;
+
+	while (low < high) {
+		uint64_t middle = low + (high - low) / 2;
+
+		if (is_dirty(entry_at(ring, vcpu, middle)))
+			low = middle + 1;
+		else
+			high = middle;
+	}
+	return low;
 }
 
 void kv_ring_stats(struct kv *kv, struct accel_ring_stats *ret_stats)

@@ -33,8 +33,8 @@ struct kv_vcpu;
 /* One vCPU's ring; owned by whoever has the turn (ring.c). */
 struct kv_vcpu_ring {
 	struct kvm_dirty_gfn *entries; /* mapping shared with the kernel */
-	uint32_t fetch;                /* the next to collect; free-running */
-	uint64_t collected;            /* ever; read by any thread */
+	uint64_t collected;            /* ever, so the next is this; read by any
+					  thread */
 	uint64_t reaped;               /* of these, at the reaper's last look */
 };
 
@@ -70,7 +70,9 @@ void kv_ring_stop(struct kv *kv);
  * logging is of no use before a next start. */
 void kv_ring_sync(struct kv *kv, bool is_last);
 
-/* Any thread. */
+/* Any thread: how many entries vCPU @vcpu's ring ever got.  Less, for a moment,
+ * while some are collected; what its processor's own log holds is not there yet. */
+uint64_t kv_ring_writes(const struct kv_vcpu *vcpu);
 void kv_ring_stats(struct kv *kv, struct accel_ring_stats *ret_stats);
 
 #endif

@@ -132,27 +132,57 @@ int kv_stats_read(struct accel *accel, int vcpu, accel_stat_fn *fn,
 	return ret;
 }
 
-static void take_pf_fixed(void *opaque, const struct accel_stat *stat)
+/* Where the one value @name is in the values of @stats. */
+static size_t value_index(const struct stats *stats, const char *name)
 {
-	if (strcmp(stat->name, "pf_fixed") == 0 && stat->count == 1)
-		*(uint64_t *)opaque = stat->values[0];
+	for (size_t i = 0; i < stats->header.num_desc; i++) {
+		const struct kvm_stats_desc *desc = desc_at(stats, i);
+
+		if (strcmp(desc->name, name) == 0 && desc->size == 1)
+			return desc->offset / sizeof(uint64_t);
+	}
+	return SIZE_MAX;
+}
+
+/* Where pf_fixed is in the file of a vCPU, the same for all: learnt once, since
+ * looking for it takes a hundred times as long as reading it; 0: there is none. */
+static uint64_t pf_fixed_offset(struct kv *kv, int fd)
+{
+	uint64_t offset =
+		__atomic_load_n(&kv->pf_fixed_offset, __ATOMIC_RELAXED);
+	struct stats stats;
+	size_t index;
+
+	if (offset)
+		return offset;
+	if (fd < 0)
+		return 0;
+	if (!stats_init(&stats, fd)) {
+		index = value_index(&stats, "pf_fixed");
+		if (index != SIZE_MAX)
+			offset = stats.header.data_offset +
+				 index * sizeof(uint64_t);
+	}
+	stats_fini(&stats);
+	__atomic_store_n(&kv->pf_fixed_offset, offset, __ATOMIC_RELAXED);
+	return offset;
 }
 
 /* Ring entries; or, since a write to a page under write protection is one fault
  * that is fixed, and a read is none, those. */
-int kv_vcpu_writes(struct accel *accel, unsigned int vcpu, uint64_t *ret_pages)
+int kv_vcpu_writes(struct accel *accel, unsigned int index, uint64_t *ret_pages)
 {
 	struct kv *kv = kv_of(accel);
-	struct err err = ERR_INIT;
+	const struct kv_vcpu *vcpu = kv->vcpus[index];
+	uint64_t offset;
 
 	if (kv->ring) {
-		*ret_pages = __atomic_load_n(&kv->vcpus[vcpu]->ring.collected,
-					     __ATOMIC_RELAXED);
+		*ret_pages = kv_ring_writes(vcpu);
 		return 0;
 	}
-	*ret_pages = UINT64_MAX;
-	if (kv_stats_read(accel, (int)vcpu, take_pf_fixed, ret_pages, &err) ||
-	    *ret_pages == UINT64_MAX)
+	offset = pf_fixed_offset(kv, vcpu->stats_fd);
+	if (!offset ||
+	    read_at(vcpu->stats_fd, ret_pages, sizeof(*ret_pages), offset))
 		return -ENOTSUP;
 	return 0;
 }

@@ -19,8 +19,8 @@
 
 /* Handed on as they are. */
 static const char *const workload_keys[] = {
-	"hot",    "fill", "skip", "rate", "seed",   "reads",
-	"verify", "scan", "tick", "poll", "report", "run",
+	"hot",  "fill", "skip", "rate",   "seed", "reads",   "verify",
+	"scan", "tick", "poll", "report", "run",  "writers",
 };
 
 static int add_word(struct accel_options *options, const char *key,

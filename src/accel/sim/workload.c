@@ -566,11 +566,14 @@ static void stamp_next(struct sim_vcpu *vcpu, uint64_t now)
 	const struct sim_program *program = vcpu->program;
 	struct sim_regs *regs = &vcpu->regs;
 	uint64_t elapsed = (now - regs->start) << 8, page;
+	uint64_t reads = program->config.reads;
 
+	if (vcpu->vcpu.index >= program->config.writers)
+		reads = 100;
 	regs->next_stamp += program->stamp_tsc;
 	if (regs->next_stamp + program->max_backlog < elapsed)
 		regs->next_stamp = elapsed;
-	if (pattern_reads(&regs->pattern, program->config.reads)) {
+	if (pattern_reads(&regs->pattern, reads)) {
 		hot_look(vcpu, pattern_next(&regs->pattern));
 		return;
 	}

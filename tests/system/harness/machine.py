@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from typing import Any, Callable, Sequence
 
-from . import guest
+from . import guest as guest_lines
 from .qmp import Qmp, connect_unix
 from .serial import Serial
 
@@ -52,8 +52,9 @@ class Machine:
 
     def __init__(self, folder: Path, name: str, *, memory: str = "256M", cpus: int = 2,
                  guest_options: str | None = "hot=64M,rate=max,verify=on,tick=1ms",
-                 incoming: str | None = None, extra: Sequence[str] = (),
-                 pass_fds: Sequence[int] = (), program: str | None = None) -> None:
+                 guest: str = "stress", incoming: str | None = None, extra: Sequence[str] = (),
+                 pass_fds: Sequence[int] = (), program: str | None = None,
+                 network: str | None = None) -> None:
         self.folder, self.name = folder, name
         self.qmp_path = str(folder / f"{name}.qmp")
         self.serial_path = str(folder / f"{name}.serial")
@@ -62,10 +63,12 @@ class Machine:
                 "--cpus", str(cpus), "--serial", f"unix:{self.serial_path}",
                 "--qmp", f"unix:{self.qmp_path}"]
         if guest_options is not None:
-            argv += ["--guest", "stress" + ("," + guest_options if guest_options else "")]
+            argv += ["--guest", guest + ("," + guest_options if guest_options else "")]
         if incoming is not None:
             argv += ["--incoming", incoming]
         self.argv = with_accel(argv + list(extra))
+        if network:  # a namespace; `ip` becomes godwit, with its pid
+            self.argv = ["ip", "netns", "exec", network, *self.argv]
         self.started_ns = time.monotonic_ns()
         self.process = self._start(pass_fds)
         self._qmp: Qmp | None = None
@@ -121,9 +124,9 @@ class Machine:
         assert text in self.output[self.output_seen:], \
             f"{self} ended without printing {text!r}: {self.output}"
 
-    def report(self) -> guest.Report:
+    def report(self) -> guest_lines.Report:
         """Ask the guest how it is; it must be running."""
-        return guest.ask(self.serial)
+        return guest_lines.ask(self.serial)
 
     def wait_end(self, timeout_s: float = END_S) -> int:
         """The exit status; -N for signal N."""

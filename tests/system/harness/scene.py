@@ -2,6 +2,7 @@
 """How tests of migrations begin and end: a guest at work, a destination, proof of no harm."""
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from . import guest
@@ -41,7 +42,8 @@ def pair(fleet: Fleet, **options: Any) -> tuple[Machine, Machine, str]:
 
 
 def slow(source: Machine, bandwidth: int = SLOW) -> None:
-    source.qmp.command("migrate-set-parameters", max_bandwidth=bandwidth, downtime_limit=1)
+    source.qmp.command("migrate-set-parameters", max_bandwidth=bandwidth, downtime_limit=1,
+                       max_cpu_throttle=0)
 
 
 def endless(fleet: Fleet, **options: Any) -> tuple[Machine, Machine]:
@@ -51,6 +53,14 @@ def endless(fleet: Fleet, **options: Any) -> tuple[Machine, Machine]:
     start(source, uri)
     wait(source, 30, "active")
     return source, destination
+
+
+def save(source: Machine, path: Path) -> None:
+    """To its end: however slow the disk is, one pass of all that changes is short enough."""
+    source.qmp.command("migrate-set-parameters", downtime_limit=1_000_000)
+    start(source, f"file:{path}")
+    assert wait(source) == "completed", source.qmp.command("query-migrate")
+    source.qmp.command("migrate-set-parameters", downtime_limit=300)
 
 
 def assert_works(machine: Machine, ticks: int = 2 * WORK_TICKS) -> None:
@@ -77,5 +87,6 @@ def assert_moves(fleet: Fleet, source: Machine, name: str = "last", **options: A
 def assert_moves_after_all(fleet: Fleet, source: Machine, **options: Any) -> Machine:
     """It works, the next migration succeeds, and it works there."""
     assert_works(source)
-    source.qmp.command("migrate-set-parameters", max_bandwidth=0, downtime_limit=300)
+    source.qmp.command("migrate-set-parameters", max_bandwidth=0, downtime_limit=300,
+                       max_cpu_throttle=99)
     return assert_moves(fleet, source, **options)

@@ -6,12 +6,14 @@
  * guest's log alone.
  *
  * vCPU N writes word N of each data page.  Every @stride stamps it leaves for a
- * port, where it can be stopped.
+ * port, where it can be stopped, and where it waits when it is too far ahead of
+ * a test that would have it go on meanwhile.
  */
 #ifndef GODWIT_TEST_ACCEL_STAMP_GUEST_H
 #define GODWIT_TEST_ACCEL_STAMP_GUEST_H
 
 #include <cmocka.h>
+#include <errno.h>
 #include <pthread.h>
 #include <semaphore.h>
 #include <stdlib.h>
@@ -53,6 +55,9 @@ struct stamp_guest {
 	uint64_t pages, stride;
 	bool is_spinning; /* at its last stamp, instead of leaving */
 	sem_t exits;      /* one for each visit to the port */
+	/* So many visits ahead of stamp_wait() at most; 0: any number. */
+	int lead;
+	sem_t may_go;
 	struct stamp_vcpu vcpus[VM_CPUS];
 	uint8_t *copy[2]; /* of each block, by index */
 };
@@ -75,6 +80,8 @@ static void stamp_port_write(void *opaque, uint64_t offset, uint64_t value,
 	(void)value;
 	(void)size;
 	sem_post(&g->exits);
+	while (g->lead && sem_wait(&g->may_go))
+		assert_int_equal(errno, EINTR);
 }
 
 static const struct mem_io_ops stamp_port_ops = { .read = stamp_port_read,
@@ -115,6 +122,7 @@ static inline struct stamp_guest *stamp_new(const char *accel, uint64_t pages,
 	g->port = mem_region_new_io(g->vm.mem, "port", 1, &stamp_port_ops, g);
 	mem_region_add(g->vm.ports_root, 0x80, g->port, 0);
 	sem_init(&g->exits, 0, 0);
+	sem_init(&g->may_go, 0, 0);
 	ring3_load(g->vm.block->host, program, sizeof(program));
 	for (unsigned int i = 0; i < VM_CPUS; i++)
 		g->vcpus[i] = (struct stamp_vcpu){ .guest = g,
@@ -132,6 +140,7 @@ static inline void stamp_free(struct stamp_guest *g)
 	mem_region_put(g->port);
 	vm_fini(&g->vm);
 	sem_destroy(&g->exits);
+	sem_destroy(&g->may_go);
 	free(g->copy[0]);
 	free(g->copy[1]);
 	free(g);
@@ -148,9 +157,19 @@ static void *stamp_thread(void *opaque)
 	return NULL;
 }
 
+/* Of an earlier start nothing counts. */
+static inline void stamp_reset_visits(struct stamp_guest *g)
+{
+	sem_destroy(&g->exits);
+	sem_destroy(&g->may_go);
+	sem_init(&g->exits, 0, 0);
+	sem_init(&g->may_go, 0, (unsigned int)g->lead);
+}
+
 /* Each vCPU writes @more stamps, unless it is stopped before. */
 static inline void stamp_start(struct stamp_guest *g, uint64_t more)
 {
+	stamp_reset_visits(g);
 	for (unsigned int i = 0; i < VM_CPUS; i++) {
 		struct stamp_vcpu *v = &g->vcpus[i];
 		const struct kvm_regs regs = {
@@ -180,6 +199,8 @@ static inline void stamp_stop(struct stamp_guest *g)
 {
 	for (unsigned int i = 0; i < VM_CPUS; i++)
 		g->vm.accel->ops->vcpu_kick(g->vm.vcpus[i]);
+	for (unsigned int i = 0; i < VM_CPUS; i++)
+		sem_post(&g->may_go); /* who waits there sees the kick */
 	for (unsigned int i = 0; i < VM_CPUS; i++) {
 		struct stamp_vcpu *v = &g->vcpus[i];
 		struct kvm_regs regs;
@@ -235,6 +256,7 @@ static inline void stamp_wait(struct stamp_guest *g, uint64_t stamps)
 	for (uint64_t i = 0; i < stamps / g->stride; i++) {
 		if (sem_timedwait(&g->exits, &limit))
 			fail_msg("the guest does not get on");
+		sem_post(&g->may_go);
 	}
 }
 

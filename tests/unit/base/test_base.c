@@ -67,16 +67,6 @@ static void test_short_input_yields_zero_and_is_remembered(void **state)
 	assert_int_equal(bytes_take_u8(&r), 0);
 }
 
-static void test_padding_that_is_not_zero_is_refused(void **state)
-{
-	const uint8_t data[] = { 1, 0, 0, 0, 0, 0, 9, 0 };
-	struct bytes_reader r = bytes_read(data, sizeof(data));
-
-	(void)state;
-	bytes_take_u8(&r);
-	assert_false(bytes_take_padding(&r, data));
-}
-
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -86,7 +76,6 @@ int main(void)
 		cmocka_unit_test(test_bitmap_ranges_cross_words),
 		cmocka_unit_test(
 			test_short_input_yields_zero_and_is_remembered),
-		cmocka_unit_test(test_padding_that_is_not_zero_is_refused),
 	};
 
 	return cmocka_run_group_tests_name("base", tests, NULL, NULL);

@@ -7,13 +7,14 @@
 #ifndef GODWIT_TEST_DEV_PCI_BOARD_H
 #define GODWIT_TEST_DEV_PCI_BOARD_H
 
-#include <cmocka.h>
 #include <linux/pci_regs.h>
+#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
 
 #include "accel/routes.h"
+#include "base/bytes.h"
 #include "base/err.h"
 #include "dev/msix.h"
 #include "dev/pci.h"
@@ -34,7 +35,7 @@ struct board {
 	struct mem *mem;
 	struct mem_region *memory_root, *ports_root;
 	struct addr_space *memory, *ports;
-	struct state_registry state;
+	struct state_registry state, setup_state;
 
 	struct accel accel;
 	struct accel_ops ops;
@@ -42,6 +43,7 @@ struct board {
 	struct board_gsi gsis[256]; /* from ACCEL_ROUTE_FIRST on */
 	unsigned int tells, irqfds; /* calls */
 	int fail;                   /* what they return */
+	bool refuses_written;       /* nothing is pending at an irqfd call */
 
 	struct pci_bus *bus;
 };
@@ -74,6 +76,11 @@ static inline int board_irqfd(void *opaque, unsigned int gsi, int fd,
 	/* Never without a message: it would be lost. */
 	if (is_bound)
 		assert_true(known->has_msi);
+	if (board->refuses_written)
+		assert_int_equal(
+			poll(&(struct pollfd){ .fd = fd, .events = POLLIN }, 1,
+			     0),
+			0);
 	assert_int_equal(known->fd, is_bound ? -1 : fd);
 	known->fd = is_bound ? fd : -1;
 	return 0;
@@ -90,6 +97,7 @@ static inline void board_init(struct board *board)
 	struct pci_bus_config config = {
 		.accel = &board->accel,
 		.state = &board->state,
+		.setup_state = &board->setup_state,
 		.mmio64_start = BOARD_HIGH,
 	};
 
@@ -110,6 +118,7 @@ static inline void board_init(struct board *board)
 	accel_routes_init(&board->routes, &board_routes_ops, board,
 			  array_size(board->gsis));
 	state_registry_init(&board->state);
+	state_registry_init(&board->setup_state);
 	board->memory_root =
 		mem_region_new_container(board->mem, "memory", MEM_SIZE_2_64);
 	board->ports_root =
@@ -137,48 +146,45 @@ static inline void board_fini(struct board *board)
 	accel_routes_fini(&board->routes);
 }
 
+static inline uint64_t board_get(struct addr_space *as, uint64_t at,
+				 unsigned int size)
+{
+	struct le64 value = { 0 };
+
+	mem_read(as, at, &value, size);
+	return le64_get(value);
+}
+
+static inline void board_put(struct addr_space *as, uint64_t at, uint64_t value,
+			     unsigned int size)
+{
+	struct le64 bytes = le64_of(value);
+
+	mem_write(as, at, &bytes, size);
+}
+
 static inline uint64_t board_load(struct board *board, uint64_t gpa,
 				  unsigned int size)
 {
-	uint8_t bytes[8] = { 0 };
-	uint64_t value = 0;
-
-	mem_read(board->memory, gpa, bytes, size);
-	for (unsigned int i = 0; i < size; i++)
-		value |= (uint64_t)bytes[i] << 8 * i;
-	return value;
+	return board_get(board->memory, gpa, size);
 }
 
 static inline void board_store(struct board *board, uint64_t gpa,
 			       uint64_t value, unsigned int size)
 {
-	uint8_t bytes[8];
-
-	for (unsigned int i = 0; i < size; i++)
-		bytes[i] = (uint8_t)(value >> 8 * i);
-	mem_write(board->memory, gpa, bytes, size);
+	board_put(board->memory, gpa, value, size);
 }
 
 static inline uint64_t board_in(struct board *board, uint16_t port,
 				unsigned int size)
 {
-	uint8_t bytes[4] = { 0 };
-	uint64_t value = 0;
-
-	mem_read(board->ports, port, bytes, size);
-	for (unsigned int i = 0; i < size; i++)
-		value |= (uint64_t)bytes[i] << 8 * i;
-	return value;
+	return board_get(board->ports, port, size);
 }
 
 static inline void board_out(struct board *board, uint16_t port, uint32_t value,
 			     unsigned int size)
 {
-	uint8_t bytes[4];
-
-	for (unsigned int i = 0; i < size; i++)
-		bytes[i] = (uint8_t)(value >> 8 * i);
-	mem_write(board->ports, port, bytes, size);
+	board_put(board->ports, port, value, size);
 }
 
 /* Where register @offset of the function in @slot is in ECAM. */
@@ -214,32 +220,57 @@ static inline unsigned int board_capability(struct board *board,
 	return 0;
 }
 
-/* Save @from, and give it to @to, as a migration does; what load said. */
-static inline int board_move_state(struct state_registry *from,
-				   struct board *to, bool is_activated)
+/* Save @from, and load it into @to; what the first said that failed. */
+static inline int board_load_state(struct state_registry *from,
+				   struct state_registry *to)
 {
-	struct state_entry *entry, *other;
+	struct state_entry *entry;
 	int ret = 0;
 
-	mem_load_begin(to->mem);
-	mem_begin(to->mem);
 	list_for_each (entry, &from->entries, link) {
+		struct state_entry *other = state_find(to, entry->name);
 		struct bytes_writer bytes = { .data = NULL };
 
-		other = state_find(&to->state, entry->name);
 		assert_int_equal(state_save(entry, &bytes, NULL), 0);
 		if (other && !ret)
 			ret = state_load(other, entry->desc->version,
 					 bytes.data, bytes.size, NULL);
 		bytes_writer_fini(&bytes);
 	}
+	return ret;
+}
+
+static inline void board_activate(struct state_registry *registry)
+{
+	struct state_entry *entry;
+
+	list_for_each (entry, &registry->entries, link)
+		assert_int_equal(state_activate(entry, NULL), 0);
+}
+
+/* As a migration does when the guest has stopped; what load said. */
+static inline int board_move_state(struct board *from, struct board *to)
+{
+	int ret;
+
+	mem_load_begin(to->mem);
+	mem_begin(to->mem);
+	ret = board_load_state(&from->state, &to->state);
 	mem_commit(to->mem);
 	mem_load_end(to->mem);
-	if (ret || !is_activated)
-		return ret;
-	list_for_each (entry, &to->state.entries, link)
-		assert_int_equal(state_activate(entry, NULL), 0);
-	return 0;
+	if (!ret)
+		board_activate(&to->state);
+	return ret;
+}
+
+/* As it does before that. */
+static inline int board_move_setup(struct board *from, struct board *to)
+{
+	int ret = board_load_state(&from->setup_state, &to->setup_state);
+
+	if (!ret)
+		board_activate(&to->setup_state);
+	return ret;
 }
 
 #endif

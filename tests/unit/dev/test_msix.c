@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /* MSI-X as a guest programs it, and what the accelerator is told of it. */
+#include <cmocka.h>
 #include <errno.h>
 #include <poll.h>
 
@@ -309,8 +310,7 @@ static void test_move_binds_all_in_one_commit(void **state)
 	msix_notify(f->msix, 65);
 
 	fixture_init(&there);
-	assert_int_equal(board_move_state(&f->board.state, &there.board, true),
-			 0);
+	assert_int_equal(board_move_state(&f->board, &there.board), 0);
 	assert_int_equal(there.board.tells, 1);
 	assert_int_equal(bound(&there), VECTORS - 2);
 	for (unsigned int i = 0; i < VECTORS; i++)
@@ -388,8 +388,8 @@ static void test_region_has_room_for_table_and_pending_bits(void **state)
 		struct msix *msix;
 
 		assert_int_equal(msix_new(f->board.mem, "x", &none,
-					  cases[i].vectors, &f->board.state,
-					  &msix, NULL),
+					  cases[i].vectors, NULL,
+					  &f->board.state, &msix, NULL),
 				 0);
 		assert_int_equal(mem_region_size(msix_region(msix)),
 				 cases[i].size);
@@ -404,21 +404,22 @@ static void test_too_many_vectors_are_refused(void **state)
 	struct msix *msix;
 	struct err err = ERR_INIT;
 
-	assert_int_equal(msix_new(f->board.mem, "x", &none, 0, &f->board.state,
-				  &msix, NULL),
+	assert_int_equal(msix_new(f->board.mem, "x", &none, 0, NULL,
+				  &f->board.state, &msix, NULL),
 			 -ERANGE);
-	assert_int_equal(msix_new(f->board.mem, "x", &none, 2049,
+	assert_int_equal(msix_new(f->board.mem, "x", &none, 2049, NULL,
 				  &f->board.state, &msix, NULL),
 			 -ERANGE);
 	/* More than the accelerator has routes left. */
 	assert_int_equal(msix_new(f->board.mem, "x", &f->board.accel,
-				  256 - VECTORS + 1, &f->board.state, &msix,
-				  &err),
+				  256 - VECTORS + 1, NULL, &f->board.state,
+				  &msix, &err),
 			 -ENOSPC);
 	assert_non_null(strstr(err_msg(&err), "256"));
 	/* And none was kept. */
 	assert_int_equal(msix_new(f->board.mem, "x", &f->board.accel,
-				  256 - VECTORS, &f->board.state, &msix, NULL),
+				  256 - VECTORS, NULL, &f->board.state, &msix,
+				  NULL),
 			 0);
 	msix_free(msix);
 }
@@ -429,7 +430,7 @@ static void test_accelerator_without_such_interrupts_keeps_them(void **state)
 	struct msix *msix;
 	struct pollfd poll_of;
 
-	assert_int_equal(msix_new(f->board.mem, "x", &none, 2048,
+	assert_int_equal(msix_new(f->board.mem, "x", &none, 2048, NULL,
 				  &f->board.state, &msix, NULL),
 			 0);
 	msix_set_control(msix, true, false);

@@ -9,6 +9,7 @@
 
 #include "base/bytes.h"
 #include "dev/acpi_pm.h"
+#include "dev/pci.h"
 #include "machine/acpi.h"
 #include "machine/machine.h"
 
@@ -35,6 +36,19 @@ static void build(struct fixture *f, unsigned int cpus)
 	acpi_build(&other, &f->bytes);
 	assert_false(f->bytes.is_failed);
 	assert_true(f->bytes.size <= ACPI_SIZE_MAX);
+}
+
+/* With a PCI bus, whose second window is at an address of its own. */
+static void build_pci(struct fixture *f)
+{
+	struct acpi_board other = board;
+
+	other.has_pci = true;
+	other.pci_mmio64_start = 0x123440000000;
+	bytes_writer_fini(&f->bytes);
+	f->bytes = (struct bytes_writer){ .data = NULL };
+	acpi_build(&other, &f->bytes);
+	assert_false(f->bytes.is_failed);
 }
 
 static int setup(void **state)
@@ -111,6 +125,13 @@ static uint64_t fadt(struct fixture *f)
 static uint64_t madt(struct fixture *f)
 {
 	return table(f, 1);
+}
+
+static unsigned int table_count(struct fixture *f)
+{
+	uint64_t xsdt = word(f, ACPI_GPA + 24, 8);
+
+	return (check_table(f, xsdt, "XSDT") - 36) / 8;
 }
 
 static void test_root_pointer_leads_to_the_tables(void **state)
@@ -207,6 +228,28 @@ static void test_each_vcpu_has_one_entry(void **state)
 	}
 }
 
+static void test_pci_is_described_only_where_there_is_a_bus(void **state)
+{
+	struct fixture *f = *state;
+	uint64_t mcfg, pci;
+	uint32_t size;
+
+	assert_int_equal(table_count(f), 2);
+	build_pci(f);
+	assert_int_equal(table_count(f), 4);
+	mcfg = table(f, 2);
+	assert_int_equal(check_table(f, mcfg, "MCFG"), 60);
+	assert_int_equal(word(f, mcfg + 36, 8), 0);
+	assert_int_equal(word(f, mcfg + 44, 8), PCI_ECAM_START);
+	assert_int_equal(word(f, mcfg + 52, 8), 0); /* segment 0, bus 0 */
+	pci = table(f, 3);
+	size = check_table(f, pci, "SSDT");
+	/* Its end names the window behind RAM. */
+	assert_memory_equal(at(f, pci + size - 15, 15),
+			    "\x08\\M64S\x0e\x00\x00\x00\x40\x34\x12\x00\x00",
+			    15);
+}
+
 static void test_interrupt_controllers_are_named(void **state)
 {
 	struct fixture *f = *state;
@@ -278,6 +321,17 @@ static void test_acpica_decodes_every_table(void **state)
 	text = disassemble(f, madt(f), "APIC");
 	assert_non_null(strstr(text, "Processor x2Apic ID : 0000012B"));
 	free(text);
+	build_pci(f);
+	text = disassemble(f, table(f, 2), "MCFG");
+	assert_non_null(strstr(text, "Base Address : 00000000E0000000"));
+	free(text);
+	text = disassemble(f, table(f, 3), "SSDT");
+	assert_non_null(strstr(text, "Name (\\M64S, 0x0000123440000000)"));
+	/* As dev/pci.h has them. */
+	assert_non_null(strstr(text, "0xC0000000"));
+	assert_non_null(strstr(text, "0xDFFFFFFF"));
+	assert_non_null(strstr(text, "0xE0000000"));
+	free(text);
 }
 
 /* _S5 is a package whose first number is the type that the chip knows. */
@@ -305,6 +359,7 @@ int main(void)
 		TEST(test_firmware_control_structure_is_aligned),
 		TEST(test_each_vcpu_has_one_entry),
 		TEST(test_interrupt_controllers_are_named),
+		TEST(test_pci_is_described_only_where_there_is_a_bus),
 		TEST(test_acpica_decodes_every_table),
 		TEST(test_sleep_type_is_the_chips),
 	};

@@ -17,6 +17,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/clock.h"
 #include "base/err.h"
 #include "machine/vcpu.h"
 
@@ -268,7 +269,6 @@ static void test_no_vcpu_runs_before_the_first_resume(void **state)
 {
 	struct fake *fake = *state;
 
-	assert_int_equal(vcpu_set_count(fake->set), CPUS);
 	for (unsigned int i = 0; i < CPUS; i++) {
 		assert_ptr_equal(vcpu_set_get(fake->set, i),
 				 &fake->vcpus[i].vcpu);
@@ -501,6 +501,156 @@ static void test_a_halt_beside_pauses_and_resumes_wins(void **unused)
 	}
 }
 
+/* Longer than any test: who waits for its end hangs. */
+#define FOR_EVER (clock_mono_ns() + 1000 * NS_PER_SEC)
+
+static bool is_running(struct fake *fake, unsigned int index)
+{
+	struct fake_vcpu *vcpu = &fake->vcpus[index];
+	bool is;
+
+	pthread_mutex_lock(&vcpu->mutex);
+	is = vcpu->is_running;
+	pthread_mutex_unlock(&vcpu->mutex);
+	return is;
+}
+
+/* It has left its guest, and is on its way. */
+static void wait_held(struct fake *fake, unsigned int index)
+{
+	struct vcpu_held held;
+
+	do {
+		sched_yield();
+		vcpu_set_held(fake->set, index, &held);
+	} while (!held.total_ns);
+}
+
+static void test_held_vcpu_does_not_run_and_others_do(void **state)
+{
+	struct fake *fake = *state;
+	struct vcpu_held held;
+
+	vcpu_set_resume(fake->set);
+	wait_running(fake, CPUS);
+	vcpu_set_hold(fake->set, 4, FOR_EVER);
+	vcpu_set_hold(fake->set, 5, FOR_EVER);
+	wait_running(fake, CPUS - 2);
+	wait_held(fake, 4);
+	wait_held(fake, 5);
+	assert_false(is_running(fake, 4) || is_running(fake, 5));
+	/* It runs on when it is let go. */
+	vcpu_set_hold(fake->set, 4, 0);
+	wait_running(fake, CPUS - 1);
+	vcpu_set_held(fake->set, 4, &held);
+	assert_int_equal(held.holds, 1);
+	assert_true(held.total_ns > 0 && held.total_ns == held.longest_ns);
+	vcpu_set_held(fake->set, 5, &held);
+	assert_int_equal(held.holds, 0); /* it is not over */
+	assert_true(held.total_ns > 0);
+	vcpu_set_held(fake->set, 0, &held);
+	assert_true(held.total_ns == 0);
+	vcpu_set_forget_held(fake->set);
+	vcpu_set_held(fake->set, 4, &held);
+	assert_true(held.total_ns == 0 && held.holds == 0);
+}
+
+static void test_hold_ends_by_itself(void **state)
+{
+	struct fake *fake = *state;
+	struct vcpu_held held;
+
+	vcpu_set_resume(fake->set);
+	wait_running(fake, CPUS);
+	do { /* one may be over before its vCPU has noticed it */
+		vcpu_set_hold(fake->set, 1, clock_mono_ns() + NS_PER_MS);
+		wait_running(fake, CPUS);
+		vcpu_set_held(fake->set, 1, &held);
+	} while (held.holds < 20);
+	wait_running(fake, CPUS);
+	assert_true(held.longest_ns <= held.total_ns);
+	/* A time that has passed holds nobody. */
+	vcpu_set_hold(fake->set, 1, clock_mono_ns() - 1);
+	wait_running(fake, CPUS);
+}
+
+/* docs/lessons.md: "a vCPU never acknowledges a pause": blocked in an exit handler,
+ * and worse with throttling. */
+static void test_lesson_held_vcpu_acknowledges_a_pause_at_once(void **state)
+{
+	struct fake *fake = *state;
+
+	for (unsigned int round = 1; round <= 10; round++) {
+		vcpu_set_resume(fake->set);
+		for (unsigned int i = 0; i < CPUS; i++)
+			vcpu_set_hold(fake->set, i, FOR_EVER);
+		if (round % 2)
+			wait_running(fake, 0);
+		vcpu_set_pause(fake->set);
+		assert_int_equal(count_running(fake), 0);
+		take_counts(fake);
+		/* And work reaches it. */
+		assert_int_equal(vcpu_set_work(fake->set, meet, NULL), 0);
+		assert_saves(fake, round);
+	}
+}
+
+static void test_hold_outlasts_a_pause(void **state)
+{
+	struct fake *fake = *state;
+
+	vcpu_set_hold(fake->set, 2, FOR_EVER); /* before it ever ran */
+	vcpu_set_resume(fake->set);
+	wait_running(fake, CPUS - 1);
+	vcpu_set_pause(fake->set);
+	vcpu_set_resume(fake->set);
+	wait_running(fake, CPUS - 1);
+	vcpu_set_pause(fake->set);
+	vcpu_set_hold(fake->set, 2, 0);
+	vcpu_set_resume(fake->set);
+	wait_running(fake, CPUS);
+}
+
+static void *hold_some(void *opaque)
+{
+	struct fake *fake = opaque;
+
+	for (unsigned int i = 0; i < 2000; i++)
+		vcpu_set_hold(fake->set, i * 7 % CPUS,
+			      i % 5 ? clock_mono_ns() + i % 13 * 20 * NS_PER_US
+				    : 0);
+	return NULL;
+}
+
+static void test_holds_beside_pauses_and_work_lose_nobody(void **state)
+{
+	struct fake *fake = *state;
+	pthread_t thread;
+
+	pthread_create(&thread, NULL, hold_some, fake);
+	for (unsigned int i = 1; i <= 100; i++) {
+		vcpu_set_resume(fake->set);
+		if (i % 2)
+			sched_yield();
+		vcpu_set_pause(fake->set);
+		assert_int_equal(vcpu_set_work(fake->set, save, NULL), 0);
+		assert_saves(fake, i);
+	}
+	pthread_join(thread, NULL);
+	vcpu_set_resume(fake->set);
+	wait_running(fake, CPUS);
+}
+
+static void test_held_vcpus_can_be_freed(void **state)
+{
+	struct fake *fake = *state;
+
+	vcpu_set_resume(fake->set);
+	for (unsigned int i = 0; i < CPUS; i++)
+		vcpu_set_hold(fake->set, i, FOR_EVER);
+	wait_running(fake, 0);
+}
+
 static void test_exits_beside_pauses_are_told_once(void **state)
 {
 	struct fake *fake = *state;
@@ -566,6 +716,12 @@ int main(void)
 		fact(test_a_guest_may_halt_itself_from_inside),
 		fact(test_halted_vcpus_never_run_again),
 		cmocka_unit_test(test_a_halt_beside_pauses_and_resumes_wins),
+		fact(test_held_vcpu_does_not_run_and_others_do),
+		fact(test_hold_ends_by_itself),
+		fact(test_lesson_held_vcpu_acknowledges_a_pause_at_once),
+		fact(test_hold_outlasts_a_pause),
+		fact(test_holds_beside_pauses_and_work_lose_nobody),
+		fact(test_held_vcpus_can_be_freed),
 		fact(test_exits_beside_pauses_are_told_once),
 		fact(test_a_running_set_can_be_freed),
 		cmocka_unit_test(test_a_set_that_cannot_be_whole_is_not_there),

@@ -53,8 +53,8 @@ static inline void record_saved(struct text *ret_stream)
 	close(fd);
 }
 
-/* Of a relay: flip byte @at of what the destination says, and hang up when
- * nothing has come for a while: it may have made the source wait. */
+/* Of a relay: flip byte @at of what the destination says, and from then on hang
+ * up when nothing has come for a while: it may have made the source wait. */
 struct record_flip {
 	size_t at;
 	uint8_t bits;
@@ -72,11 +72,12 @@ static inline bool record_relay(int source, int destination,
 	uint8_t buffer[4096];
 
 	for (;;) {
-		int ready =
-			poll(fds, 2,
-			     flip ? RECORD_PATIENCE_MS : SIDE_LIMIT_S * 1000);
+		bool is_flipped = flip && flip->at < texts[1]->size;
+		int ready = poll(fds, 2,
+				 is_flipped ? RECORD_PATIENCE_MS
+					    : SIDE_LIMIT_S * 1000);
 
-		if (flip && !ready)
+		if (is_flipped && !ready)
 			return false;
 		assert_int_not_equal(ready, 0);
 		for (int i = 0; i < 2; i++) {

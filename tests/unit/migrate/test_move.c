@@ -19,14 +19,17 @@
 #include "migrate/stream.h"
 #include "side.h"
 
-void __real_machine_stop_backends(struct machine *machine);
-void __wrap_machine_stop_backends(struct machine *machine);
+int __real_machine_stop_backends(struct machine *machine, uint64_t deadline_ns,
+				 struct err *err);
+int __wrap_machine_stop_backends(struct machine *machine, uint64_t deadline_ns,
+				 struct err *err);
 
 /* A back end ends what it is doing: nothing is written after, but this is. */
-void __wrap_machine_stop_backends(struct machine *machine)
+int __wrap_machine_stop_backends(struct machine *machine, uint64_t deadline_ns,
+				 struct err *err)
 {
 	puppet_device_write(machine);
-	__real_machine_stop_backends(machine);
+	return __real_machine_stop_backends(machine, deadline_ns, err);
 }
 
 #define CPUS 3

@@ -84,8 +84,65 @@ static void test_fixed_costs_above_the_limit_hold_nobody_back(void **state)
 
 	(void)state;
 	policy.estimate_ns += LIMIT;
+	policy.is_out_of_reach = true;
 	assert_true(throttle_share(&policy, 1, 50 * MIB) == 1);
 	assert_true(throttle_share(&policy, 1, 0) == 1);
+}
+
+/* As when the vCPUs were slow to leave the guest: they will not always be. */
+static void test_one_slow_sync_is_no_reason_to_give_up(void **state)
+{
+	struct policy policy = policy_of(50 * MIB);
+
+	(void)state;
+	policy.estimate_ns += 2 * LIMIT;
+	assert_true(throttle_share(&policy, 1, 50 * MIB) == 0.5);
+}
+
+static double sum_below(const double *rates, unsigned int count, double cap)
+{
+	double sum = 0;
+
+	for (unsigned int i = 0; i < count; i++)
+		sum += rates[i] < cap ? rates[i] : cap;
+	return sum;
+}
+
+static void test_the_cap_leaves_the_share_of_all_together(void **state)
+{
+	const double rates[] = { 1000, 1, 400, 0, 50 };
+
+	(void)state;
+	for (double share = 0.99; share > 0.01; share *= 0.7) {
+		double cap = throttle_cap(rates, 5, share);
+		double left = sum_below(rates, 5, cap);
+
+		assert_true(left <= 1451 * share);
+		assert_true(left > 1451 * share - 0.1);
+	}
+}
+
+static void
+test_who_writes_most_is_held_most_and_readers_not_at_all(void **state)
+{
+	const double rates[] = { 1000, 400, 50, 0 };
+	double cap = throttle_cap(rates, 4, 0.5);
+
+	(void)state;
+	/* 337.5, 337.5, 50, 0 */
+	assert_true(cap > 337 && cap <= 337.5);
+	cap = throttle_cap(rates, 4, 0.9); /* the first alone: 855 */
+	assert_true(cap > 854 && cap <= 855);
+}
+
+static void test_whole_share_caps_nobody(void **state)
+{
+	const double rates[] = { 1000, 400, 50, 0 };
+	const double none[] = { 0, 0 };
+
+	(void)state;
+	assert_true(throttle_cap(rates, 4, 1) == 1000);
+	assert_true(throttle_cap(none, 2, 0.5) == 0);
 }
 
 int main(void)
@@ -98,6 +155,11 @@ int main(void)
 		cmocka_unit_test(test_nobody_is_stopped_altogether),
 		cmocka_unit_test(
 			test_fixed_costs_above_the_limit_hold_nobody_back),
+		cmocka_unit_test(test_one_slow_sync_is_no_reason_to_give_up),
+		cmocka_unit_test(test_the_cap_leaves_the_share_of_all_together),
+		cmocka_unit_test(
+			test_who_writes_most_is_held_most_and_readers_not_at_all),
+		cmocka_unit_test(test_whole_share_caps_nobody),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

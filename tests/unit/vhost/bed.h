@@ -10,6 +10,7 @@
 #ifndef GODWIT_TESTS_VHOST_BED_H
 #define GODWIT_TESTS_VHOST_BED_H
 
+#include <cmocka.h>
 #include <linux/virtio_blk.h>
 #include <linux/virtio_config.h>
 #include <linux/virtio_pci.h>

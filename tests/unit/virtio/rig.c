@@ -3,6 +3,7 @@
 
 #include <cmocka.h>
 #include <string.h>
+#include <sys/eventfd.h>
 
 #include "base/bitmap.h"
 #include "base/bytes.h"
@@ -17,7 +18,9 @@ void __wrap_vdev_call(const struct vdev *dev, const struct vdev_queue *queue)
 	struct rig *rig = (struct rig *)container_of(dev, struct rig, dev);
 
 	assert_ptr_equal(queue, &rig->queue);
-	rig->calls++;
+	__atomic_add_fetch(&rig->calls, 1, __ATOMIC_RELAXED);
+	if (rig->call_fd >= 0)
+		eventfd_write(rig->call_fd, 1);
 }
 
 static uint64_t mmio_read(void *opaque, uint64_t offset, unsigned int size)
@@ -62,6 +65,7 @@ static struct ram_block *add_block(struct rig *rig, const char *name,
 void rig_init(struct rig *rig, uint64_t features, uint16_t size)
 {
 	memset(rig, 0, sizeof(*rig));
+	rig->call_fd = -1;
 	rig->mem = mem_new();
 	rig->root = mem_region_new_container(rig->mem, "root", MEM_SIZE_2_64);
 	rig->memory = addr_space_new(rig->mem, "memory", rig->root);
@@ -146,7 +150,7 @@ void rig_put16(struct rig *rig, uint64_t gpa, uint16_t value)
 {
 	uint16_t *at = rig_at(rig, gpa);
 
-	__atomic_store_n(at, htole16(value), __ATOMIC_RELEASE);
+	__atomic_exchange_n(at, htole16(value), __ATOMIC_SEQ_CST);
 }
 
 static void put32(struct rig *rig, uint64_t gpa, uint32_t value)
@@ -313,7 +317,6 @@ bool rig_must_kick(struct rig *rig)
 	struct rig_driver *driver = &rig->driver;
 	uint16_t added = driver->added;
 
-	__atomic_thread_fence(__ATOMIC_SEQ_CST);
 	if (driver->is_packed)
 		return packed_must_kick(rig);
 	driver->added = 0;
@@ -360,6 +363,40 @@ bool rig_take(struct rig *rig, uint16_t *ret_id, uint32_t *ret_written)
 	*ret_written = get32(rig, gpa + 4);
 	driver->next_used++;
 	return true;
+}
+
+void rig_pop_one(struct rig *rig, uint16_t id)
+{
+	assert_int_equal(rig_pop(rig), 1);
+	assert_int_equal(rig->request.id, id);
+}
+
+void rig_take_one(struct rig *rig, uint16_t id, uint32_t written)
+{
+	uint32_t got_written;
+	uint16_t got_id;
+
+	assert_true(rig_take(rig, &got_id, &got_written));
+	assert_int_equal(got_id, id);
+	assert_int_equal(got_written, written);
+}
+
+void rig_take_none(struct rig *rig)
+{
+	uint32_t written;
+	uint16_t id;
+
+	assert_false(rig_take(rig, &id, &written));
+}
+
+void rig_pass_one(struct rig *rig)
+{
+	uint16_t id = rig_add_one(rig);
+
+	rig_pop_one(rig, id);
+	vq_push(&rig->vq, &rig->request, 64);
+	vq_flush(&rig->vq);
+	rig_take_one(rig, id, 64);
 }
 
 void rig_want_call_at(struct rig *rig, unsigned int nth)

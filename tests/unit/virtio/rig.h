@@ -70,7 +70,8 @@ struct rig {
 	struct vq vq;
 	struct vq_request request;
 	struct vq_segment segments[RIG_SEGMENTS];
-	unsigned int calls; /* vdev_call() */
+	unsigned int calls; /* vdev_call(); atomic */
+	int call_fd;        /* what it signals, or -1 */
 
 	struct rig_driver driver;
 	struct err err;
@@ -87,6 +88,7 @@ int rig_pop(struct rig *rig);
 /* The guest's view of its memory; 0x80000 of it. */
 void *rig_at(struct rig *rig, uint64_t gpa);
 uint16_t rig_get16(struct rig *rig, uint64_t gpa);
+/* A full barrier, too. */
 void rig_put16(struct rig *rig, uint64_t gpa, uint16_t value);
 
 /* ---- the driver ---- */
@@ -107,6 +109,13 @@ uint16_t rig_add_one(struct rig *rig);
 bool rig_must_kick(struct rig *rig);
 /* Take a used element: false when there is none. */
 bool rig_take(struct rig *rig, uint16_t *ret_id, uint32_t *ret_written);
+/* The next is @id, used with @written bytes; or there is none. */
+void rig_take_one(struct rig *rig, uint16_t id, uint32_t written);
+void rig_take_none(struct rig *rig);
+/* The device's next request is @id. */
+void rig_pop_one(struct rig *rig, uint16_t id);
+/* One request there and back. */
+void rig_pass_one(struct rig *rig);
 /* Ask to be interrupted when the @nth request from now on is used (event index), or
  * for any; or for none. */
 void rig_want_call_at(struct rig *rig, unsigned int nth);

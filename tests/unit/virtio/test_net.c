@@ -373,6 +373,45 @@ static uint32_t tables_of(uint8_t *bytes, uint32_t unicast, uint32_t multicast)
 	return at + 6 * multicast;
 }
 
+static void test_filter_takes_what_was_asked_for(void **state)
+{
+	const uint8_t own[] = { 2, 0, 0, 0, 0, 1 },
+		      other[] = { 2, 0, 0, 0, 0, 2 };
+	const uint8_t group[] = { 3, 0, 0, 0, 0, 1 };
+	const uint8_t all[] = { 255, 255, 255, 255, 255, 255 };
+	struct net_rx_filter filter = { .mac = { 2, 0, 0, 0, 0, 1 } };
+
+	(void)state;
+	assert_true(net_filter_takes(&filter, own));
+	assert_true(net_filter_takes(&filter, all));
+	assert_false(net_filter_takes(&filter, other));
+	assert_false(net_filter_takes(&filter, group));
+	filter.is_all_multicast = 1;
+	assert_true(net_filter_takes(&filter, group));
+	assert_false(net_filter_takes(&filter, other));
+	filter.is_all_multicast = 0;
+	memcpy(filter.unicast[1], other, 6);
+	memcpy(filter.multicast[0], group, 6);
+	filter.unicast_count = 1;
+	assert_false(net_filter_takes(&filter, other));
+	filter.unicast_count = 2;
+	assert_true(net_filter_takes(&filter, other));
+	assert_false(net_filter_takes(&filter, group));
+	filter.multicast_count = 1;
+	assert_true(net_filter_takes(&filter, group));
+	filter.unicast_count = filter.multicast_count = 0;
+	filter.is_unicast_over = 1;
+	assert_true(net_filter_takes(&filter, other));
+	assert_false(net_filter_takes(&filter, group));
+	filter.is_unicast_over = 0;
+	filter.is_multicast_over = 1;
+	assert_true(net_filter_takes(&filter, group));
+	filter.is_multicast_over = 0;
+	filter.is_promisc = 1;
+	assert_true(net_filter_takes(&filter, other));
+	assert_true(net_filter_takes(&filter, group));
+}
+
 static void test_address_tables_are_taken_and_bounded(void **state)
 {
 	struct fixture *f = *state;
@@ -722,6 +761,7 @@ int main(void)
 		TEST(test_control_queue_without_mq_is_queue_two),
 		TEST(test_address_of_the_driver_is_shown),
 		TEST(test_filter_begins_open_and_follows_the_driver),
+		cmocka_unit_test(test_filter_takes_what_was_asked_for),
 		TEST(test_address_tables_are_taken_and_bounded),
 		TEST(test_tables_that_lie_about_their_size_change_nothing),
 		TEST(test_unknown_commands_are_answered_with_an_error),

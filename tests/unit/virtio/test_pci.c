@@ -8,23 +8,6 @@
 
 #define RANDOM_ACCESSES 200000u
 
-static int setup(void **state)
-{
-	struct toy *toy = calloc(1, sizeof(*toy));
-
-	toy_init(toy);
-	vdev_run(&toy->dev);
-	*state = toy;
-	return 0;
-}
-
-static int teardown(void **state)
-{
-	toy_fini(*state);
-	free(*state);
-	return 0;
-}
-
 static uint32_t config(struct toy *toy, unsigned int offset, unsigned int size)
 {
 	return board_config(&toy->board, TOY_SLOT, offset, size);
@@ -357,7 +340,8 @@ static void test_any_access_leaves_a_state_that_loads(void **state)
 	}
 }
 
-#define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+#define TEST(name) \
+	cmocka_unit_test_setup_teardown(name, toy_setup, toy_teardown)
 
 int main(void)
 {

@@ -1,24 +1,40 @@
 // SPDX-License-Identifier: Apache-2.0
 /* A virtio device as its driver and its machine see it; over PCI: test_pci.c. */
 #include <cmocka.h>
+#include <stdio.h>
 
 #include "toy.h"
 
-static int setup(void **state)
-{
-	struct toy *toy = calloc(1, sizeof(*toy));
+/* ---- life ---- */
 
-	toy_init(toy);
-	vdev_run(&toy->dev);
-	*state = toy;
-	return 0;
-}
-
-static int teardown(void **state)
+static void test_device_without_a_slot_is_taken_apart(void **state)
 {
-	toy_fini(*state);
-	free(*state);
-	return 0;
+	struct toy *toy = *state;
+	static const uint16_t sizes[] = { 16, 16 };
+	static struct vdev devs[PCI_SLOTS];
+	struct vdev_site site = { .mem = toy->board.mem,
+				  .memory = toy->board.memory,
+				  .bus = toy->board.bus,
+				  .state = &toy->board.state };
+	struct err err = ERR_INIT;
+	unsigned int built = 0;
+	char name[16];
+	int ret;
+
+	do {
+		snprintf(name, sizeof(name), "more%u", built);
+		site.name = name;
+		ret = vdev_init(&devs[built++], &toy_type, &site, 0, 0, 2,
+				sizes, &err);
+	} while (ret == 0);
+	assert_int_equal(ret, -ENOSPC);
+	assert_int_equal(built, PCI_SLOTS - 1); /* a bridge and a toy */
+	assert_null(state_find(&toy->board.state, "more30-virtio"));
+	while (built)
+		vdev_fini(&devs[--built]);
+	assert_null(state_find(&toy->board.state, "more30"));
+	vdev_fini(&devs[0]); /* once more, and a zeroed one */
+	vdev_fini(&devs[PCI_SLOTS - 1]);
 }
 
 /* ---- status and features ---- */
@@ -246,7 +262,7 @@ static void test_reset_waits_for_a_back_end_that_does_not_stop(void **state)
 	assert_int_equal(toy->starts, 2);
 }
 
-static void test_pause_completes_a_reset_that_waits(void **state)
+static void test_lesson_reset_that_waits_does_not_hold_up_a_pause(void **state)
 {
 	struct toy *toy = *state;
 
@@ -437,11 +453,13 @@ static void test_changed_configuration_has_a_new_generation(void **state)
 			 0);
 }
 
-#define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+#define TEST(name) \
+	cmocka_unit_test_setup_teardown(name, toy_setup, toy_teardown)
 
 int main(void)
 {
 	static const struct CMUnitTest tests[] = {
+		TEST(test_device_without_a_slot_is_taken_apart),
 		TEST(test_status_bits_are_set_in_their_order),
 		TEST(test_status_bits_are_not_taken_away_but_by_a_reset),
 		TEST(test_features_without_version_1_are_refused),
@@ -455,7 +473,7 @@ int main(void)
 		TEST(test_broken_device_rests_until_it_is_reset),
 		TEST(test_reset_brings_registers_back),
 		TEST(test_reset_waits_for_a_back_end_that_does_not_stop),
-		TEST(test_pause_completes_a_reset_that_waits),
+		TEST(test_lesson_reset_that_waits_does_not_hold_up_a_pause),
 		TEST(test_lesson_queue_size_does_not_change_once_it_is_checked),
 		TEST(test_queue_size_is_within_its_bounds),
 		TEST(test_queue_that_makes_no_sense_breaks_the_device),

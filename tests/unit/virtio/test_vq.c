@@ -1,49 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-/* Virtqueues with a driver that keeps the rules; test_vq_hostile.c has the other. */
+/*
+ * Virtqueues with a driver that keeps the rules; test_vq_events.c has notifications
+ * and interrupts, and test_vq_hostile.c the other driver.
+ */
 #include <cmocka.h>
 #include <errno.h>
-#include <stdio.h>
 #include <string.h>
 
-#include "base/clock.h"
 #include "formats.h"
-
-#define PERF_REQUESTS 2000000u
-
-static void take_one(struct rig *rig, uint16_t id, uint32_t written)
-{
-	uint32_t got_written;
-	uint16_t got_id;
-
-	assert_true(rig_take(rig, &got_id, &got_written));
-	assert_int_equal(got_id, id);
-	assert_int_equal(got_written, written);
-}
-
-static void take_none(struct rig *rig)
-{
-	uint32_t written;
-	uint16_t id;
-
-	assert_false(rig_take(rig, &id, &written));
-}
-
-static void pop_one(struct rig *rig, uint16_t id)
-{
-	assert_int_equal(rig_pop(rig), 1);
-	assert_int_equal(rig->request.id, id);
-}
-
-/* One request there and back. */
-static void pass_one(struct rig *rig)
-{
-	uint16_t id = rig_add_one(rig);
-
-	pop_one(rig, id);
-	vq_push(&rig->vq, &rig->request, 64);
-	vq_flush(&rig->vq);
-	take_one(rig, id, 64);
-}
 
 static void test_request_goes_there_and_back(void **state)
 {
@@ -53,7 +17,7 @@ static void test_request_goes_there_and_back(void **state)
 	rig_start(rig);
 	assert_int_equal(rig_pop(rig), 0);
 	id = rig_add_one(rig);
-	pop_one(rig, id);
+	rig_pop_one(rig, id);
 	assert_int_equal(rig->request.readable, 1);
 	assert_int_equal(rig->request.writable, 1);
 	assert_int_equal(rig->request.readable_size, 16);
@@ -64,10 +28,10 @@ static void test_request_goes_there_and_back(void **state)
 			 rig_at(rig, RIG_BUFFERS + 0x1000));
 	assert_int_equal(rig_pop(rig), 0);
 	vq_push(&rig->vq, &rig->request, 64);
-	take_none(rig);
+	rig_take_none(rig);
 	vq_flush(&rig->vq);
-	take_one(rig, id, 64);
-	take_none(rig);
+	rig_take_one(rig, id, 64);
+	rig_take_none(rig);
 	assert_int_equal(rig->calls, 1);
 }
 
@@ -77,7 +41,7 @@ static void test_requests_are_there_before_the_start(void **state)
 	uint16_t id = rig_add_one(rig);
 
 	rig_start(rig);
-	pop_one(rig, id);
+	rig_pop_one(rig, id);
 }
 
 static void test_requests_complete_in_any_order(void **state)
@@ -91,16 +55,16 @@ static void test_requests_complete_in_any_order(void **state)
 		for (unsigned int i = 0; i < 3; i++)
 			ids[i] = rig_add_one(rig);
 		for (unsigned int i = 0; i < 3; i++) {
-			pop_one(rig, ids[i]);
+			rig_pop_one(rig, ids[i]);
 			requests[i] = rig->request;
 		}
 		for (unsigned int i = 0; i < 3; i++)
 			vq_push(&rig->vq, &requests[2 - i], 1 + i);
-		take_none(rig);
+		rig_take_none(rig);
 		vq_flush(&rig->vq);
 		for (unsigned int i = 0; i < 3; i++)
-			take_one(rig, ids[2 - i], 1 + i);
-		take_none(rig);
+			rig_take_one(rig, ids[2 - i], 1 + i);
+		rig_take_none(rig);
 	}
 }
 
@@ -111,7 +75,7 @@ static void test_indices_wrap(void **state)
 
 	rig_start(rig);
 	for (unsigned int i = 0; i < 0x10000 + 3 * QUEUE_SIZE; i++)
-		pass_one(rig);
+		rig_pass_one(rig);
 	assert_int_equal(rig_pop(rig), 0);
 }
 
@@ -127,7 +91,7 @@ static void test_whole_ring_is_in_flight(void **state)
 		for (unsigned int i = 0; i < QUEUE_SIZE; i++)
 			ids[i] = rig_add(rig, &buffer, 1);
 		for (unsigned int i = 0; i < QUEUE_SIZE; i++) {
-			pop_one(rig, ids[i]);
+			rig_pop_one(rig, ids[i]);
 			requests[i] = rig->request;
 		}
 		assert_int_equal(rig_pop(rig), 0);
@@ -135,7 +99,7 @@ static void test_whole_ring_is_in_flight(void **state)
 			vq_push(&rig->vq, &requests[i], 1);
 		vq_flush(&rig->vq);
 		for (unsigned int i = 0; i < QUEUE_SIZE; i++)
-			take_one(rig, ids[i], 1);
+			rig_take_one(rig, ids[i], 1);
 	}
 }
 
@@ -153,7 +117,7 @@ static void test_indirect_table_takes_one_descriptor(void **state)
 	for (unsigned int i = 0; i < 3 * QUEUE_SIZE; i++) {
 		uint16_t id = rig_add_indirect(rig, RIG_TABLES, buffers, 4);
 
-		pop_one(rig, id);
+		rig_pop_one(rig, id);
 		assert_int_equal(rig->request.count, 1);
 		assert_int_equal(rig->request.readable, 2);
 		assert_int_equal(rig->request.writable, 2);
@@ -161,7 +125,7 @@ static void test_indirect_table_takes_one_descriptor(void **state)
 		assert_int_equal(rig->request.writable_size, 0x301);
 		vq_push(&rig->vq, &rig->request, 0x301);
 		vq_flush(&rig->vq);
-		take_one(rig, id, 0x301);
+		rig_take_one(rig, id, 0x301);
 	}
 }
 
@@ -298,159 +262,21 @@ static void test_what_was_put_back_comes_again(void **state)
 	for (unsigned int round = 0; round < 3 * QUEUE_SIZE; round++) {
 		uint16_t id = rig_add_one(rig), next = rig_add_one(rig);
 
-		pop_one(rig, id);
+		rig_pop_one(rig, id);
 		first = rig->request;
-		pop_one(rig, next);
+		rig_pop_one(rig, next);
 		second = rig->request;
 		assert_int_equal(rig_pop(rig), 0);
 		vq_unpop(&rig->vq, &second);
 		vq_unpop(&rig->vq, &first);
-		pop_one(rig, id);
+		rig_pop_one(rig, id);
 		vq_push(&rig->vq, &rig->request, 0);
-		pop_one(rig, next);
+		rig_pop_one(rig, next);
 		vq_push(&rig->vq, &rig->request, 0);
 		vq_flush(&rig->vq);
-		take_one(rig, id, 0);
-		take_one(rig, next, 0);
+		rig_take_one(rig, id, 0);
+		rig_take_one(rig, next, 0);
 	}
-}
-
-/* As a network device does whose next packet needs more buffers. */
-static void test_who_put_back_is_called_for_more(void **state)
-{
-	struct rig *rig = *state;
-
-	rig_start(rig);
-	rig_must_kick(rig);
-	rig_add_one(rig);
-	assert_int_equal(rig_pop(rig), 1);
-	assert_int_equal(rig_pop(rig), 0);
-	vq_unpop(&rig->vq, &rig->request);
-	rig_must_kick(rig);
-	assert_false(vq_want_kicks(&rig->vq));
-	rig_add_one(rig);
-	assert_true(rig_must_kick(rig));
-	assert_int_equal(rig_pop(rig), 1);
-	assert_int_equal(rig_pop(rig), 1);
-}
-
-static void test_driver_notifies_only_who_waits(void **state)
-{
-	struct rig *rig = *state;
-
-	rig_start(rig);
-	for (unsigned int i = 0; i < 0x8000 + 5 * QUEUE_SIZE; i++) {
-		pass_one(rig);
-		assert_true(rig_must_kick(rig));
-		vq_ignore_kicks(&rig->vq);
-		pass_one(rig);
-		assert_false(rig_must_kick(rig));
-		assert_false(vq_want_kicks(&rig->vq));
-	}
-}
-
-/* A simple back end pops until there is nothing, and never says that it waits. */
-static void test_empty_pop_makes_the_driver_notify(void **state)
-{
-	struct rig *rig = *state;
-
-	rig_start(rig);
-	for (unsigned int i = 0; i < 3 * QUEUE_SIZE; i++) {
-		pass_one(rig);
-		assert_true(rig_must_kick(rig));
-		assert_int_equal(rig_pop(rig), 0);
-	}
-}
-
-static void test_request_that_came_meanwhile_is_told(void **state)
-{
-	struct rig *rig = *state;
-
-	rig_start(rig);
-	vq_ignore_kicks(&rig->vq);
-	assert_int_equal(rig_pop(rig), 0);
-	rig_add_one(rig);
-	assert_true(vq_want_kicks(&rig->vq));
-	assert_int_equal(rig_pop(rig), 1);
-	assert_false(vq_want_kicks(&rig->vq));
-}
-
-static void test_flags_suppress_interrupts(void **state)
-{
-	struct rig *rig = *state;
-
-	rig_start(rig);
-	pass_one(rig);
-	rig->calls = 0;
-	rig_want_calls(rig, false);
-	pass_one(rig);
-	assert_int_equal(rig->calls, 0);
-	rig_want_calls(rig, true);
-	pass_one(rig);
-	assert_int_equal(rig->calls, 1);
-}
-
-/* At each position of the ring, so also where index and wrap counter wrap. */
-static void test_event_index_says_when_to_interrupt(void **state)
-{
-	struct rig *rig = *state;
-	const struct rig_buffer buffer = { RIG_BUFFERS, 1, true };
-
-	rig_start(rig);
-	pass_one(rig);
-	for (unsigned int i = 0; i < 0x10000 / 3 + 2 * QUEUE_SIZE; i++) {
-		rig_want_call_at(rig, 2);
-		for (unsigned int n = 0; n < 3; n++) {
-			uint16_t id = rig_add(rig, &buffer, 1);
-
-			rig->calls = 0;
-			pop_one(rig, id);
-			vq_push(&rig->vq, &rig->request, 1);
-			vq_flush(&rig->vq);
-			take_one(rig, id, 1);
-			assert_int_equal(rig->calls, n == 2);
-		}
-	}
-}
-
-static void test_batch_across_the_event_interrupts_once(void **state)
-{
-	struct rig *rig = *state;
-	const struct rig_buffer buffer = { RIG_BUFFERS, 1, true };
-
-	rig_start(rig);
-	pass_one(rig);
-	for (unsigned int i = 0; i < 0x10000 / QUEUE_SIZE + 3; i++) {
-		uint32_t written;
-		uint16_t id;
-
-		rig->calls = 0;
-		rig_want_call_at(rig, i % QUEUE_SIZE);
-		for (unsigned int n = 0; n < QUEUE_SIZE; n++)
-			rig_add(rig, &buffer, 1);
-		while (rig_pop(rig) > 0)
-			vq_push(&rig->vq, &rig->request, 1);
-		vq_flush(&rig->vq);
-		assert_int_equal(rig->calls, 1);
-		while (rig_take(rig, &id, &written))
-			;
-	}
-}
-
-/* Whether the one before had come as far is not known. */
-static void test_first_flush_after_a_start_interrupts(void **state)
-{
-	struct rig *rig = *state;
-
-	rig_start(rig);
-	pass_one(rig);
-	rig_want_call_at(rig, 5);
-	rig->calls = 0;
-	rig_start(rig);
-	pass_one(rig);
-	assert_int_equal(rig->calls, 1);
-	pass_one(rig);
-	assert_int_equal(rig->calls, 1);
 }
 
 static void test_queue_goes_on_where_it_was(void **state)
@@ -459,7 +285,7 @@ static void test_queue_goes_on_where_it_was(void **state)
 
 	for (unsigned int i = 0; i < 5 * QUEUE_SIZE; i++) {
 		rig_start(rig);
-		pass_one(rig);
+		rig_pass_one(rig);
 	}
 }
 
@@ -469,7 +295,7 @@ static void test_rings_follow_memory_that_moves(void **state)
 	uint16_t id;
 
 	rig_start(rig);
-	pass_one(rig);
+	rig_pass_one(rig);
 	/* What was at 0 is at 16 MiB, and there is nothing at 0. */
 	mem_region_set_offset(rig->low_region, 0x1000000);
 	assert_int_equal(rig_pop(rig), -EFAULT);
@@ -477,15 +303,15 @@ static void test_rings_follow_memory_that_moves(void **state)
 	assert_true(vq_want_kicks(&rig->vq));
 	mem_region_set_offset(rig->low_region, 0);
 	assert_int_equal(rig_pop(rig), 0);
-	pass_one(rig);
+	rig_pass_one(rig);
 	/* Gone while a request is in flight: nothing is written anywhere. */
 	id = rig_add_one(rig);
-	pop_one(rig, id);
+	rig_pop_one(rig, id);
 	mem_region_set_enabled(rig->low_region, false);
 	vq_push(&rig->vq, &rig->request, 1);
 	vq_flush(&rig->vq);
 	mem_region_set_enabled(rig->low_region, true);
-	take_none(rig);
+	rig_take_none(rig);
 }
 
 static void test_copies_span_segments(void **state)
@@ -523,33 +349,6 @@ static void test_copies_span_segments(void **state)
 	assert_int_equal(vq_iovecs(&rig->request, true, 6, iovecs, 4), 0);
 }
 
-/* No limit, since machines differ; what it takes is printed. */
-static void test_requests_are_fast(void **state)
-{
-	struct rig *rig = *state;
-	uint64_t start = clock_mono_ns(), device_ns = 0;
-
-	rig_start(rig);
-	rig_want_calls(rig, false);
-	for (unsigned int i = 0; i < PERF_REQUESTS / 4; i++) {
-		uint32_t written;
-		uint16_t id;
-
-		for (unsigned int n = 0; n < 4; n++)
-			rig_add_one(rig);
-		start = clock_mono_ns();
-		for (unsigned int n = 0; n < 4; n++) {
-			assert_int_equal(rig_pop(rig), 1);
-			vq_push(&rig->vq, &rig->request, 64);
-		}
-		vq_flush(&rig->vq);
-		device_ns += clock_mono_ns() - start;
-		while (rig_take(rig, &id, &written))
-			;
-	}
-	printf("%lu ns a request\n", device_ns / PERF_REQUESTS);
-}
-
 int main(void)
 {
 	static const struct CMUnitTest tests[] = {
@@ -566,18 +365,9 @@ int main(void)
 		TEST_BOTH(test_written_part_of_buffers_and_rings_is_dirty),
 		TEST_BOTH(test_batch_across_the_rings_end_is_dirty),
 		TEST_BOTH(test_what_was_put_back_comes_again),
-		TEST_BOTH(test_who_put_back_is_called_for_more),
-		TEST_BOTH(test_driver_notifies_only_who_waits),
-		TEST_BOTH(test_empty_pop_makes_the_driver_notify),
-		TEST_BOTH(test_request_that_came_meanwhile_is_told),
-		TEST_FLAGS(test_flags_suppress_interrupts),
-		TEST_EVENTS(test_event_index_says_when_to_interrupt),
-		TEST_EVENTS(test_batch_across_the_event_interrupts_once),
-		TEST_EVENTS(test_first_flush_after_a_start_interrupts),
 		TEST_BOTH(test_queue_goes_on_where_it_was),
 		TEST_BOTH(test_rings_follow_memory_that_moves),
 		TEST_BOTH(test_copies_span_segments),
-		TEST_FLAGS(test_requests_are_fast),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

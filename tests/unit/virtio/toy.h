@@ -188,6 +188,24 @@ static inline void toy_fini(struct toy *toy)
 	board_fini(&toy->board);
 }
 
+/* Of a test: a toy in a machine that runs. */
+static inline int toy_setup(void **state)
+{
+	struct toy *toy = calloc(1, sizeof(*toy));
+
+	toy_init(toy);
+	vdev_run(&toy->dev);
+	*state = toy;
+	return 0;
+}
+
+static inline int toy_teardown(void **state)
+{
+	toy_fini(*state);
+	free(*state);
+	return 0;
+}
+
 /* Save @from and load @to, as a migration does; what load or activate said. */
 static inline int toy_move(struct toy *from, struct toy *to, struct err *err)
 {

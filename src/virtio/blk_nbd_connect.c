@@ -1,0 +1,276 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * The connection to an NBD server, and its return.  libnbd does the talking; the
+ * thread waits for its socket, and for a timer that starts attempts and ends those
+ * that take too long.
+ *
+ * libnbd looks up host names without a way to interrupt it; that blocks this
+ * device's thread, and nothing else.
+ */
+#include <errno.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/timerfd.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "base/err.h"
+#include "base/trace.h"
+#include "virtio/blk_nbd_priv.h"
+
+#define PAUSE_MIN_NS   (10 * NS_PER_MS)
+#define PAUSE_MAX_NS   NS_PER_SEC
+#define ATTEMPT_MAX_NS (5 * NS_PER_SEC)
+
+#define BLOCK_MIN 512u
+#define BLOCK_MAX 4096u       /* what every driver can have */
+#define PART_MAX  (32u << 20) /* what every server can take */
+
+static bool is_connecting(struct nbd_handle *handle)
+{
+	return nbd_aio_is_connecting(handle) > 0;
+}
+
+static int start_connecting(struct blk_nbd *nbd, struct err *err)
+{
+	nbd->handle = nbd_create();
+	if (!nbd->handle)
+		return err_set(err, -ENOMEM, "%s: %s", nbd->uri,
+			       nbd_get_error());
+	/* What a failed read leaves is not looked at. */
+	nbd_set_pread_initialize(nbd->handle, false);
+	if (nbd_aio_connect_uri(nbd->handle, nbd->uri) == 0)
+		return 0;
+	err_set(err, -ENOTCONN, "%s: %s; is the server there?", nbd->uri,
+		nbd_get_error());
+	nbd_close(nbd->handle);
+	nbd->handle = NULL;
+	return -ENOTCONN;
+}
+
+static int block_size_of(struct nbd_handle *handle, int kind, uint32_t limit)
+{
+	int64_t size = nbd_get_block_size(handle, kind);
+
+	return size > 0 && size < limit ? (int)size : (int)limit;
+}
+
+static int read_export(struct nbd_handle *handle, struct blk_nbd_export *export,
+		       struct err *err)
+{
+	int64_t size = nbd_get_size(handle);
+	int64_t block = nbd_get_block_size(handle, LIBNBD_SIZE_MINIMUM);
+
+	if (size <= 0)
+		return err_set(err, -EINVAL, "the export is empty");
+	if (block < BLOCK_MIN)
+		block = BLOCK_MIN;
+	if (block > BLOCK_MAX)
+		return err_set(err, -EINVAL,
+			       "the server takes blocks of %lld bytes, at most "
+			       "%u can be had",
+			       (long long)block, BLOCK_MAX);
+	if (size % block)
+		return err_set(
+			err, -EINVAL,
+			"the export has %lld bytes, no multiple of %lld; "
+			"have the server round it up",
+			(long long)size, (long long)block);
+	*export = (struct blk_nbd_export){
+		.size = (uint64_t)size,
+		.block_size = (uint32_t)block,
+		.part_max = (uint32_t)block_size_of(handle, LIBNBD_SIZE_MAXIMUM,
+						    PART_MAX),
+		.is_readonly = nbd_is_read_only(handle) > 0,
+		.can_flush = nbd_can_flush(handle) > 0,
+		.can_fua = nbd_can_fua(handle) > 0,
+		.can_trim = nbd_can_trim(handle) > 0,
+		.can_zero = nbd_can_zero(handle) > 0,
+		.can_multi_conn = nbd_can_multi_conn(handle) > 0,
+	};
+	export->part_max -= export->part_max % export->block_size;
+	return 0;
+}
+
+/* The guest has seen the first one. */
+static int check_export(const struct blk_nbd *nbd,
+			const struct blk_nbd_export *export, struct err *err)
+{
+	const struct blk_info *info = &nbd->base.info;
+
+	if (export->is_readonly && !info->is_readonly)
+		return err_set(err, -EROFS,
+			       "the server exports it read-only; give "
+			       "readonly=on, or change the server");
+	if (info->size == 0)
+		return 0;
+	if (export->size != info->size || export->block_size > info->block_size)
+		return err_set(err, -EINVAL,
+			       "the export changed from %llu to %llu bytes",
+			       (unsigned long long)info->size,
+			       (unsigned long long)export->size);
+	return 0;
+}
+
+static int examine(struct blk_nbd *nbd, struct err *err)
+{
+	struct blk_nbd_export export;
+	int ret = read_export(nbd->handle, &export, err);
+
+	if (ret == 0)
+		ret = check_export(nbd, &export, err);
+	if (ret) {
+		err_prefix(err, "%s", nbd->uri);
+		return ret;
+	}
+	nbd->export = export;
+	nbd->is_ready = true;
+	nbd->pause_ns = PAUSE_MIN_NS;
+	trace(nbd_connect, "%s: %llu bytes", nbd->uri,
+	      (unsigned long long)export.size);
+	return 0;
+}
+
+int blk_nbd_connect_now(struct blk_nbd *nbd, uint64_t deadline_ns,
+			struct err *err)
+{
+	int ret = start_connecting(nbd, err);
+
+	while (ret == 0 && is_connecting(nbd->handle)) {
+		uint64_t now = clock_mono_ns();
+
+		if (now >= deadline_ns)
+			ret = err_set(err, -ETIMEDOUT,
+				      "%s: the server does not answer",
+				      nbd->uri);
+		else if (nbd_poll(nbd->handle,
+				  (int)((deadline_ns - now) / NS_PER_MS) + 1) <
+			 0)
+			break;
+	}
+	if (ret)
+		return ret;
+	if (nbd_aio_is_ready(nbd->handle) <= 0)
+		return err_set(err, -ENOTCONN, "%s: %s", nbd->uri,
+			       nbd_get_error() ? nbd_get_error()
+					       : "the server hung up");
+	return examine(nbd, err);
+}
+
+static void set_timer(struct blk_nbd *nbd, uint64_t ns)
+{
+	struct itimerspec spec = {
+		.it_value = { .tv_sec = (time_t)(ns / NS_PER_SEC),
+			      .tv_nsec = (long)(ns % NS_PER_SEC) },
+	};
+
+	timerfd_settime(nbd->timer.fd, 0, &spec, NULL);
+}
+
+static void unwatch(struct blk_nbd *nbd)
+{
+	if (nbd->has_socket)
+		io_thread_del(nbd->thread, &nbd->socket);
+	nbd->has_socket = false;
+}
+
+void blk_nbd_watch(struct blk_nbd *nbd)
+{
+	unsigned int direction = nbd_aio_get_direction(nbd->handle);
+	int fd = nbd_aio_get_fd(nbd->handle);
+	uint32_t events = 0;
+
+	if (direction & LIBNBD_AIO_DIRECTION_READ)
+		events |= EPOLLIN;
+	if (direction & LIBNBD_AIO_DIRECTION_WRITE)
+		events |= EPOLLOUT;
+	/* While it connects, it may have closed one socket and opened another
+	 * of the same number. */
+	if (nbd->has_socket && nbd->is_ready && nbd->socket.fd == fd &&
+	    nbd->socket.events == events)
+		return;
+	unwatch(nbd);
+	nbd->socket.fd = fd;
+	nbd->socket.events = events;
+	nbd->has_socket =
+		fd >= 0 && io_thread_add(nbd->thread, &nbd->socket) == 0;
+	if (!nbd->has_socket)
+		nbd->is_broken = true;
+}
+
+void blk_nbd_disconnect(struct blk_nbd *nbd)
+{
+	if (!nbd->handle)
+		return;
+	unwatch(nbd);
+	if (nbd->is_ready && !nbd->is_broken)
+		nbd_aio_disconnect(nbd->handle, 0);
+	nbd_close(nbd->handle);
+	nbd->handle = NULL;
+	nbd->is_ready = nbd->is_broken = false;
+	blk_nbd_requeue(nbd);
+}
+
+/* And try again in a while. */
+static void lose(struct blk_nbd *nbd, const char *reason)
+{
+	trace(nbd_disconnect, "%s: %s; again in %llu ms", nbd->uri,
+	      reason ? reason : "",
+	      (unsigned long long)(nbd->pause_ns / NS_PER_MS));
+	if (nbd->handle)
+		nbd->is_broken = true;
+	blk_nbd_disconnect(nbd);
+	set_timer(nbd, nbd->pause_ns);
+	nbd->pause_ns *= 2;
+	if (nbd->pause_ns > PAUSE_MAX_NS)
+		nbd->pause_ns = PAUSE_MAX_NS;
+}
+
+static bool is_lost(const struct blk_nbd *nbd)
+{
+	return nbd->is_broken || nbd_aio_is_dead(nbd->handle) > 0 ||
+	       nbd_aio_is_closed(nbd->handle) > 0;
+}
+
+void blk_nbd_notice(struct blk_nbd *nbd)
+{
+	struct err err = ERR_INIT;
+
+	if (!nbd->handle)
+		return;
+	if (is_lost(nbd)) {
+		lose(nbd, nbd_get_error());
+		return;
+	}
+	if (!nbd->is_ready && nbd_aio_is_ready(nbd->handle) > 0) {
+		if (examine(nbd, &err)) {
+			lose(nbd, err_msg(&err));
+			return;
+		}
+		set_timer(nbd, 0);
+	}
+	blk_nbd_watch(nbd);
+	if (nbd->is_broken)
+		lose(nbd, "epoll");
+}
+
+void blk_nbd_timer(void *opaque)
+{
+	struct blk_nbd *nbd = opaque;
+	struct err err = ERR_INIT;
+	uint64_t count;
+
+	if (read(nbd->timer.fd, &count, sizeof(count)) < 0)
+		return;
+	if (nbd->is_ready)
+		return;
+	if (nbd->handle) {
+		lose(nbd, "the server does not answer");
+	} else if (start_connecting(nbd, &err)) {
+		lose(nbd, err_msg(&err));
+	} else {
+		set_timer(nbd, ATTEMPT_MAX_NS);
+		blk_nbd_notice(nbd);
+	}
+	nbd->base.front.ready(nbd->base.front.opaque);
+}

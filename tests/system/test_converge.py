@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Guests that write faster than the link carries away, and move all the same."""
+from __future__ import annotations
+
+import subprocess
+from typing import Any
+
+import pytest
+
+from harness import guest
+from harness.machine import Fleet, Machine, binary
+from harness.move import Move, move, start, wait
+from harness.qmp import QmpError
+from harness.scene import assert_moves, assert_works, listening, working
+
+ACCELS = ["kvm", "kvm,dirty=ring", "sim", "sim,dirty=ring"]
+SLOW = 150 << 20  # bytes a second
+LIMIT_MS = 10
+# All of it is written again before a round of that bandwidth is over.
+HEAVY = "hot=64M,rate=max,verify=on,tick=1ms"
+
+
+@pytest.fixture(params=ACCELS)
+def accel(request: pytest.FixtureRequest) -> str:
+    if request.param.startswith("kvm"):
+        request.getfixturevalue("kvm")
+    return request.param
+
+
+def options(accel: str, guest_options: str = HEAVY, cpus: int = 2) -> dict[str, Any]:
+    return {"cpus": cpus, "memory": "256M", "guest_options": guest_options,
+            "extra": ["--accel", accel]}
+
+
+def hurry(source: Machine, **more: Any) -> None:
+    source.qmp.command("migrate-set-parameters", max_bandwidth=SLOW, downtime_limit=LIMIT_MS,
+                       **more)
+
+
+def moved(fleet: Fleet, told: dict[str, Any]) -> Move:
+    source = working(fleet, **told)
+    hurry(source)
+    destination, uri = listening(fleet, **told)
+    result = move(source, destination, uri)
+    assert result.status == "completed", result.info
+    destination.serial.wait_ticks(50)
+    assert guest.ask(destination.serial, request=b"v")["errors"] == 0
+    return result
+
+
+def held_us(info: dict[str, Any]) -> dict[int, int]:
+    return {vcpu["id"]: vcpu["throttle-us"] for vcpu in info["throttle"]["vcpus"]}
+
+
+def test_guest_that_outruns_the_link_is_held_back_and_moves(fleet: Fleet, accel: str) -> None:
+    info = moved(fleet, options(accel)).info
+    throttle = info["throttle"]
+    print(throttle)
+    assert 0 < throttle["most-percentage"] <= 99
+    assert abs(throttle["total-us"] - sum(held_us(info).values())) <= 2
+    assert min(held_us(info).values()) > 0
+    assert 0 < throttle["longest-us"] <= throttle["total-us"]
+    assert info["pause"]["expected-us"] <= LIMIT_MS * 1000
+    assert "cpu-throttle-percentage" not in info  # nobody is held any more
+
+
+def test_lesson_limit_is_met_and_vcpus_that_read_are_not_held(fleet: Fleet, accel: str) -> None:
+    # Beside the writer, one that looks at its memory as fast as it can.
+    info = moved(fleet, options(accel, HEAVY.replace("hot=64M", "hot=128M") + ",writers=1")).info
+    print(info["throttle"])
+    assert held_us(info)[0] > 0
+    assert held_us(info)[1] == 0
+    assert info["pause"]["expected-us"] <= LIMIT_MS * 1000
+
+
+def test_guest_is_left_alone_when_it_is_to_be(fleet: Fleet, accel: str) -> None:
+    source = working(fleet, **options(accel))
+    hurry(source, max_cpu_throttle=0)
+    destination, uri = listening(fleet, **options(accel))
+    source.qmp.take_events()
+    start(source, uri)
+    for _ in range(6):
+        source.qmp.wait_event("MIGRATION_PASS", 60)
+    info = source.qmp.command("query-migrate")
+    assert info["status"] == "active" and "throttle" not in info
+    # From now on it may be held, and the same migration comes to its end.
+    source.qmp.command("migrate-set-parameters", max_cpu_throttle=99)
+    assert wait(source, 60) == "completed"
+    assert source.qmp.command("query-migrate")["throttle"]["total-us"] > 0
+    destination.serial.wait_ticks(50)
+    assert guest.ask(destination.serial, request=b"v")["errors"] == 0
+
+
+def test_guest_that_does_not_outrun_the_link_is_not_held(fleet: Fleet) -> None:
+    told = {"guest_options": "hot=8M,rate=1000/s,tick=1ms"}
+    source = working(fleet, **told)
+    result = move(source, *listening(fleet, **told))
+    assert result.status == "completed"
+    assert "throttle" not in result.info
+
+
+def held(fleet: Fleet, accel: str) -> tuple[Machine, Machine]:
+    """Both sides of a migration that holds its guest, in a round that takes a minute."""
+    source = working(fleet, **options(accel))
+    destination, uri = listening(fleet, "first", **options(accel))
+    source.qmp.command("migrate-set-parameters", max_bandwidth=SLOW, downtime_limit=2)
+    source.qmp.take_events()
+    start(source, uri)
+    while not source.qmp.command("query-migrate").get("cpu-throttle-percentage"):
+        source.qmp.wait_event("MIGRATION_PASS", 60)
+    source.qmp.command("migrate-set-parameters", max_bandwidth=1 << 20)
+    assert source.qmp.command("query-migrate")["status"] == "active"
+    return source, destination
+
+
+@pytest.mark.parametrize("how", ["cancel", "loss"])
+def test_nobody_stays_held_after_a_migration_that_came_to_nothing(fleet: Fleet, accel: str,
+                                                                  how: str) -> None:
+    source, destination = held(fleet, accel)
+    if how == "cancel":
+        source.qmp.command("migrate_cancel")
+    else:
+        destination.kill()
+    assert wait(source, 5) == ("cancelled" if how == "cancel" else "failed")
+    before = source.qmp.command("query-migrate")["throttle"]["total-us"]
+    assert_works(source)
+    info = source.qmp.command("query-migrate")
+    assert info["throttle"]["total-us"] == before
+    assert "cpu-throttle-percentage" not in info
+    source.qmp.command("migrate-set-parameters", max_bandwidth=0, downtime_limit=300)
+    assert_moves(fleet, source, **options(accel))
+
+
+def test_lesson_held_guest_stops_at_once(fleet: Fleet, accel: str) -> None:
+    source, _ = held(fleet, accel)
+    for _ in range(30):
+        source.qmp.command("stop", timeout_s=5)
+        assert source.qmp.command("query-status")["status"] == "paused"
+        source.qmp.command("cont", timeout_s=5)
+    source.serial.wait_ticks(20)
+    source.qmp.command("migrate_cancel")
+    assert wait(source, 5) == "cancelled"
+    assert_works(source)
+
+
+def test_terminal_tells_who_was_held(fleet: Fleet) -> None:
+    source = working(fleet, cpus=2, guest_options=HEAVY)
+    destination, uri = listening(fleet, cpus=2, guest_options=HEAVY)
+    told = subprocess.run(
+        [binary(), "migrate", "--qmp", f"unix:{source.qmp_path}", "--downtime-limit",
+         str(LIMIT_MS), "--max-bandwidth", str(SLOW), "--max-cpu-throttle", "98", uri],
+        capture_output=True, text=True, timeout=60, check=False)
+    assert told.returncode == 0, told.stderr
+    assert "writers held back by" in told.stderr
+    assert "writers held back by up to" in told.stdout
+    assert "  vCPU 0 " in told.stdout and "  vCPU 1 " in told.stdout
+    assert source.qmp.command("query-migrate-parameters")["max-cpu-throttle"] == 98
+    destination.serial.wait_ticks(10)
+
+
+@pytest.mark.parametrize("percent", [100, 1 << 40])
+def test_more_than_99_per_cent_is_refused(fleet: Fleet, percent: int) -> None:
+    machine = fleet.start()
+    with pytest.raises(QmpError, match="at most 99"):
+        machine.qmp.command("migrate-set-parameters", max_cpu_throttle=percent)
+    assert machine.qmp.command("query-migrate-parameters")["max-cpu-throttle"] == 99

@@ -1,0 +1,197 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Disks of a guest that moves while it reads, writes and checks them."""
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import struct
+import subprocess
+import time
+from pathlib import Path
+from typing import Any, Iterator
+
+import pytest
+
+from harness import guest, injector
+from harness.machine import END_S, Fleet, Machine, run
+from harness.move import move, start
+
+SPAN = 8 << 20
+MOVES = 6
+OPTIONS = f"span={SPAN},depth=16,tick=1ms"
+# l_type, l_whence, l_start, l_len, l_pid of struct flock
+FLOCK = "hhqqi4x"
+
+
+@pytest.fixture
+def image(folder: Path) -> Path:
+    path = folder / "image"
+    path.write_bytes(b"")
+    os.truncate(path, 16 << 20)
+    return path
+
+
+def machine_options(disk: str, options: str = OPTIONS) -> dict[str, Any]:
+    return {"guest": "blk", "guest_options": options, "cpus": 1, "extra": ["--disk", disk]}
+
+
+def file_options(image: Path, disk: str = "", options: str = OPTIONS) -> dict[str, Any]:
+    return machine_options(f"path={image}{disk}", options)
+
+
+def next_machine(fleet: Fleet, machine: Machine, number: int, options: dict[str, Any]) -> Machine:
+    uri = f"unix:{fleet.folder}/{number}.move"
+    there = fleet.start(f"m{number}", incoming=uri, **options)
+    moved = move(machine, there, uri)
+    assert moved.status == "completed", moved.info
+    machine.qmp.command("quit")
+    assert machine.wait_end() == 0
+    fleet.retire(machine)
+    return there
+
+
+def assert_reads_back(machine: Machine) -> None:
+    """All that was ever written is there, and each request was completed once."""
+    last = guest.ask(machine.serial, timeout_s=60, request=b"q")
+    assert last["errors"] == 0, machine.serial.lines
+    assert machine.wait_end() == 0
+    assert not guest.complaints(machine.serial)
+
+
+def move_often(fleet: Fleet, *options: dict[str, Any], moves: int = MOVES) -> None:
+    """Each machine has the next of @options, which differ in where the disk is had."""
+    machine = fleet.start("m0", **options[0])
+    machine.serial.wait_line(r"ready\b")
+    ops = 0
+    for number in range(1, moves + 1):
+        machine.serial.wait_ticks(50)
+        report = machine.report()
+        assert report["errors"] == 0 and report["ops"] > ops
+        ops = report["ops"]
+        machine = next_machine(fleet, machine, number, options[number % len(options)])
+    machine.serial.wait_ticks(50)
+    assert machine.report()["ops"] > ops
+    assert_reads_back(machine)
+
+
+@pytest.mark.parametrize("disk, program", [
+    ("", ""),
+    (",queues=4", ",queues=all"),
+    ("", ",packed=on"),
+    ("", ",indirect=on,event-idx=off"),
+    (",direct=on", ",msix=on"),
+])
+def test_disk_is_whole_after_moves_under_load(kvm: None, fleet: Fleet, image: Path, disk: str,
+                                              program: str) -> None:
+    move_often(fleet, file_options(image, disk, OPTIONS + program))
+
+
+@pytest.fixture
+def exports(folder: Path, image: Path) -> Iterator[list[str]]:
+    """The image behind two vhost-user sockets: a socket serves one machine at a time."""
+    daemon = shutil.which("qemu-storage-daemon")
+    if not daemon:
+        pytest.skip("qemu-storage-daemon is not installed")
+    sockets = [f"{folder}/blk{number}" for number in range(2)]
+    argv = [daemon, "--blockdev", f"driver=file,node-name=file,filename={image}"]
+    for number, path in enumerate(sockets):
+        argv += ["--export", f"type=vhost-user-blk,id=e{number},node-name=file,addr.type=unix,"
+                             f"addr.path={path},writable=on,num-queues=4"]
+    process = subprocess.Popen(argv)
+    try:
+        for path in sockets:
+            wait_listening(path, process)
+        yield sockets
+        assert process.poll() is None, "qemu-storage-daemon ended"
+    finally:
+        process.kill()
+        process.wait()
+
+
+def listens(path: str) -> bool:
+    """Flags, fourth, have __SO_ACCEPTCON; a connection to see it would be served."""
+    with open("/proc/net/unix", encoding="ascii", errors="replace") as sockets:
+        return any(line.split()[3] == "00010000" and line.rstrip().endswith(" " + path)
+                   for line in sockets)
+
+
+def wait_listening(path: str, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + END_S
+    while not listens(path):
+        assert process.poll() is None and time.monotonic() < deadline, f"no {path}"
+        time.sleep(0.005)
+
+
+@pytest.mark.parametrize("disk, program", [
+    ("", ""),
+    (",queues=4", ",queues=all"),
+    ("", ",indirect=on,event-idx=off"),
+])
+def test_vhost_user_disk_is_whole_after_moves_under_load(
+        kvm: None, fleet: Fleet, exports: list[str], disk: str, program: str) -> None:
+    move_often(fleet, *(machine_options(f"vhost-user={path}{disk}", OPTIONS + program)
+                        for path in exports))
+
+
+def lock_holder(image: Path) -> bool:
+    """Whether some process has the image's lock."""
+    with image.open("r+b") as file:
+        wanted = struct.pack(FLOCK, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+        found = fcntl.fcntl(file, fcntl.F_OFD_GETLK, wanted)
+    return struct.unpack(FLOCK, found)[0] != fcntl.F_UNLCK
+
+
+def test_disk_that_another_machine_has_is_refused(kvm: None, fleet: Fleet, image: Path) -> None:
+    fleet.start("owner", **file_options(image)).ready()
+    second = run("run", "--guest", "blk", "--serial", "null", "--disk", f"path={image}")
+    assert second.returncode == 1
+    assert len(second.stderr.splitlines()) == 1 and "disk0" in second.stderr
+    assert "lock" in second.stderr
+
+
+def test_destination_has_no_lock_before_the_guest_is_its_own(kvm: None, fleet: Fleet,
+                                                             image: Path) -> None:
+    options = file_options(image)
+    uri = f"unix:{fleet.folder}/move"
+    fleet.start("destination", incoming=uri, **options).ready()
+    assert not lock_holder(image)
+    source = fleet.start("source", **options).ready()
+    source.serial.wait_line(r"ready\b")
+    assert lock_holder(image)
+
+
+@pytest.mark.parametrize("action", ["close", "exit"])
+@pytest.mark.parametrize("side, arc", [
+    ("source", "active-device"), ("source", "device-sent"), ("source", "sent-ready"),
+    ("source", "ready-handed-over"), ("destination", "stopped-loading"),
+    ("destination", "loading-loaded"), ("destination", "loaded-taking-over"),
+])
+def test_lesson_disk_lock_is_with_the_side_that_runs(kvm: None, fleet: Fleet, image: Path,
+                                                     side: str, arc: str, action: str) -> None:
+    """Locks freed early for a destination that then failed (CH 7111)."""
+    options = file_options(image)
+    uri = f"unix:{fleet.folder}/move"
+    source = fleet.start("source", **options)
+    source.serial.wait_line(r"ready\b")
+    destination = fleet.start("destination", incoming=uri, **options).ready()
+    destination.serial
+    broken = source if side == "source" else destination
+    injector.arm(broken, arc, action)
+    start(source, uri)
+    injector.wait_broken(broken, arc, action)
+    end = injector.settled(source, destination)
+    if end == injector.NOBODY:
+        destination.kill()
+        destination.wait_end()
+        assert not lock_holder(image)
+        source.qmp.command("cont", force=True)
+    if end in (injector.LOST,):
+        assert not lock_holder(image)
+        return
+    owner = source if end in (injector.SOURCE, injector.NOBODY) else destination
+    assert lock_holder(image)
+    before = owner.report()["ops"]
+    owner.serial.wait_ticks(50)
+    assert owner.report()["ops"] > before
+    assert_reads_back(owner)

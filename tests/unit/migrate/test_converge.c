@@ -1,0 +1,293 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * Which limits a migration sets after which rounds.  The program is linked with
+ * --wrap=machine_vcpu_writes, machine_vcpu_held, governor_set and governor_clear:
+ * what vCPUs wrote is the test's, and limits come here.
+ */
+#include <cmocka.h>
+#include <errno.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "base/err.h"
+#include "machine/machine.h"
+#include "migrate/converge.h"
+#include "migrate/governor.h"
+#include "migrate/policy.h"
+#include "puppet/puppet.h"
+
+#define CPUS  4u
+#define MIB   (1ull << 20)
+#define LIMIT (100 * NS_PER_MS)
+#define REST  (1000 * MIB)
+
+static struct {
+	struct machine *machine;
+	struct governor *governor;
+	struct converge *converge;
+	uint64_t writes[CPUS];
+	uint64_t limits[CPUS];
+	struct vcpu_held held[CPUS];
+	unsigned int sets, clears;
+	bool is_unknown, has_no_thread;
+} scene;
+
+int __wrap_machine_vcpu_writes(struct machine *machine, unsigned int vcpu,
+			       uint64_t *ret_pages);
+void __wrap_machine_vcpu_held(struct machine *machine, unsigned int vcpu,
+			      struct vcpu_held *ret_held);
+int __wrap_governor_set(struct governor *governor, enum governor_client client,
+			unsigned int vcpu, uint64_t pages_per_sec,
+			struct err *err);
+void __wrap_governor_clear(struct governor *governor,
+			   enum governor_client client);
+
+int __wrap_machine_vcpu_writes(struct machine *machine, unsigned int vcpu,
+			       uint64_t *ret_pages)
+{
+	(void)machine;
+	*ret_pages = scene.writes[vcpu];
+	return scene.is_unknown ? -ENOTSUP : 0;
+}
+
+void __wrap_machine_vcpu_held(struct machine *machine, unsigned int vcpu,
+			      struct vcpu_held *ret_held)
+{
+	(void)machine;
+	*ret_held = scene.held[vcpu];
+}
+
+int __wrap_governor_set(struct governor *governor, enum governor_client client,
+			unsigned int vcpu, uint64_t pages_per_sec,
+			struct err *err)
+{
+	assert_ptr_equal(governor, scene.governor);
+	assert_int_equal(client, GOVERNOR_MIGRATION);
+	if (scene.has_no_thread && vcpu == 2)
+		return err_set(err, -EAGAIN, "no thread");
+	scene.limits[vcpu] = pages_per_sec;
+	scene.sets++;
+	return 0;
+}
+
+void __wrap_governor_clear(struct governor *governor,
+			   enum governor_client client)
+{
+	assert_ptr_equal(governor, scene.governor);
+	assert_int_equal(client, GOVERNOR_MIGRATION);
+	for (unsigned int i = 0; i < CPUS; i++)
+		scene.limits[i] = GOVERNOR_ANY;
+	scene.clears++;
+}
+
+static void on_machine(void *opaque, enum machine_event event)
+{
+	(void)opaque;
+	(void)event;
+}
+
+static int setup(void **state)
+{
+	struct machine_options options;
+
+	(void)state;
+	memset(&scene, 0, sizeof(scene));
+	puppet_options(&options, CPUS, false);
+	assert_int_equal(
+		machine_new(&options, on_machine, NULL, &scene.machine, NULL),
+		0);
+	scene.governor = governor_new(scene.machine);
+	scene.converge = converge_new(scene.machine, scene.governor);
+	assert_non_null(scene.converge);
+	__wrap_governor_clear(scene.governor, GOVERNOR_MIGRATION);
+	converge_begin(scene.converge);
+	return 0;
+}
+
+static int teardown(void **state)
+{
+	(void)state;
+	converge_end(scene.converge);
+	converge_free(scene.converge);
+	governor_free(scene.governor);
+	machine_free(scene.machine);
+	return 0;
+}
+
+/* A round in which vCPU 0 wrote most, vCPU 1 some, vCPU 2 little and the last
+ * nothing; far too much is left. */
+static void round_of(bool is_idle, unsigned int max_percent)
+{
+	const struct policy policy = {
+		.limit_ns = LIMIT,
+		.bandwidth = 1000 * MIB,
+		.idle_rounds = is_idle,
+		.estimate_ns = NS_PER_SEC,
+	};
+
+	scene.writes[0] += 100000;
+	scene.writes[1] += 20000;
+	scene.writes[2] += 10;
+	converge_round(scene.converge, &policy, REST, max_percent);
+}
+
+static struct converge_report report_of_it(void)
+{
+	struct converge_report report;
+
+	converge_report(scene.converge, &report);
+	return report;
+}
+
+/* ---- facts ---- */
+
+static void test_rounds_that_shrink_limit_nobody(void **state)
+{
+	(void)state;
+	for (int i = 0; i < 10; i++)
+		round_of(false, 99);
+	assert_int_equal(scene.sets, 0);
+	assert_int_equal(report_of_it().percent, 0);
+}
+
+static void test_idle_round_limits_all_to_what_the_heaviest_may(void **state)
+{
+	uint64_t cap;
+
+	(void)state;
+	round_of(true, 99);
+	assert_int_equal(report_of_it().percent, 50);
+	cap = scene.limits[0];
+	for (unsigned int i = 1; i < CPUS; i++)
+		assert_int_equal(scene.limits[i], cap);
+	/* Far above what vCPU 2 does, in whatever time the round took. */
+	assert_true(cap > 0 && cap != GOVERNOR_ANY);
+	round_of(true, 99);
+	assert_int_equal(report_of_it().percent, 75);
+	assert_true(scene.limits[0] < cap);
+}
+
+static void test_limits_stay_while_rounds_shrink_again(void **state)
+{
+	unsigned int sets;
+
+	(void)state;
+	round_of(true, 99);
+	sets = scene.sets;
+	for (int i = 0; i < 5; i++)
+		round_of(false, 99);
+	assert_int_equal(scene.sets, sets);
+	assert_int_equal(report_of_it().percent, 50);
+}
+
+static void test_no_more_is_denied_than_the_parameter_says(void **state)
+{
+	(void)state;
+	for (int i = 0; i < 10; i++)
+		round_of(true, 60);
+	assert_int_equal(report_of_it().percent, 60);
+	/* It may be changed while it lasts. */
+	round_of(true, 30);
+	assert_int_equal(report_of_it().percent, 30);
+	assert_int_equal(report_of_it().most_percent, 60);
+	round_of(true, 0);
+	assert_int_equal(report_of_it().percent, 0);
+	assert_int_equal(scene.limits[0], GOVERNOR_ANY);
+}
+
+static void test_parameter_of_nothing_leaves_all_alone(void **state)
+{
+	(void)state;
+	for (int i = 0; i < 10; i++)
+		round_of(true, 0);
+	assert_int_equal(scene.sets, 0);
+	assert_int_equal(report_of_it().most_percent, 0);
+}
+
+static void test_guest_that_writes_nothing_is_not_limited(void **state)
+{
+	const struct policy policy = {
+		.limit_ns = LIMIT,
+		.bandwidth = 1000 * MIB,
+		.idle_rounds = 1,
+		.estimate_ns = NS_PER_SEC,
+	};
+
+	(void)state;
+	converge_round(scene.converge, &policy, REST, 99);
+	assert_int_equal(scene.sets, 0);
+	assert_int_equal(report_of_it().percent, 0);
+}
+
+static void
+test_nobody_is_limited_where_it_is_not_known_who_writes(void **state)
+{
+	(void)state;
+	scene.is_unknown = true;
+	converge_end(scene.converge);
+	converge_begin(scene.converge);
+	for (int i = 0; i < 5; i++)
+		round_of(true, 99);
+	assert_int_equal(scene.sets, 0);
+}
+
+static void test_limits_that_fail_halfway_are_taken_back(void **state)
+{
+	(void)state;
+	scene.has_no_thread = true;
+	round_of(true, 99);
+	for (unsigned int i = 0; i < CPUS; i++)
+		assert_int_equal(scene.limits[i], GOVERNOR_ANY);
+	assert_int_equal(report_of_it().percent, 0);
+}
+
+static void test_end_clears_limits_and_keeps_the_report(void **state)
+{
+	struct vcpu_held held;
+
+	(void)state;
+	round_of(true, 99);
+	scene.held[0] = (struct vcpu_held){ 7, 9 * NS_PER_MS, 2 * NS_PER_MS };
+	scene.held[1] = (struct vcpu_held){ 1, NS_PER_MS, NS_PER_MS };
+	converge_end(scene.converge);
+	assert_int_equal(scene.limits[0], GOVERNOR_ANY);
+	/* An operator's limit goes on. */
+	scene.held[0].total_ns = NS_PER_SEC;
+	assert_int_equal(report_of_it().percent, 0);
+	assert_int_equal(report_of_it().most_percent, 50);
+	assert_true(report_of_it().total_ns == 10 * NS_PER_MS);
+	assert_true(report_of_it().longest_ns == 2 * NS_PER_MS);
+	converge_held(scene.converge, 0, &held);
+	assert_int_equal(held.holds, 7);
+	converge_end(scene.converge); /* again */
+	assert_true(report_of_it().total_ns == 10 * NS_PER_MS);
+	/* And the next begins anew. */
+	memset(scene.held, 0, sizeof(scene.held));
+	converge_begin(scene.converge);
+	assert_true(report_of_it().total_ns == 0);
+	assert_int_equal(report_of_it().most_percent, 0);
+}
+
+#define fact(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		fact(test_rounds_that_shrink_limit_nobody),
+		fact(test_idle_round_limits_all_to_what_the_heaviest_may),
+		fact(test_limits_stay_while_rounds_shrink_again),
+		fact(test_no_more_is_denied_than_the_parameter_says),
+		fact(test_parameter_of_nothing_leaves_all_alone),
+		fact(test_guest_that_writes_nothing_is_not_limited),
+		fact(test_nobody_is_limited_where_it_is_not_known_who_writes),
+		fact(test_limits_that_fail_halfway_are_taken_back),
+		fact(test_end_clears_limits_and_keeps_the_report),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
