@@ -147,6 +147,7 @@ static void test_an_idle_daemon_may_be_restarted(void **state)
 		submit_writes(f, (uint8_t)i);
 		assert_true(bed_wait(&f->bed, 0, 20));
 		kill_daemon(f);
+		bed_wait_away(&f->bed);
 		start(f);
 		assert_blocks(f, (uint8_t)i);
 	}

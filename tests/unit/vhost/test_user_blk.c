@@ -259,6 +259,7 @@ static void test_an_idle_back_end_may_end_even_without_inflight(void **state)
 	for (unsigned int i = 0; i < 3; i++) {
 		write_block(f, 0, i, (uint8_t)i);
 		be_end(&f->be);
+		bed_wait_away(&f->bed);
 		start(f);
 		read_block(f, 0, i, (uint8_t)i);
 	}
