@@ -215,7 +215,7 @@ void vh_dev_part(struct vh_dev *dev)
 	dev->is_parted = true;
 	for (unsigned int i = 0; i < dev->ring_count; i++)
 		dev->rings[i].is_live = dev->rings[i].is_stopping = false;
-	vh_dev_fail(dev, -ECONNRESET, &err);
+	vh_dev_fail(dev, -ECONNRESET, &err); /* waits for it */
 }
 
 /* It is back: all that it took is done, but for a record's requests. */

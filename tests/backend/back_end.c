@@ -216,6 +216,20 @@ static void kicked(struct back_end *be, unsigned int index)
 	be_ring_work(be, index);
 }
 
+static void resize(struct back_end *be)
+{
+	const struct um_header head = { UM_BACKEND_CONFIG_CHANGE, UM_VERSION,
+					0 };
+	uint64_t sectors =
+		__atomic_exchange_n(&be->resize_to, 0, __ATOMIC_ACQ_REL);
+
+	if (!sectors)
+		return;
+	be->sectors = sectors;
+	if (send(be->request_fd, &head, sizeof(head), MSG_NOSIGNAL) < 0)
+		be->is_failed = true;
+}
+
 /* False: be_stop() was called. */
 static bool serve_once(struct back_end *be)
 {
@@ -235,6 +249,7 @@ static bool serve_once(struct back_end *be)
 		eventfd_read(be->stop_fd, &value);
 		if (value > UINT32_MAX)
 			return false;
+		resize(be);
 		for (unsigned int i = 0; i < be->options.queues; i++)
 			be_ring_work(be, i);
 	}
@@ -269,16 +284,10 @@ void be_hold(struct back_end *be, bool is_held)
 	eventfd_write(be->stop_fd, 1);
 }
 
-int be_resize(struct back_end *be, uint64_t sectors)
+void be_resize(struct back_end *be, uint64_t sectors)
 {
-	const struct um_header head = { UM_BACKEND_CONFIG_CHANGE, UM_VERSION,
-					0 };
-
-	be->sectors = sectors;
-	return send(be->request_fd, &head, sizeof(head), MSG_NOSIGNAL) ==
-			       sizeof(head)
-		       ? 0
-		       : -errno;
+	__atomic_store_n(&be->resize_to, sectors, __ATOMIC_RELEASE);
+	eventfd_write(be->stop_fd, 1);
 }
 
 int be_open(struct back_end *be, const struct be_options *options)

@@ -109,8 +109,9 @@ struct back_end {
 	uint8_t *inflight;
 	struct um_inflight inflight_at;
 	struct be_ring rings[BE_QUEUES_MAX];
-	bool is_failed; /* the connection is to end */
-	bool is_held;   /* atomic: requests wait */
+	bool is_failed;     /* the connection is to end */
+	bool is_held;       /* atomic: requests wait */
+	uint64_t resize_to; /* atomic: sectors; 0: as it is */
 	uint64_t delay_read_ns;
 };
 
@@ -128,7 +129,7 @@ void be_end(struct back_end *be);
 /* Leave requests where they are from now on, or go on. */
 void be_hold(struct back_end *be, bool is_held);
 /* The disk has another size: tell the front end. */
-int be_resize(struct back_end *be, uint64_t sectors);
+void be_resize(struct back_end *be, uint64_t sectors);
 
 /* ---- between its files ---- */
 
