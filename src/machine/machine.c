@@ -560,6 +560,8 @@ void machine_free(struct machine *machine)
 	/* Whatever does not come to rest ends as it is freed. */
 	devices_pause(machine->devices, clock_mono_ns() + END_WAIT_NS, NULL);
 	vcpu_set_free(machine->vcpus);
+	if (machine->accel && machine->accel->ops->end)
+		machine->accel->ops->end(machine->accel);
 	devices_free(machine->devices);
 	pci_bus_free(machine->pci);
 	acpi_pm_free(machine->acpi_pm);
