@@ -16,6 +16,8 @@ from harness.move import move
 OPTIONS = f"span={4 << 20},depth=16,tick=1ms"
 DIED = 9
 DEATHS = 4
+# tests/backend/back_end.h
+GET_VRING_BASE, SILENT = 11, 1
 
 
 class BackEnd:
@@ -91,3 +93,20 @@ def test_guest_moves_after_its_back_end_came_back(
     last = guest.ask(destination.serial, timeout_s=60, request=b"q")
     assert last["errors"] == 0, destination.serial.lines
     assert destination.wait_end() == 0
+
+
+def test_back_end_that_never_stops_fails_the_move_and_the_guest_runs_on(
+        kvm: None, fleet: Fleet, back_ends: list[BackEnd]) -> None:
+    here, there = back_ends
+    here.start(f"fault={GET_VRING_BASE},{SILENT}")
+    there.start()
+    source = fleet.start("source", **options(here))
+    source.serial.wait_line(r"ready\b")
+    uri = f"unix:{fleet.folder}/move"
+    destination = fleet.start("destination", incoming=uri, **options(there))
+    moved = move(source, destination, uri)
+    assert moved.status == "failed", moved.info
+    source.serial.wait_ticks(50)
+    last = guest.ask(source.serial, timeout_s=60, request=b"q")
+    assert last["errors"] == 0, source.serial.lines
+    assert source.wait_end() == 0
