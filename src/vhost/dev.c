@@ -27,10 +27,6 @@
 #include "vhost_priv.h"
 #include "virtio/vdev.h"
 
-/* Where nothing but a stop will do (a driver's reset, which asks again and again), a
- * back end that has not stopped by then is let go. */
-#define STOP_LIMIT_NS (5 * NS_PER_SEC)
-
 /* The back end ended or was ended; nothing it said was wrong. */
 static bool is_vanished(int why)
 {
@@ -304,7 +300,11 @@ int vh_dev_back(struct vh_dev *dev, const struct vh_mem_table *table,
 		ret = vh_dev_wait_stop(dev, deadline_ns, err);
 	if (!ret && !vh_dev_is_live(dev))
 		ret = vh_dev_go(dev, table, log, err);
-	return ret ? ret : vh_dev_settle(dev, dev->deadline_ns, err);
+	if (!ret)
+		ret = vh_dev_settle(dev, dev->deadline_ns, err);
+	if (!ret)
+		dev->stop_asked_ns = 0;
+	return ret;
 }
 
 void vh_dev_stop_begin(struct vh_dev *dev)
@@ -405,7 +405,7 @@ int vh_dev_stop(struct vh_dev *dev, uint64_t deadline_ns, struct err *err)
 	must_stop = is_forced(dev, deadline_ns);
 	if (!dev->stop_asked_ns)
 		dev->stop_asked_ns = clock_mono_ns();
-	limit = dev->stop_asked_ns + STOP_LIMIT_NS;
+	limit = dev->stop_asked_ns + VH_STOP_LIMIT_NS;
 	ret = stop_rings(dev, deadline_ns < limit ? deadline_ns : limit,
 			 must_stop, &local);
 	if (ret && must_stop && clock_mono_ns() >= limit) {

@@ -26,6 +26,10 @@ struct vdev_queue;
 /* A back end answers within this, or has failed. */
 #define VH_REPLY_NS (5 * NS_PER_SEC)
 
+/* Where nothing but a stop will do (a driver's reset, which asks again and again), and
+ * after one that was given up, a back end that has not stopped by then is let go. */
+#define VH_STOP_LIMIT_NS (5 * NS_PER_SEC)
+
 /* Of a ring that was not told yet; a base has 16 bits. */
 #define VH_BASE_UNKNOWN UINT32_MAX
 

@@ -47,7 +47,7 @@ int __wrap_open64(const char *path, int flags, ...)
 	return seen.fd;
 }
 
-static void note(const char *format, ...)
+__attribute__((format(printf, 1, 2))) static void note(const char *format, ...)
 {
 	size_t used = strlen(seen.told);
 	va_list list;
