@@ -30,11 +30,13 @@ def wait_listening(path: str, process: subprocess.Popen[bytes]) -> None:
 
 
 class BackEnd:
-    """One process that serves @sockets."""
+    """One process that serves @sockets, when it has printed @ready if that is given."""
 
-    def __init__(self, sockets: Sequence[Path | str], argv: Sequence[str]) -> None:
+    def __init__(self, sockets: Sequence[Path | str], argv: Sequence[str], ready: bytes = b""
+                 ) -> None:
         self.sockets = [str(path) for path in sockets]
         self.argv = list(argv)
+        self.ready = ready
         self.start()
 
     @property
@@ -46,6 +48,10 @@ class BackEnd:
             Path(path).unlink(missing_ok=True)
         self.process = subprocess.Popen(self.argv, stdin=subprocess.DEVNULL,
                                         stdout=subprocess.PIPE)
+        if self.ready:
+            line = b"first"
+            while line and self.ready not in line:
+                line = self.process.stdout.readline()  # type: ignore[union-attr]
         for path in self.sockets:
             wait_listening(path, self.process)
 
@@ -82,8 +88,9 @@ class BackEnds:
         self.folder = folder
         self.all: list[BackEnd] = []
 
-    def add(self, sockets: Sequence[Path | str], argv: Sequence[str]) -> BackEnd:
-        back_end = BackEnd(sockets, argv)
+    def add(self, sockets: Sequence[Path | str], argv: Sequence[str], ready: bytes = b""
+            ) -> BackEnd:
+        back_end = BackEnd(sockets, argv, ready)
         self.all.append(back_end)
         return back_end
 
