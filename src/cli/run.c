@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 
 #include "base/err.h"
 #include "base/log.h"
@@ -368,6 +369,34 @@ static void explain_exit(const struct run_options *options, int code)
 			options->machine.guest, code - CONTROL_EXIT_DEBUG);
 }
 
+/*
+ * A device with 33 queues has some 70 eventfds, and the usual soft limit of 1024 is for
+ * programs that call select(), which nothing here does.
+ */
+static void raise_descriptor_limit(void)
+{
+	struct rlimit limit;
+
+	if (getrlimit(RLIMIT_NOFILE, &limit) < 0)
+		return;
+	limit.rlim_cur = limit.rlim_max;
+	if (setrlimit(RLIMIT_NOFILE, &limit) < 0)
+		log_info("the limit of open files stays as it is: %s",
+			 strerror(errno));
+}
+
+static void report(const struct err *err)
+{
+	struct rlimit limit;
+
+	if (err->code == -EMFILE && getrlimit(RLIMIT_NOFILE, &limit) == 0)
+		log_info(
+			"%s; the hard limit is %llu open files: raise it (ulimit -Hn), or have fewer devices or queues",
+			err_msg(err), (unsigned long long)limit.rlim_max);
+	else
+		log_info("%s", err_msg(err));
+}
+
 static int run(const struct run_options *options)
 {
 	struct control *control = NULL;
@@ -398,7 +427,7 @@ static int run(const struct run_options *options)
 	explain_exit(options, ret);
 out:
 	if (ret < 0) {
-		log_info("%s", err_msg(&err));
+		report(&err);
 		ret = CONTROL_EXIT_FAILED;
 	}
 	control_close(control);
@@ -434,5 +463,6 @@ int cli_run(int argc, char **argv)
 		mig_print_arcs(stdout);
 		return 0;
 	}
+	raise_descriptor_limit();
 	return run(&run_options);
 }

@@ -176,6 +176,7 @@ bool pci_may_master(const struct pci_function *function)
 
 static const struct state_field fields[] = {
 	STATE_ARRAY(struct pci_function, saved, STATE_U8),
+	STATE_FIELD(struct pci_function, saved_slot, STATE_U8),
 };
 
 static int save(void *obj, struct err *err)
@@ -185,6 +186,7 @@ static int save(void *obj, struct err *err)
 	(void)err;
 	lock_acquire(&function->lock);
 	memcpy(function->saved, function->config, sizeof(function->saved));
+	function->saved_slot = (uint8_t)function->slot;
 	lock_release(&function->lock);
 	return 0;
 }
@@ -208,6 +210,13 @@ static int load(void *obj, uint16_t version, struct err *err)
 			pci_get(saved + PCI_CLASS_REVISION, 4),
 			pci_get(function->config, 4),
 			pci_get(function->config + PCI_CLASS_REVISION, 4));
+	/* A device is known by its name, and its driver by its slot. */
+	if (function->saved_slot != function->slot)
+		return err_set(
+			err, -EBADMSG,
+			"it was in PCI slot %u, here it is in %u; give both "
+			"sides the same devices in the same order",
+			function->saved_slot, function->slot);
 	mem_begin(function->bus->at.mem);
 	lock_acquire(&function->lock);
 	for (unsigned int i = 0; i < PCI_WRITABLE_SIZE; i++)

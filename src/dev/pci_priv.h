@@ -53,6 +53,7 @@ struct pci_function {
 	/* protected by lock */
 	uint8_t config[PCI_CONFIG_SIZE];
 	uint8_t saved[PCI_WRITABLE_SIZE]; /* saved, loaded */
+	uint8_t saved_slot;               /* likewise */
 
 	bool may_master; /* atomic */
 };

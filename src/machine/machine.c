@@ -603,6 +603,11 @@ struct addr_space *machine_memory(struct machine *machine)
 	return machine->memory;
 }
 
+struct vh_board *machine_vhost(struct machine *machine)
+{
+	return devices_vhost(machine->devices);
+}
+
 struct vcpu_set *machine_vcpus(struct machine *machine)
 {
 	return machine->vcpus;

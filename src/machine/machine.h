@@ -78,6 +78,8 @@ void machine_free(struct machine *machine);
 const struct machine_options *machine_options(const struct machine *machine);
 struct mem *machine_mem(struct machine *machine);
 struct addr_space *machine_memory(struct machine *machine);
+/* What its vhost devices share; NULL without any. */
+struct vh_board *machine_vhost(struct machine *machine);
 struct vcpu_set *machine_vcpus(struct machine *machine);
 struct state_registry *machine_setup_state(struct machine *machine);
 struct state_registry *machine_state(struct machine *machine);

@@ -139,7 +139,9 @@ static int find_entry(struct state_registry *registry,
 	struct state_entry *entry = state_find(registry, state->name);
 
 	if (!entry)
-		return err_set(err, -EINVAL, "machine differs: no '%s' here",
+		return err_set(err, -EINVAL,
+			       "machine differs: no '%s' here; give both sides "
+			       "the same devices",
 			       state->name);
 	if (entry->is_loaded)
 		return err_set(err, -EBADMSG, "the state of '%s' came twice",
@@ -156,9 +158,11 @@ static int check_all_came(struct state_registry *registry, struct err *err)
 
 	list_for_each (entry, &registry->entries, link) {
 		if (!entry->is_loaded)
-			return err_set(err, -EBADMSG,
-				       "the state of '%s' is missing",
-				       entry->name);
+			return err_set(
+				err, -EBADMSG,
+				"the state of '%s' is missing; give both "
+				"sides the same devices",
+				entry->name);
 	}
 	return 0;
 }

@@ -14,6 +14,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
+from harness.back_end import BackEnds  # noqa: E402
 from harness.machine import Fleet, binary, runs_code  # noqa: E402
 from harness.move import wait  # noqa: E402
 from harness.scene import SAVED, working  # noqa: E402
@@ -86,6 +87,14 @@ def fleet(accel: None, folder: Path) -> Iterator[Fleet]:
     told = machines.end()
     if told:
         print(told)
+
+
+@pytest.fixture
+def back_ends(folder: Path) -> Iterator[BackEnds]:
+    """To be asked for before `fleet`: machines end first."""
+    processes = BackEnds(folder)
+    yield processes
+    processes.end()
 
 
 @pytest.fixture(scope="session")

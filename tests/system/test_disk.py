@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import fcntl
 import os
-import shutil
 import struct
-import subprocess
-import time
 from pathlib import Path
 from typing import Any, Iterator
 
 import pytest
 
 from harness import guest, injector
-from harness.machine import END_S, Fleet, Machine, run
+from harness.back_end import BackEnd, tool
+from harness.machine import Fleet, Machine, run
 from harness.move import move, start
 
 SPAN = 8 << 20
@@ -90,37 +88,17 @@ def test_disk_is_whole_after_moves_under_load(kvm: None, fleet: Fleet, image: Pa
 @pytest.fixture
 def exports(folder: Path, image: Path) -> Iterator[list[str]]:
     """The image behind two vhost-user sockets: a socket serves one machine at a time."""
-    daemon = shutil.which("qemu-storage-daemon")
-    if not daemon:
-        pytest.skip("qemu-storage-daemon is not installed")
     sockets = [f"{folder}/blk{number}" for number in range(2)]
-    argv = [daemon, "--blockdev", f"driver=file,node-name=file,filename={image}"]
+    argv = [tool("qemu-storage-daemon"), "--blockdev",
+            f"driver=file,node-name=file,filename={image}"]
     for number, path in enumerate(sockets):
         argv += ["--export", f"type=vhost-user-blk,id=e{number},node-name=file,addr.type=unix,"
                              f"addr.path={path},writable=on,num-queues=4"]
-    process = subprocess.Popen(argv)
-    try:
-        for path in sockets:
-            wait_listening(path, process)
-        yield sockets
-        assert process.poll() is None, "qemu-storage-daemon ended"
-    finally:
-        process.kill()
-        process.wait()
-
-
-def listens(path: str) -> bool:
-    """Flags, fourth, have __SO_ACCEPTCON; a connection to see it would be served."""
-    with open("/proc/net/unix", encoding="ascii", errors="replace") as sockets:
-        return any(line.split()[3] == "00010000" and line.rstrip().endswith(" " + path)
-                   for line in sockets)
-
-
-def wait_listening(path: str, process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + END_S
-    while not listens(path):
-        assert process.poll() is None and time.monotonic() < deadline, f"no {path}"
-        time.sleep(0.005)
+    daemon = BackEnd(sockets, argv)
+    yield sockets
+    was_there = daemon.process.poll() is None
+    daemon.kill()
+    assert was_there, "qemu-storage-daemon ended"
 
 
 @pytest.mark.parametrize("disk, program", [

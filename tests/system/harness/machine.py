@@ -54,7 +54,7 @@ class Machine:
                  guest_options: str | None = "hot=64M,rate=max,verify=on,tick=1ms",
                  guest: str = "stress", incoming: str | None = None, extra: Sequence[str] = (),
                  pass_fds: Sequence[int] = (), program: str | None = None,
-                 network: str | None = None) -> None:
+                 network: str | None = None, before: Callable[[], None] | None = None) -> None:
         self.folder, self.name = folder, name
         self.qmp_path = str(folder / f"{name}.qmp")
         self.serial_path = str(folder / f"{name}.serial")
@@ -69,6 +69,7 @@ class Machine:
         self.argv = with_accel(argv + list(extra))
         if network:  # a namespace; `ip` becomes godwit, with its pid
             self.argv = ["ip", "netns", "exec", network, *self.argv]
+        self._before = before  # called in the process before it becomes godwit
         self.started_ns = time.monotonic_ns()
         self.process = self._start(pass_fds)
         self._qmp: Qmp | None = None
@@ -77,7 +78,8 @@ class Machine:
 
     def _start(self, pass_fds: Sequence[int]) -> subprocess.Popen[bytes]:
         return subprocess.Popen(self.argv, stdin=subprocess.DEVNULL, stdout=self._stderr,
-                                stderr=self._stderr, pass_fds=pass_fds)
+                                stderr=self._stderr, pass_fds=pass_fds,
+                                preexec_fn=self._before)
 
     def connect(self, path: str) -> socket.socket:
         """To one of its sockets."""

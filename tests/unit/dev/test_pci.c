@@ -822,10 +822,10 @@ static void test_state_of_another_device_is_refused(void **state)
 {
 	struct fixture *f = *state;
 	struct state_entry *entry = state_find(&f->board.state, "dev0-pci");
-	uint8_t bytes[256];
+	uint8_t bytes[256 + 1] = { [256] = SLOT };
 	struct err err = ERR_INIT;
 
-	memcpy(bytes, pci_config(f->function), sizeof(bytes));
+	memcpy(bytes, pci_config(f->function), 256);
 	bytes[PCI_DEVICE_ID]++;
 	assert_int_equal(state_load(entry, 1, bytes, sizeof(bytes), &err),
 			 -EBADMSG);
@@ -836,15 +836,31 @@ static void test_state_of_another_device_is_refused(void **state)
 			 -EBADMSG);
 }
 
+static void test_state_of_another_slot_is_refused(void **state)
+{
+	struct fixture *f = *state;
+	struct state_entry *entry = state_find(&f->board.state, "dev0-pci");
+	uint8_t bytes[256 + 1] = { [256] = SLOT + 1 };
+	struct err err = ERR_INIT;
+
+	memcpy(bytes, pci_config(f->function), 256);
+	assert_int_equal(state_load(entry, 1, bytes, sizeof(bytes), &err),
+			 -EBADMSG);
+	assert_non_null(strstr(err_msg(&err), "same order"));
+	bytes[256] = SLOT;
+	assert_int_equal(state_load(entry, 1, bytes, sizeof(bytes), NULL), 0);
+}
+
 static void test_hostile_state_sets_no_more_than_a_guest_can(void **state)
 {
 	struct fixture *f = *state;
 	struct state_entry *entry = state_find(&f->board.state, "dev0-pci");
 	struct state_entry *bus = state_find(&f->board.state, "pci");
-	uint8_t bytes[256], before[256];
+	uint8_t bytes[256 + 1], before[256];
 
 	memcpy(before, pci_config(f->function), sizeof(before));
 	memset(bytes, 0xff, sizeof(bytes));
+	bytes[256] = SLOT;
 	memcpy(bytes, before, PCI_COMMAND);
 	memcpy(bytes + PCI_CLASS_REVISION, before + PCI_CLASS_REVISION, 4);
 	assert_int_equal(state_load(entry, 1, bytes, sizeof(bytes), NULL), 0);
@@ -890,6 +906,7 @@ int main(void)
 		T(test_msix_turned_off_after_the_pre_state_delivers_nothing),
 		T(test_loading_what_did_not_move_changes_no_topology),
 		T(test_state_of_another_device_is_refused),
+		T(test_state_of_another_slot_is_refused),
 		T(test_hostile_state_sets_no_more_than_a_guest_can),
 	};
 

@@ -1,0 +1,184 @@
+# SPDX-License-Identifier: Apache-2.0
+"""vhost-user back ends that are killed and started again under a disk's load: nothing is lost."""
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness import guest
+from harness.back_end import BackEnd, BackEnds
+from harness.machine import Fleet, Machine
+from harness.move import start, wait
+from harness.scene import listening, slow
+
+SPAN = 8 << 20
+OPTIONS = f"span={SPAN},depth=16,tick=1ms,reads=30"
+KILLS = 5
+SLOW = 1 << 20  # bytes a second: a millisecond of that is less than the buffers of requests
+
+
+@pytest.fixture
+def image(folder: Path) -> Path:
+    return image_new(folder / "image")
+
+
+def image_new(path: Path) -> Path:
+    path.write_bytes(b"")
+    os.truncate(path, 16 << 20)
+    return path
+
+
+def options_of(*back_ends: BackEnd, program: str = "", disk: str = "",
+               extra: tuple[str, ...] = ()) -> dict[str, Any]:
+    disks = [word for back_end in back_ends
+             for word in ("--disk", f"vhost-user={back_end.socket}{disk}")]
+    return {"guest": "blk", "guest_options": OPTIONS + program, "cpus": 1,
+            "extra": [*disks, "--verify", *extra]}
+
+
+def working(fleet: Fleet, **options: Any) -> Machine:
+    machine = fleet.start("source", **options)
+    machine.serial.wait_line(r"ready\b")
+    machine.serial.wait_ticks(20)
+    return machine
+
+
+def wait_progress(machine: Machine) -> None:
+    """Requests are completed that began after now: there are 16 in flight, a queue."""
+    goal = machine.report()["ops"] + 200
+    while machine.report()["ops"] < goal:
+        machine.serial.wait_ticks(10)
+
+
+def resets(machine: Machine) -> list[str]:
+    return [line for _, line in machine.serial.lines if line.startswith("reset ")]
+
+
+def assert_whole(machine: Machine) -> guest.Report:
+    """Each sector reads as it was written last, each request was completed once."""
+    last = guest.ask(machine.serial, timeout_s=60, request=b"q")
+    assert last["errors"] == 0, machine.serial.lines
+    assert not guest.complaints(machine.serial)
+    assert machine.wait_end() == 0
+    return last
+
+
+def finish_move(source: Machine, destination: Machine) -> None:
+    assert source.qmp.command("query-migrate")["status"] == "active"
+    source.qmp.command("migrate-set-parameters", max_bandwidth=0, downtime_limit=300,
+                       max_cpu_throttle=99)
+    assert wait(source) == "completed", source.qmp.command("query-migrate")
+    destination.serial.wait_ticks(20)
+
+
+@pytest.mark.parametrize("queues", [1, 4])
+def test_no_write_is_lost_when_a_back_end_with_a_record_is_killed(
+        kvm: None, back_ends: BackEnds, fleet: Fleet, image: Path, queues: int) -> None:
+    back_end = back_ends.recorded("blk", image, f"queues={queues}")
+    machine = working(fleet, **options_of(back_end, program=",queues=all",
+                                          disk=f",queues={queues}"))
+    for _ in range(KILLS):
+        back_end.restart()
+        wait_progress(machine)
+    assert not resets(machine)
+    assert_whole(machine)
+
+
+@pytest.mark.parametrize("where", ["taken", "written", "used"])
+def test_no_write_is_lost_wherever_in_a_request_the_back_end_dies(
+        kvm: None, back_ends: BackEnds, fleet: Fleet, image: Path, where: str) -> None:
+    back_end = back_ends.recorded("blk", image, f"die={where},300")
+    machine = working(fleet, **options_of(back_end))
+    assert back_end.wait_end() == 9
+    back_end.argv.pop()
+    back_end.start()
+    wait_progress(machine)
+    assert not resets(machine)
+    assert_whole(machine)
+    again = re.search(r"resubmitted=(\d+)", back_end.end())
+    assert again and (int(again[1]) > 0 or where == "used")
+
+
+def test_device_asks_for_a_reset_when_a_back_end_without_a_record_is_killed(
+        kvm: None, back_ends: BackEnds, fleet: Fleet, image: Path) -> None:
+    daemon = back_ends.daemon("blk", image)
+    machine = working(fleet, **options_of(daemon))
+    for number in range(KILLS):
+        daemon.restart()
+        wait_progress(machine)
+    asked = resets(machine)
+    assert 0 < len(asked) <= KILLS and all("asked=1" in line for line in asked), asked
+    assert_whole(machine)
+
+
+@pytest.mark.parametrize("kind", ["recorded", "daemon"])
+def test_back_end_killed_during_rounds_costs_no_page_and_no_write(
+        kvm: None, back_ends: BackEnds, fleet: Fleet, image: Path, kind: str) -> None:
+    ends = [getattr(back_ends, kind)(f"blk{number}", image) for number in range(2)]
+    source = working(fleet, **options_of(ends[0]))
+    destination, uri = listening(fleet, **options_of(ends[1]))
+    slow(source, SLOW)
+    start(source, uri)
+    wait(source, 30, "active")
+    for _ in range(3):
+        ends[0].restart()
+        wait_progress(source)
+    ends[0].restart()  # and it moves while the device comes back
+    finish_move(source, destination)
+    assert bool(resets(source)) == (kind == "daemon")
+    wait_progress(destination)
+    assert_whole(destination)
+
+
+def scans(machine: Machine) -> dict[str, int]:
+    return machine.qmp.command("x-query-vhost")["user"]
+
+
+@pytest.mark.parametrize("scan", ["once", "each"])
+def test_one_device_scans_the_log_for_all_unless_each_is_told_to(
+        kvm: None, back_ends: BackEnds, fleet: Fleet, folder: Path, scan: str) -> None:
+    count = 3
+    sides = [[back_ends.recorded(f"{side}{number}", image)
+              for number, image in enumerate(images(folder, count))] for side in "ab"]
+    extra = ("--x-vhost-scan", scan)
+    source = working(fleet, **options_of(*sides[0], extra=extra))
+    destination, uri = listening(fleet, **options_of(*sides[1], extra=extra))
+    assert scans(source)["scans"] == 0
+    start(source, uri)
+    assert wait(source) == "completed", source.qmp.command("query-migrate")
+    counted = scans(source)
+    assert counted["scans"] > 1
+    assert counted["ring-scans"] == counted["scans"] * (1 if scan == "each" else count), counted
+    assert_whole(destination)
+
+
+def images(folder: Path, count: int) -> list[Path]:
+    return [path if path.exists() else image_new(path)
+            for path in (folder / f"image{number}" for number in range(count))]
+
+
+def test_no_page_is_lost_while_the_devices_that_scan_die_leave_and_join(
+        kvm: None, back_ends: BackEnds, fleet: Fleet, folder: Path) -> None:
+    """Each of three is the first in turn: killed in a round; the guest resets others meanwhile."""
+    sides = [[back_ends.recorded(f"{side}{number}", image)
+              for number, image in enumerate(images(folder, 3))] for side in "ab"]
+    program = ",churn=20ms,what=reset+queues"
+    source = working(fleet, **options_of(*sides[0], program=program))
+    destination, uri = listening(fleet, **options_of(*sides[1], program=program))
+    slow(source, SLOW)
+    start(source, uri)
+    wait(source, 30, "active")
+    for _ in range(2):
+        for back_end in sides[0]:
+            back_end.kill()
+            source.serial.wait_ticks(5)
+            back_end.start()
+            wait_progress(source)
+    assert "churn=" in source.serial.wait_line(r"report .*churn=")
+    finish_move(source, destination)
+    wait_progress(destination)
+    assert_whole(destination)
