@@ -171,6 +171,11 @@ void devices_free(struct devices *devices)
 	free(devices);
 }
 
+struct vh_board *devices_vhost(struct devices *devices)
+{
+	return devices ? devices->vhost : NULL;
+}
+
 /* ---- running ---- */
 
 static unsigned int count_of(const struct devices *devices)

@@ -14,6 +14,7 @@
 struct devices;
 struct err;
 struct vdev_site;
+struct vh_board;
 
 #define DEVICES_MAX 31u /* slots, but for the host bridge's */
 
@@ -38,6 +39,9 @@ int devices_new(const struct vdev_site *site,
 		bool scan_each, struct devices **ret_devices, struct err *err);
 /* This and the rest accept NULL: no devices. */
 void devices_free(struct devices *devices);
+
+/* What the vhost devices share; NULL without any. */
+struct vh_board *devices_vhost(struct devices *devices);
 
 /* vdev_run() and vdev_pause() of all; the pause begins in all before it is waited
  * for in any.  A pause that failed leaves some working: run them all again, or
