@@ -36,6 +36,12 @@ def check_image(host: Host, path: str) -> None:
     host.sh(f"/usr/sbin/e2fsck -f -n {path}")
 
 
+def check_peer(said: dict[str, int | str | bool]) -> None:
+    """Every byte arrived, and came back; most pings were answered."""
+    assert said["bytes"] > 0 and said["is_same"] and said["sha256"] == said["guest"], said
+    assert said["answers"] > said["pings"] / 2, said
+
+
 class Peer:
     """On @host: host/peer.py, with the guest's echo at the other end."""
 
@@ -65,24 +71,20 @@ class Resident:
     def __init__(self, fleets: Callable[[str], Fleet], devices: Callable[[str, int], list[str]]
                  ) -> None:
         self._fleets, self._devices = fleets, devices
-        self.count, self.host, self.machine = 0, "", None
+        self.count = self.number = 0  # of processes ever started; which of them has the guest
+        self.host, self.machine = "", None
         self.terminal: Terminal | None = None
 
     def ready(self, host: str = "a") -> "Resident":
         """Booted on @host, logged in, its card has its address; or as the last test left it."""
         if not self.is_well():
-            self.host, self.machine = host, self._start(host)
-            self.terminal = Terminal(self.machine)
+            self._is_in(self._start(host), host)
             self.terminal.log_in()
             self.terminal.run(f"ip link set eth0 up; ip addr add {ADDRESS}/{MASK} dev eth0")
         return self
 
     def is_well(self) -> bool:
         return self.machine is not None and self.machine.is_alive
-
-    def go_on_at(self, machine: Machine, host: str = "") -> None:
-        self.machine, self.host = machine, host or self.host
-        self.terminal = Terminal(machine)
 
     def destination(self, host: str = "") -> tuple[Machine, str]:
         """A process that waits for it, and where."""
@@ -100,14 +102,15 @@ class Resident:
         counts = vhost_counts(self.machine)
         self.machine.qmp.command("quit")
         assert self.machine.wait_end() == 0
-        self.go_on_at(following, host)
+        self._is_in(following, host or self.host)
         return moved, counts
 
     def write_files(self, folder: str, disk: str) -> None:
         """Below @folder, on @disk, until checked: files whose sums are only in memory."""
         self.terminal.run(f"mkdir -p {folder}; mount {disk} {folder} && rm -rf {folder}-sums && "
                           f"mkdir {folder}-sums && mkfifo {folder}-sums/stopped && "
-                          f"echo 0 > {folder}-sums/count && {userland.WRITER} {folder} > /dev/null 2>&1 < /dev/null & true")
+                          f"echo 0 > {folder}-sums/count && {userland.WRITER} {folder} "
+                          "> /dev/null 2>&1 < /dev/null & true")
 
     def files_written(self, folder: str, at_least: int = 0) -> int:
         """How many, once they are that many."""
@@ -118,16 +121,20 @@ class Resident:
     def check_files(self, folder: str) -> int:
         """Stop writing; each file is on the disk as it was written: how many."""
         told = self.terminal.run(
-            f"touch {folder}-sums/stop; cat {folder}-sums/stopped; sync; "
-            "echo 3 > /proc/sys/vm/drop_caches; "
-            f"cd {folder}; cat {folder}-sums/of-* | sha256sum -c | grep -c OK; "
-            f"cd /; umount {folder}")
+            f"touch {folder}-sums/stop && cat {folder}-sums/stopped && sync && "
+            f"echo 3 > /proc/sys/vm/drop_caches && cd {folder} && "
+            f"cat {folder}-sums/of-* | sha256sum -c | grep -c OK && cd / && umount {folder}")
         return int(told)
 
     def epitaph(self) -> str:
         if self.machine is None or self.machine.is_alive:
             return ""
         return f"{shlex.join(self.machine.argv)}: {self.machine.output}"
+
+    def _is_in(self, machine: Machine, host: str) -> None:
+        """@machine, the last one that was started."""
+        self.machine, self.host, self.number = machine, host, self.count
+        self.terminal = Terminal(machine)
 
     def _start(self, host: str, incoming: str | None = None) -> Machine:
         self.count += 1

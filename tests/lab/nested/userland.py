@@ -32,7 +32,8 @@ while [ ! -e $1-sums/stop ]; do
     cd $1
     sha256sum $name > $1-sums/of-$name
     cd /
-    echo $number > $1-sums/count
+    echo $number > $1-sums/next
+    mv $1-sums/next $1-sums/count  # who reads it sees a number
 done
 : > $1-sums/stopped
 """
