@@ -117,7 +117,7 @@ static void move_some_bar(struct io *io, struct pci_function *f)
 	}
 }
 
-/* Gone once in a while, until the next change. */
+/* Gone every other time, until the next change. */
 static void change_shmem(struct io *io)
 {
 	struct churn *c = &io->churn;
@@ -125,7 +125,7 @@ static void change_shmem(struct io *io)
 	if (!c->is_shmem_off) {
 		check_shmem(io);
 		stamp_shmem(c);
-		c->is_shmem_off = !next_random(c, 3);
+		c->is_shmem_off = !next_random(c, 2);
 	} else {
 		c->is_shmem_off = false;
 	}
@@ -212,7 +212,8 @@ bool churn_begin(struct io *io, uint64_t now)
 {
 	struct churn *c = &io->churn;
 
-	if (now < c->next)
+	/* Frames that resets lose would be sent again without end. */
+	if (now < c->next || io->is_finishing)
 		return false;
 	do {
 		c->kind = (enum churn_kind)next_random(c, CHURN_KINDS);

@@ -200,7 +200,8 @@ static void obey(struct io *io, int command)
 		break;
 	case 'q':
 		io->is_finishing = true;
-		/* fall through */
+		begin_check(io);
+		break;
 	case 'v':
 		begin_check(io);
 		break;

@@ -206,18 +206,21 @@ static bool take_seconds(const char **at, uint64_t *ret_value)
 	return true;
 }
 
+static bool take_count(const char **at, uint64_t *ret_value)
+{
+	return take_number(at, ret_value) &&
+	       take_scale(at, "kmg", 1000, ret_value);
+}
+
 static bool take_value(const char **at, const struct option *option,
 		       uint64_t *ret_value)
 {
 	switch (option->kind) {
 	case VALUE_LIMIT:
 		*ret_value = UINT32_MAX;
-		if (take(at, "all", true))
-			return true;
-		/* fall through */
+		return take(at, "all", true) || take_count(at, ret_value);
 	case VALUE_COUNT:
-		return take_number(at, ret_value) &&
-		       take_scale(at, "kmg", 1000, ret_value);
+		return take_count(at, ret_value);
 	case VALUE_SIZE:
 		return take_number(at, ret_value) &&
 		       take_scale(at, "kmgt", 1024, ret_value);

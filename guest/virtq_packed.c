@@ -179,6 +179,7 @@ static void packed_offend(struct virtq *vq)
 	store_release(ring_of(vq)[vq->avail].flags,
 		      (uint16_t)(avail_flags(vq) | VRING_DESC_F_INDIRECT));
 	advance(&vq->avail, &vq->avail_wrap, 1, vq->shape.size);
+	vq->free_descs--;
 }
 
 const struct virtq_format virtq_packed = {

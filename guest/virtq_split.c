@@ -169,6 +169,7 @@ static enum virtq_event split_take(struct virtq *vq, uint16_t *ret_token,
 	return VIRTQ_USED;
 }
 
+/* The descriptor is the device's until the reset, like any. */
 static void split_offend(struct virtq *vq)
 {
 	uint16_t head = vq->free_at;
@@ -178,6 +179,8 @@ static void split_offend(struct virtq *vq)
 		.len = 1,
 		.flags = VRING_DESC_F_INDIRECT,
 	};
+	vq->free_at = vq->free[head];
+	vq->free_descs--;
 	avail_of(vq)->ring[vq->avail % vq->shape.size] = head;
 	vq->avail++;
 }

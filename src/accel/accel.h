@@ -149,6 +149,10 @@ struct accel_ring_stats {
 
 struct accel_ops {
 	const char *name;
+	/* The VM ends as a whole, before its devices are freed: taking from it
+	 * what they had bound, one by one, waits for a grace period each.  Its
+	 * vCPUs are gone.  NULL: nothing would wait. */
+	void (*end)(struct accel *accel);
 	void (*free)(struct accel *accel);
 
 	/* Interrupt controllers; GSIs 0-23.  Any thread. */

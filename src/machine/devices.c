@@ -203,12 +203,11 @@ int devices_pause(struct devices *devices, uint64_t deadline_ns,
 	/* All are waited for, also when one does not end: none is left between. */
 	for (unsigned int i = 0; i < count_of(devices); i++) {
 		struct vdev *vdev = devices->device[i].vdev;
-		int code = vdev ? vdev_pause(vdev, deadline_ns, err) : 0;
+		int code = 0;
 
-		if (code && !ret) {
-			err_prefix(err, "%s", vdev->name);
-			ret = code;
-		}
+		if (vdev)
+			code = vdev_pause(vdev, deadline_ns, ret ? NULL : err);
+		ret = ret ? ret : code;
 	}
 	return ret;
 }

@@ -138,8 +138,10 @@ static void look_at(struct governor *governor, unsigned int index, uint64_t now)
 	wrote = settle(vcpu, writes, now);
 	measure_speed(vcpu, wrote, ran_ns);
 	slice_ns = next_slice(vcpu, ran_ns);
-	vcpu->cpu_ns = cpu_ns;
-	if (vcpu->debt > 0) {
+	/* Between two holds it runs, however long it waited for a CPU. */
+	if (ran_ns >= RAN_MIN_NS)
+		vcpu->cpu_ns = cpu_ns;
+	if (vcpu->debt > 0 && ran_ns >= RAN_MIN_NS) {
 		hold_ns = clamp(vcpu->debt * (double)NS_PER_SEC /
 					(double)limit_of(vcpu),
 				0, GOVERNOR_HOLD_MAX_NS);

@@ -20,9 +20,10 @@ struct policy;
 /*
  * After policy_decide() said to go on with @remaining_bytes left, of a round in
  * which the writers had @share (0 to 1) of the rate that they had unhindered: their
- * share from now on.  It is lower only when the estimate is above the limit and did not fall, and
- * then in proportion to what is too much, by a tenth to a half at a time.  Where nothing left
- * would still be above the limit, holding back does not help, and is not done.
+ * share from now on.  It is lower only when the estimate is above the limit and did
+ * not fall, and then in proportion to what is too much, by a tenth to a half at a
+ * time.  Where the fixed costs alone are above the limit (is_out_of_reach), holding
+ * back does not help, and is not done.
  */
 double throttle_share(const struct policy *policy, double share,
 		      uint64_t remaining_bytes);

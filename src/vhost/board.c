@@ -9,10 +9,6 @@
  * finish what they took; the log is scanned by the old table (D5); a larger log is
  * made where the new one needs it; all are told, and go on.
  *
- * Logging.  On: log, then features, then rings; a device's writes are logged when
- * the call that began it returns (D1).  A device that starts while logging is on is
- * told the log before its rings work.  A stopped device remains here, so that the
- * last sync, after all have stopped (D3), is a scan like the others.
  */
 #include <assert.h>
 #include <errno.h>
@@ -23,82 +19,9 @@
 #include "mem/space.h"
 #include "vhost_priv.h"
 
-static const char *const type_names[] = { "kernel", "user" };
+const char *const vh_type_names[] = { "kernel", "user" };
 
 #define load(pointer) __atomic_load_n(pointer, __ATOMIC_RELAXED)
-
-/* ---- election ---- */
-
-/* Called when @elected left or may have died, and when nobody was elected. */
-static void elect(struct vh_side *side)
-{
-	struct vh_dev *dev;
-
-	if (side->elected &&
-	    !__atomic_load_n(&side->elected->is_away, __ATOMIC_ACQUIRE))
-		return;
-	side->elected = NULL;
-	list_for_each (dev, &side->devs, link) {
-		if (!__atomic_load_n(&dev->is_away, __ATOMIC_ACQUIRE)) {
-			side->elected = dev;
-			trace(vh_elected, "%s: %s", type_names[side->type],
-			      dev->name);
-			return;
-		}
-	}
-}
-
-/* ---- scans ---- */
-
-static void scan_all(struct vh_side *side)
-{
-	vh_log_scan_all(side->log, side->table);
-	vh_count(&side->counts.scans, 1);
-}
-
-static void scan_rings(struct vh_side *side, const struct vh_dev *dev)
-{
-	for (unsigned int i = 0; i < dev->ring_count; i++) {
-		const struct vh_ring *ring = &dev->rings[i];
-
-		if (ring->is_used)
-			vh_log_scan(side->log, side->table, ring->used_gpa,
-				    ring->used_size);
-	}
-	vh_count(&side->counts.ring_scans, 1);
-}
-
-/* A back end that died may have written what it did not log any more. */
-static void mark_if_lost(struct vh_side *side, struct vh_dev *dev)
-{
-	if (!__atomic_exchange_n(&dev->was_lost, false, __ATOMIC_ACQ_REL))
-		return;
-	trace(vh_lost_log, "%s: all its memory is taken for dirty", dev->name);
-	vh_table_mark_all(side->table);
-}
-
-static void scan(struct vh_side *side)
-{
-	uint64_t start = clock_mono_ns();
-	bool is_scanned = false;
-	struct vh_dev *dev;
-
-	list_for_each (dev, &side->devs, link) {
-		mark_if_lost(side, dev);
-		elect(side);
-		if (!side->log)
-			continue;
-		if (side->board->scan_each || dev == side->elected) {
-			scan_all(side);
-			is_scanned = true;
-		}
-		scan_rings(side, dev);
-	}
-	/* Who was elected died after its turn came, or nobody is left. */
-	if (side->log && !is_scanned)
-		scan_all(side);
-	vh_count(&side->counts.scan_ns, clock_mono_ns() - start);
-}
 
 static void board_log_sync_all(void *opaque, bool is_last)
 {
@@ -110,103 +33,9 @@ static void board_log_sync_all(void *opaque, bool is_last)
 
 		lock_acquire(&side->lock);
 		if (side->is_logging)
-			scan(side);
+			vh_side_scan(side);
 		lock_release(&side->lock);
 	}
-}
-
-/* ---- logging on and off ---- */
-
-static int new_log(struct vh_side *side, const struct vh_mem_table *table,
-		   struct err *err)
-{
-	struct vh_log *log;
-	int ret = vh_log_new(table, &log, err);
-
-	if (ret)
-		return ret;
-	log->number = ++side->next_number;
-	side->log = log;
-	return 0;
-}
-
-/* All live devices are told @log (NULL: to log no more) before any is waited for. */
-static void tell_logging(struct vh_side *side, const struct vh_log *log)
-{
-	struct err err = ERR_INIT;
-	struct vh_dev *dev;
-	int ret;
-
-	list_for_each (dev, &side->devs, link) {
-		lock_acquire(&dev->lock);
-		if (vh_dev_is_live(dev)) {
-			ret = vh_dev_set_logging(dev, log, &err);
-			if (ret)
-				vh_dev_fail(dev, ret, &err);
-		}
-		lock_release(&dev->lock);
-		err_clear(&err);
-	}
-	list_for_each (dev, &side->devs, link) {
-		lock_acquire(&dev->lock);
-		ret = vh_dev_settle(dev, clock_mono_ns() + VH_REPLY_NS, &err);
-		if (ret)
-			vh_dev_fail(dev, ret, &err);
-		lock_release(&dev->lock);
-		err_clear(&err);
-	}
-}
-
-static int check_can_log(struct vh_side *side, struct err *err)
-{
-	struct vh_dev *dev;
-	bool can_log = true;
-
-	list_for_each (dev, &side->devs, link) {
-		lock_acquire(&dev->lock);
-		if (!load(&dev->is_away) && !dev->can_log)
-			can_log = false;
-		lock_release(&dev->lock);
-		if (!can_log)
-			return err_set(err, -ENOTSUP,
-				       "%s: its back end cannot log what it "
-				       "writes",
-				       dev->name);
-	}
-	return 0;
-}
-
-static int side_log_start(struct vh_side *side, struct err *err)
-{
-	struct vh_dev *dev;
-	int ret;
-
-	/* A log is shared by whoever joins later, too. */
-	ret = check_can_log(side, err);
-	if (!ret && !list_is_empty(&side->devs))
-		ret = new_log(side, side->table, err);
-	if (ret)
-		return ret;
-	side->is_logging = true;
-	/* Nothing is sent yet, so what was lost before now does not matter. */
-	list_for_each (dev, &side->devs, link)
-		__atomic_store_n(&dev->was_lost, false, __ATOMIC_RELEASE);
-	elect(side);
-	tell_logging(side, side->log);
-	trace(vh_log_start, "%s: %lu bytes", type_names[side->type],
-	      side->log ? side->log->size : 0);
-	return 0;
-}
-
-static void side_log_stop(struct vh_side *side)
-{
-	if (!side->is_logging)
-		return;
-	side->is_logging = false;
-	tell_logging(side, NULL);
-	vh_log_free(side->log);
-	side->log = NULL;
-	trace(vh_log_stop, "%s", type_names[side->type]);
 }
 
 static void board_log_global_stop(void *opaque, uint64_t grace_ns)
@@ -216,7 +45,7 @@ static void board_log_global_stop(void *opaque, uint64_t grace_ns)
 	(void)grace_ns;
 	for (int i = 0; i < VH_TYPE_COUNT; i++) {
 		lock_acquire(&board->sides[i].lock);
-		side_log_stop(&board->sides[i]);
+		vh_side_log_stop(&board->sides[i]);
 		lock_release(&board->sides[i].lock);
 	}
 }
@@ -228,7 +57,7 @@ static int board_log_global_start(void *opaque, struct err *err)
 
 	for (int i = 0; i < VH_TYPE_COUNT && !ret; i++) {
 		lock_acquire(&board->sides[i].lock);
-		ret = side_log_start(&board->sides[i], err);
+		ret = vh_side_log_start(&board->sides[i], err);
 		lock_release(&board->sides[i].lock);
 	}
 	if (ret)
@@ -265,7 +94,7 @@ static int tell_one(struct vh_side *side, struct vh_dev *dev, struct err *err)
 	ret = dev->is_started ? vh_dev_place(dev, side->table, err) : 0;
 	if (!ret && dev->is_held)
 		ret = vh_dev_go(dev, side->table, side->log, err);
-	else if (!ret && !load(&dev->is_away))
+	else if (!ret && !vh_dev_is_away(dev))
 		ret = vh_dev_tell_table(dev, side->table, err);
 	dev->is_held = false;
 	return ret;
@@ -319,7 +148,7 @@ static void grow_log(struct vh_side *side, const struct vh_mem_table *table)
 
 	if (!old || vh_log_covers(old, table))
 		return;
-	ret = new_log(side, table, &err);
+	ret = vh_side_new_log(side, table, &err);
 	if (!ret) {
 		vh_log_free(old);
 		return;
@@ -343,11 +172,11 @@ static void side_commit(struct vh_side *side, const struct flat_view *view)
 	}
 	table->number = ++side->next_number;
 	vh_count(&side->counts.tables_built, 1);
-	trace(vh_table, "%s: number %lu, %u regions", type_names[side->type],
+	trace(vh_table, "%s: number %lu, %u regions", vh_type_names[side->type],
 	      table->number, table->count);
 	hold_all(side);
 	if (side->is_logging)
-		scan(side);
+		vh_side_scan(side);
 	grow_log(side, table);
 	side->table = table;
 	release_all(side);
@@ -407,7 +236,7 @@ int vh_dev_join(struct vh_dev *dev, struct vh_board *board, enum vh_type type,
 	dev->side = side;
 	lock_acquire(&side->lock);
 	if (side->is_logging && !side->log)
-		ret = new_log(side, side->table, err);
+		ret = vh_side_new_log(side, side->table, err);
 	list_add_tail(&side->devs, &dev->link);
 	lock_release(&side->lock);
 	if (ret)
@@ -422,18 +251,12 @@ void vh_dev_leave(struct vh_dev *dev)
 	if (!side)
 		return;
 	lock_acquire(&side->lock);
-	if (side->is_logging) {
-		mark_if_lost(side, dev);
-		if (side->log)
-			scan_rings(side, dev);
-	}
+	if (side->is_logging)
+		vh_side_scan_leaving(side, dev);
 	list_del(&dev->link);
 	if (side->elected == dev)
 		side->elected = NULL;
-	elect(side);
-	/* Nobody is left who would scan what it wrote. */
-	if (side->log && list_is_empty(&side->devs))
-		scan_all(side);
+	vh_side_elect(side);
 	lock_release(&side->lock);
 	pthread_cond_destroy(&dev->changed);
 	lock_fini(&dev->lock);
@@ -455,7 +278,7 @@ void vh_dev_arrived(struct vh_dev *dev)
 	dev->is_logging = false;
 	__atomic_store_n(&dev->is_away, false, __ATOMIC_RELEASE);
 	pthread_cond_broadcast(&dev->changed);
-	elect(side);
+	vh_side_elect(side);
 }
 
 void vh_dev_lock(struct vh_dev *dev)

@@ -45,6 +45,21 @@ void conn_close(struct conn *conn)
 	conn->pending_count = 0;
 }
 
+void conn_leave(struct conn *conn, uint64_t deadline_ns)
+{
+	struct pollfd poll_fd = { .fd = conn->fd, .events = POLLRDHUP };
+	uint64_t now = clock_mono_ns();
+
+	if (conn->fd >= 0 && !shutdown(conn->fd, SHUT_WR)) {
+		while (now < deadline_ns &&
+		       poll(&poll_fd, 1,
+			    (int)((deadline_ns - now) / NS_PER_MS) + 1) < 0 &&
+		       errno == EINTR)
+			now = clock_mono_ns();
+	}
+	conn_close(conn);
+}
+
 void conn_open(struct conn *conn, int fd)
 {
 	conn_close(conn);

@@ -76,6 +76,9 @@ int conn_connect(struct conn *conn, const char *path, struct err *err);
 /* Takes over a socket that is connected. */
 void conn_open(struct conn *conn, int fd);
 void conn_close(struct conn *conn);
+/* Tell the peer that this was all, and close when it has closed its side: then it
+ * works on nothing any more.  At @deadline_ns close all the same. */
+void conn_leave(struct conn *conn, uint64_t deadline_ns);
 
 int conn_send(struct conn *conn, const struct conn_message *message,
 	      uint64_t deadline_ns, struct err *err);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * One device of rings: what its back end is told, in which order, and what becomes
- * of its rings when the back end stops or goes.
+ * One device of rings: start, stop, and what becomes of the rings when the back end
+ * goes by itself.  What it is told is dev_tell.c's.
  *
  *	     vh_dev_start()                    kick
  *	rest ---------------> table, log, features, rings -----> live
@@ -19,33 +19,13 @@
  * Only split rings: where a packed one is to go on is known to its back end alone.
  */
 #include <errno.h>
-#include <linux/vhost_types.h>
 #include <string.h>
-#include <sys/eventfd.h>
 
 #include "base/err.h"
 #include "base/trace.h"
 #include "mem/ram.h"
 #include "vhost_priv.h"
 #include "virtio/vdev.h"
-
-#define LOG_ALL (1ull << VHOST_F_LOG_ALL)
-
-/* Not yet told; a base has 16 bits. */
-#define BASE_UNKNOWN UINT32_MAX
-
-/* Where nothing but a stop will do (a driver's reset, which asks again and again), a
- * back end that has not stopped by then is let go. */
-#define STOP_LIMIT_NS (5 * NS_PER_SEC)
-
-#define call(dev, op, ...)                        \
-	(vh_count(&(dev)->side->counts.calls, 1), \
-	 (dev)->ops->op((dev), __VA_ARGS__))
-
-static bool is_away(const struct vh_dev *dev)
-{
-	return __atomic_load_n(&dev->is_away, __ATOMIC_ACQUIRE);
-}
 
 /* The back end ended or was ended; nothing it said was wrong. */
 static bool is_vanished(int why)
@@ -76,67 +56,6 @@ static bool is_idle(const struct vh_ring *ring)
 	return ring_used(ring) == ring_avail(ring);
 }
 
-static int place_part(const struct vh_dev *dev, unsigned int index,
-		      const struct vh_mem_table *table, uint64_t gpa,
-		      uint64_t size, uint64_t *hva, struct err *err)
-{
-	const struct vh_region *region = vh_table_find(table, gpa, size);
-	uint64_t now = region ? region->hva + (gpa - region->gpa) : 0;
-
-	if (!region)
-		return err_set(err, -EFAULT,
-			       "%s: ring %u: 0x%lx+%lu is not in RAM",
-			       dev->name, index, gpa, size);
-	if (*hva && *hva != now)
-		return err_set(err, -EFAULT,
-			       "%s: ring %u: memory at 0x%lx was replaced",
-			       dev->name, index, gpa);
-	*hva = now;
-	return 0;
-}
-
-/* virtio 1.2, 2.7: sizes with the event indices behind both rings. */
-static int place_ring(struct vh_dev *dev, unsigned int index,
-		      const struct vh_mem_table *table, struct err *err)
-{
-	struct vh_ring *ring = &dev->rings[index];
-	const struct vdev_queue *queue = ring->queue;
-	const struct vh_region *region;
-	uint64_t used_size = 6 + 8ull * ring->size;
-	int ret;
-
-	ret = place_part(dev, index, table, queue->desc, 16ull * ring->size,
-			 &ring->addr.desc, err);
-	if (!ret)
-		ret = place_part(dev, index, table, queue->driver,
-				 6 + 2ull * ring->size, &ring->addr.avail, err);
-	if (!ret)
-		ret = place_part(dev, index, table, queue->device, used_size,
-				 &ring->addr.used, err);
-	if (ret)
-		return ret;
-	region = vh_table_find(table, queue->device, used_size);
-	ring->used_block = region->block;
-	ring->used_offset = region->offset + (queue->device - region->gpa);
-	ring->used_gpa = ring->addr.used_gpa = queue->device;
-	ring->used_size = used_size;
-	return 0;
-}
-
-int vh_dev_place(struct vh_dev *dev, const struct vh_mem_table *table,
-		 struct err *err)
-{
-	int ret = 0;
-
-	lock_assert_held(&dev->side->lock);
-	lock_assert_held(&dev->lock);
-	for (unsigned int i = 0; i < dev->ring_count && !ret; i++) {
-		if (dev->rings[i].is_used)
-			ret = place_ring(dev, i, table, err);
-	}
-	return ret;
-}
-
 bool vh_dev_is_live(const struct vh_dev *dev)
 {
 	for (unsigned int i = 0; i < dev->ring_count; i++) {
@@ -154,167 +73,6 @@ static void ring_rest(struct vh_ring *ring, uint16_t next)
 	ring->next = next;
 	ram_block_mark_dirty(ring->used_block, ring->used_offset,
 			     ring->used_size);
-}
-
-/* ---- what the back end is told ---- */
-
-int vh_dev_tell_table(struct vh_dev *dev, const struct vh_mem_table *table,
-		      struct err *err)
-{
-	int ret;
-
-	if (dev->told_table == table->number)
-		return 0;
-	if (table->is_full || table->count > dev->regions_max)
-		return err_set(err, -E2BIG,
-			       "%s: %u%s pieces of RAM, its back end takes %u",
-			       dev->name, table->count,
-			       table->is_full ? " and more" : "",
-			       dev->regions_max);
-	dev->deadline_ns = clock_mono_ns() + VH_REPLY_NS;
-	ret = call(dev, set_mem_table, table, err);
-	if (ret)
-		return ret;
-	dev->told_table = table->number;
-	vh_count(&dev->side->counts.tables_told, 1);
-	return 0;
-}
-
-static int tell_log(struct vh_dev *dev, const struct vh_log *log,
-		    struct err *err)
-{
-	int ret;
-
-	if (!log || dev->told_log == log->number)
-		return 0;
-	if (!dev->can_log)
-		return err_set(err, -ENOTSUP,
-			       "%s: its back end cannot log what it writes",
-			       dev->name);
-	ret = call(dev, set_log, log, err);
-	if (ret)
-		return ret;
-	dev->told_log = log->number;
-	vh_count(&dev->side->counts.logs_told, 1);
-	return 0;
-}
-
-static int tell_features(struct vh_dev *dev, bool is_logging, struct err *err)
-{
-	uint64_t features = dev->features & dev->backend_features & ~LOG_ALL;
-	int ret = call(dev, set_features, features | (is_logging ? LOG_ALL : 0),
-		       err);
-
-	if (!ret)
-		dev->is_logging = is_logging;
-	return ret;
-}
-
-static int tell_ring(struct vh_dev *dev, unsigned int index, bool is_logged,
-		     struct err *err)
-{
-	struct vh_ring *ring = &dev->rings[index];
-	int ret;
-
-	ring->addr.is_logged = is_logged;
-	ret = call(dev, set_vring_num, index, ring->size, err);
-	if (!ret)
-		ret = call(dev, set_vring_base, index, ring->next, err);
-	if (!ret)
-		ret = call(dev, set_vring_addr, index, &ring->addr, err);
-	if (!ret)
-		ret = call(dev, set_vring_call, index, ring->call_fd, err);
-	if (!ret)
-		ret = call(dev, set_vring_kick, index, ring->queue->kick_fd,
-			   err);
-	/* From here on it may work. */
-	ring->is_live = true;
-	ring->is_stopping = false;
-	return ret;
-}
-
-static int tell_rings(struct vh_dev *dev, bool is_logged, struct err *err)
-{
-	int ret = 0;
-
-	for (unsigned int i = 0; i < dev->ring_count && !ret; i++) {
-		struct vh_ring *ring = &dev->rings[i];
-
-		if (!ring->is_used)
-			continue;
-		ret = tell_ring(dev, i, is_logged, err);
-		if (!ret)
-			ret = call(dev, set_vring_enable, i, ring->is_wanted,
-				   err);
-		/* What became available while nobody listened. */
-		if (!ret)
-			eventfd_write(ring->queue->kick_fd, 1);
-	}
-	return ret;
-}
-
-int vh_dev_go(struct vh_dev *dev, const struct vh_mem_table *table,
-	      const struct vh_log *log, struct err *err)
-{
-	int ret;
-
-	lock_assert_held(&dev->lock);
-	dev->deadline_ns = clock_mono_ns() + VH_REPLY_NS;
-	ret = vh_dev_tell_table(dev, table, err);
-	if (!ret)
-		ret = tell_log(dev, log, err);
-	if (!ret)
-		ret = tell_features(dev, log != NULL, err);
-	if (!ret && dev->ops->prepare)
-		ret = call(dev, prepare, err);
-	if (!ret)
-		ret = tell_rings(dev, log != NULL, err);
-	return ret;
-}
-
-int vh_dev_settle(struct vh_dev *dev, uint64_t deadline_ns, struct err *err)
-{
-	lock_assert_held(&dev->lock);
-	if (!dev->ops->settle || is_away(dev))
-		return 0;
-	dev->deadline_ns = deadline_ns;
-	return dev->ops->settle(dev, err);
-}
-
-int vh_dev_set_logging(struct vh_dev *dev, const struct vh_log *log,
-		       struct err *err)
-{
-	int ret;
-
-	dev->deadline_ns = clock_mono_ns() + VH_REPLY_NS;
-	ret = tell_log(dev, log, err);
-	if (!ret)
-		ret = tell_features(dev, log != NULL, err);
-	for (unsigned int i = 0; i < dev->ring_count && !ret; i++) {
-		struct vh_ring *ring = &dev->rings[i];
-
-		ring->addr.is_logged = log != NULL;
-		if (ring->is_live)
-			ret = call(dev, set_vring_addr, i, &ring->addr, err);
-	}
-	return ret;
-}
-
-int vh_dev_ask_stop(struct vh_dev *dev, struct err *err)
-{
-	int ret = 0;
-
-	dev->deadline_ns = clock_mono_ns() + VH_REPLY_NS;
-	for (unsigned int i = 0; i < dev->ring_count && !ret; i++) {
-		struct vh_ring *ring = &dev->rings[i];
-
-		if (!ring->is_live || ring->is_stopping)
-			continue;
-		ring->base = BASE_UNKNOWN;
-		ring->is_stopping = true;
-		ret = call(dev, get_vring_base, i, &ring->base, err);
-	}
-	return ret;
 }
 
 /* ---- waiting ---- */
@@ -364,7 +122,7 @@ int vh_dev_wait_stop(struct vh_dev *dev, uint64_t deadline_ns, struct err *err)
 		return ret;
 	for (unsigned int i = 0; i < dev->ring_count; i++) {
 		if (dev->rings[i].is_stopping &&
-		    dev->rings[i].base == BASE_UNKNOWN)
+		    dev->rings[i].base == VH_BASE_UNKNOWN)
 			return err_set(err, -ENOTCONN,
 				       "%s: its back end went while it stopped",
 				       dev->name);
@@ -387,9 +145,15 @@ int vh_dev_wait_stop(struct vh_dev *dev, uint64_t deadline_ns, struct err *err)
 
 void vh_dev_fail(struct vh_dev *dev, int why, const struct err *err)
 {
+	struct err unsaid = ERR_INIT;
+
 	lock_assert_held(&dev->lock);
+	if (!err) { /* the caller did not want to know */
+		err_set_errno(&unsaid, why, "%s: its back end", dev->name);
+		err = &unsaid;
+	}
 	trace(vh_failed, "%s: %s", dev->name, err_msg(err));
-	if (!is_away(dev))
+	if (!vh_dev_is_away(dev))
 		dev->ops->fail(dev, why, err);
 	vh_dev_lost(dev, why, err);
 }
@@ -418,7 +182,7 @@ void vh_dev_lost(struct vh_dev *dev, int why, const struct err *reason)
 			continue;
 		/* One that answered a stop finishes what it took, and whoever
 		 * waits for that judges. */
-		if (ring->is_stopping && ring->base != BASE_UNKNOWN &&
+		if (ring->is_stopping && ring->base != VH_BASE_UNKNOWN &&
 		    is_vanished(why))
 			continue;
 		if (!may_go_on(dev, why, ring))
@@ -447,7 +211,7 @@ void vh_dev_part(struct vh_dev *dev)
 	dev->is_parted = true;
 	for (unsigned int i = 0; i < dev->ring_count; i++)
 		dev->rings[i].is_live = dev->rings[i].is_stopping = false;
-	vh_dev_fail(dev, -ECONNRESET, &err);
+	vh_dev_fail(dev, -ECONNRESET, &err); /* waits for it */
 }
 
 /* It is back: all that it took is done, but for a record's requests. */
@@ -504,7 +268,7 @@ int vh_dev_start(struct vh_dev *dev, struct vdev *vdev, unsigned int first,
 	log = dev->side->is_logging ? dev->side->log : NULL;
 	ret = vh_dev_place(dev, table, err);
 	lock_release(&dev->side->lock);
-	if (!ret && !is_away(dev)) {
+	if (!ret && !vh_dev_is_away(dev)) {
 		ret = vh_dev_go(dev, table, log, err);
 		if (!ret)
 			ret = vh_dev_settle(dev, dev->deadline_ns, err);
@@ -536,7 +300,11 @@ int vh_dev_back(struct vh_dev *dev, const struct vh_mem_table *table,
 		ret = vh_dev_wait_stop(dev, deadline_ns, err);
 	if (!ret && !vh_dev_is_live(dev))
 		ret = vh_dev_go(dev, table, log, err);
-	return ret ? ret : vh_dev_settle(dev, dev->deadline_ns, err);
+	if (!ret)
+		ret = vh_dev_settle(dev, dev->deadline_ns, err);
+	if (!ret)
+		dev->stop_asked_ns = 0;
+	return ret;
 }
 
 void vh_dev_stop_begin(struct vh_dev *dev)
@@ -545,7 +313,7 @@ void vh_dev_stop_begin(struct vh_dev *dev)
 	int ret;
 
 	vh_dev_lock(dev);
-	if (dev->is_started && !is_away(dev) && !dev->is_hasty) {
+	if (dev->is_started && !vh_dev_is_away(dev) && !dev->is_hasty) {
 		ret = vh_dev_ask_stop(dev, &err);
 		if (ret)
 			vh_dev_fail(dev, ret, &err);
@@ -588,7 +356,7 @@ static int stop_rings(struct vh_dev *dev, uint64_t deadline_ns, bool must_stop,
 		err_clear(err);
 		if (vh_dev_is_live(dev))
 			ret = stop_live(dev, deadline_ns, err);
-		else if (!is_away(dev) ||
+		else if (!vh_dev_is_away(dev) ||
 			 (!dev->is_parted && (must_stop || is_at_rest(dev))))
 			return 0;
 		else
@@ -637,7 +405,7 @@ int vh_dev_stop(struct vh_dev *dev, uint64_t deadline_ns, struct err *err)
 	must_stop = is_forced(dev, deadline_ns);
 	if (!dev->stop_asked_ns)
 		dev->stop_asked_ns = clock_mono_ns();
-	limit = dev->stop_asked_ns + STOP_LIMIT_NS;
+	limit = dev->stop_asked_ns + VH_STOP_LIMIT_NS;
 	ret = stop_rings(dev, deadline_ns < limit ? deadline_ns : limit,
 			 must_stop, &local);
 	if (ret && must_stop && clock_mono_ns() >= limit) {
@@ -651,27 +419,4 @@ int vh_dev_stop(struct vh_dev *dev, uint64_t deadline_ns, struct err *err)
 		dev->ops->resume(dev);
 	vh_dev_unlock(dev);
 	return ret ? err_set(err, ret, "%s", err_msg(&local)) : 0;
-}
-
-int vh_dev_set_count(struct vh_dev *dev, unsigned int count, struct err *err)
-{
-	int ret = 0;
-
-	vh_dev_lock(dev);
-	dev->deadline_ns = clock_mono_ns() + VH_REPLY_NS;
-	for (unsigned int i = 0; i < dev->ring_count && !ret; i++) {
-		struct vh_ring *ring = &dev->rings[i];
-		bool was_wanted = ring->is_wanted;
-
-		ring->is_wanted = i < count;
-		if (ring->is_live && ring->is_wanted != was_wanted)
-			ret = call(dev, set_vring_enable, i, ring->is_wanted,
-				   err);
-	}
-	if (!ret)
-		ret = vh_dev_settle(dev, dev->deadline_ns, err);
-	if (ret)
-		vh_dev_fail(dev, ret, err);
-	vh_dev_unlock(dev);
-	return ret;
 }

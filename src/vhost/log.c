@@ -10,6 +10,7 @@
  * regions is ever touched.
  */
 #include <errno.h>
+#include <isa-l/mem_routines.h>
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -22,6 +23,9 @@
 
 /* A log word stands for 256 KiB of guest memory. */
 #define WORD_SHIFT (RAM_PAGE_SHIFT + 6)
+/* Words that are looked at in one go: for 128 MiB. */
+#define STRIDE 512u
+
 /* More than guest-physical addresses of 51 bits need. */
 #define LOG_SIZE_MAX (1ull << 36)
 
@@ -102,27 +106,26 @@ bool vh_log_covers(const struct vh_log *log, const struct vh_mem_table *table)
 	return size_for(table) <= log->size;
 }
 
-/* The first word in [word, end) that is not zero, or @end. */
+static bool is_zero(const uint64_t *words, uint64_t word)
+{
+	return !__atomic_load_n(&words[word], __ATOMIC_RELAXED);
+}
+
+/* The first word in [word, end) that is not zero, or @end.  A back end that sets a
+ * bit meanwhile is seen now or in the next round, as is one that sets it later. */
 static uint64_t next_word(const uint64_t *words, uint64_t word, uint64_t end)
 {
-	for (; word < end && word % 8; word++) {
-		if (__atomic_load_n(&words[word], __ATOMIC_RELAXED))
-			return word;
+	while (word < end && word % STRIDE && is_zero(words, word))
+		word++;
+	if (word % STRIDE == 0) {
+		while (word + STRIDE <= end &&
+		       !isal_zero_detect((void *)(uintptr_t)(words + word),
+					 STRIDE * sizeof(*words)))
+			word += STRIDE;
 	}
-	for (; word + 8 <= end; word += 8) {
-		uint64_t any = 0;
-
-		for (unsigned int i = 0; i < 8; i++)
-			any |= __atomic_load_n(&words[word + i],
-					       __ATOMIC_RELAXED);
-		if (any)
-			break;
-	}
-	for (; word < end; word++) {
-		if (__atomic_load_n(&words[word], __ATOMIC_RELAXED))
-			return word;
-	}
-	return end;
+	while (word < end && is_zero(words, word))
+		word++;
+	return word;
 }
 
 /* Pages [start, end) of guest-physical memory, all of them in @region. */

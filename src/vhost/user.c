@@ -157,6 +157,9 @@ static bool resume(struct vh_user *user)
 	if (user->wants_resume && !is_away(user))
 		ret = vh_dev_back(dev, table, log,
 				  clock_mono_ns() + RESUME_SLICE_NS, &err);
+	if (ret == -ETIMEDOUT &&
+	    clock_mono_ns() >= dev->stop_asked_ns + VH_STOP_LIMIT_NS)
+		ret = -ECONNRESET; /* the next one goes on, if one can */
 	if (ret && ret != -ETIMEDOUT)
 		vh_dev_fail(dev, ret, &err);
 	if (ret != -ETIMEDOUT)

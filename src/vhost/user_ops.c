@@ -15,6 +15,9 @@
 #include "mem/ram.h"
 #include "user_priv.h"
 
+/* A back end that is let go for what it said has this long to let go too. */
+#define LEAVE_NS (500 * NS_PER_MS)
+
 /* For 128 queues of 1024 requests it is 3 MiB. */
 #define INFLIGHT_SIZE_MAX (64ull << 20)
 
@@ -241,9 +244,12 @@ static void user_fail(struct vh_dev *dev, int why, const struct err *reason)
 {
 	struct vh_user *user = user_of(dev);
 
+	uint64_t patience_ns = dev->is_parted ? VH_REPLY_NS : LEAVE_NS;
+
 	(void)why;
 	trace(vh_user_closed, "%s: %s", user->name, err_msg(reason));
-	conn_close(&user->conn);
+	/* It may be at work until it sees that the connection has ended. */
+	conn_leave(&user->conn, clock_mono_ns() + patience_ns);
 	if (user->request_fd >= 0)
 		close(user->request_fd);
 	user->request_fd = -1;

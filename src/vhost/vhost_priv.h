@@ -26,6 +26,13 @@ struct vdev_queue;
 /* A back end answers within this, or has failed. */
 #define VH_REPLY_NS (5 * NS_PER_SEC)
 
+/* Where nothing but a stop will do (a driver's reset, which asks again and again), and
+ * after one that was given up, a back end that has not stopped by then is let go. */
+#define VH_STOP_LIMIT_NS (5 * NS_PER_SEC)
+
+/* Of a ring that was not told yet; a base has 16 bits. */
+#define VH_BASE_UNKNOWN UINT32_MAX
+
 /* One back-end type of a machine. */
 struct vh_side {
 	/* immutable after init */
@@ -116,6 +123,11 @@ struct vh_dev {
 	uint64_t deadline_ns;
 };
 
+static inline bool vh_dev_is_away(const struct vh_dev *dev)
+{
+	return __atomic_load_n(&dev->is_away, __ATOMIC_ACQUIRE);
+}
+
 /* ---- table.c ---- */
 
 /* What @view shows of RAM that may be written; NULL without memory. */
@@ -141,7 +153,23 @@ void vh_log_scan_all(struct vh_log *log, const struct vh_mem_table *table);
 /* All that the migration watches may have been written. */
 void vh_table_mark_all(const struct vh_mem_table *table);
 
+/* ---- board_log.c; with the side's lock ---- */
+
+/* Called when @elected left or may have died, and when nobody was elected. */
+void vh_side_elect(struct vh_side *side);
+/* One round: by whom it falls to, all sections; by each its used rings. */
+void vh_side_scan(struct vh_side *side);
+/* @dev leaves, and is on the list still. */
+void vh_side_scan_leaving(struct vh_side *side, struct vh_dev *dev);
+/* side->log: a new one for @table.  The old one stays the caller's. */
+int vh_side_new_log(struct vh_side *side, const struct vh_mem_table *table,
+		    struct err *err);
+int vh_side_log_start(struct vh_side *side, struct err *err);
+void vh_side_log_stop(struct vh_side *side);
+
 /* ---- board.c ---- */
+
+extern const char *const vh_type_names[VH_TYPE_COUNT];
 
 static inline void vh_count(uint64_t *counter, uint64_t by)
 {

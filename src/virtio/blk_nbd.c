@@ -319,10 +319,6 @@ static void socket_ready(void *opaque)
 {
 	struct blk_nbd *nbd = opaque;
 
-	/* libnbd closes a socket that broke by itself; while a child that was
-	 * forked just now still has it, epoll goes on telling of it. */
-	if (!nbd->handle)
-		return;
 	/* It asks which of its events there are, and does not wait. */
 	if (nbd_poll(nbd->handle, 0) < 0)
 		nbd->is_broken = true;

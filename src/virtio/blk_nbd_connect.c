@@ -8,6 +8,7 @@
  * device's thread, and nothing else.
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/timerfd.h>
@@ -169,8 +170,10 @@ static void set_timer(struct blk_nbd *nbd, uint64_t ns)
 
 static void unwatch(struct blk_nbd *nbd)
 {
-	if (nbd->has_socket)
+	if (nbd->has_socket) {
 		io_thread_del(nbd->thread, &nbd->socket);
+		close(nbd->socket.fd);
+	}
 	nbd->has_socket = false;
 }
 
@@ -186,16 +189,23 @@ void blk_nbd_watch(struct blk_nbd *nbd)
 		events |= EPOLLOUT;
 	/* While it connects, it may have closed one socket and opened another
 	 * of the same number. */
-	if (nbd->has_socket && nbd->is_ready && nbd->socket.fd == fd &&
+	if (nbd->has_socket && nbd->is_ready && nbd->watched_fd == fd &&
 	    nbd->socket.events == events)
 		return;
 	unwatch(nbd);
-	nbd->socket.fd = fd;
+	/* A descriptor of our own: libnbd closes its one when it likes, and the
+	 * number may be somebody else's by the time that it is not watched any
+	 * more. */
+	nbd->watched_fd = fd;
+	nbd->socket.fd = fcntl(fd, F_DUPFD_CLOEXEC, 0);
 	nbd->socket.events = events;
-	nbd->has_socket =
-		fd >= 0 && io_thread_add(nbd->thread, &nbd->socket) == 0;
-	if (!nbd->has_socket)
+	nbd->has_socket = nbd->socket.fd >= 0 &&
+			  io_thread_add(nbd->thread, &nbd->socket) == 0;
+	if (!nbd->has_socket) {
+		if (nbd->socket.fd >= 0)
+			close(nbd->socket.fd);
 		nbd->is_broken = true;
+	}
 }
 
 void blk_nbd_disconnect(struct blk_nbd *nbd)

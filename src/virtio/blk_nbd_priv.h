@@ -44,7 +44,8 @@ struct blk_nbd {
 	bool is_ready;             /* requests may be sent */
 	bool is_broken;            /* the connection is to be given up */
 	struct blk_nbd_export export;
-	struct io_source socket;
+	struct io_source socket; /* of an owned copy of libnbd's watched_fd */
+	int watched_fd;
 	bool has_socket; /* it is added */
 	struct io_source timer;
 	uint64_t pause_ns; /* before the next attempt */

@@ -109,8 +109,9 @@ struct back_end {
 	uint8_t *inflight;
 	struct um_inflight inflight_at;
 	struct be_ring rings[BE_QUEUES_MAX];
-	bool is_failed; /* the connection is to end */
-	bool is_held;   /* atomic: requests wait */
+	bool is_failed;     /* the connection is to end */
+	bool is_held;       /* atomic: requests wait */
+	uint64_t resize_to; /* atomic: sectors; 0: as it is */
 	uint64_t delay_read_ns;
 };
 
@@ -128,9 +129,33 @@ void be_end(struct back_end *be);
 /* Leave requests where they are from now on, or go on. */
 void be_hold(struct back_end *be, bool is_held);
 /* The disk has another size: tell the front end. */
-int be_resize(struct back_end *be, uint64_t sectors);
+void be_resize(struct back_end *be, uint64_t sectors);
 
 /* ---- between its files ---- */
+
+struct be_message {
+	struct um_header head;
+	union {
+		uint64_t u64;
+		struct um_state state;
+		struct um_addr addr;
+		struct um_memory memory;
+		struct um_log log;
+		struct um_config config;
+		struct um_inflight inflight;
+		uint8_t bytes[sizeof(struct um_config)];
+	} u;
+	int fds[UM_REGIONS_MAX];
+	unsigned int fd_count;
+	bool has_reply;
+	int reply_fd; /* -1 */
+};
+
+/* False: the connection ends. */
+bool be_answer(struct back_end *be, struct be_message *message);
+bool be_reply_u64(struct be_message *message, uint64_t value);
+void be_unmap(struct back_end *be);
+void be_close_fd(int *fd);
 
 void *be_gpa(struct back_end *be, uint64_t gpa, uint64_t size);
 void *be_hva(struct back_end *be, uint64_t hva, uint64_t size);

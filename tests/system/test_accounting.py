@@ -150,6 +150,7 @@ def test_moved_guest_cannot_be_moved_from_its_old_process(fleet: Fleet) -> None:
 @pytest.mark.parametrize("arguments", [
     {"downtime-limit": -1}, {"downtime-limit": 2_000_001}, {"downtime-limit": "300"},
     {"downtime-limit": 1.5}, {"downtime-limit": True}, {"max-bandwidth": -1},
+    {"max-cpu-throttle": -1}, {"max-cpu-throttle": 100}, {"max-cpu-throttle": "99"},
     {"max-bandwidth": "1G"}, {"max-bandwidth": 1 << 63}, {"no-such-parameter": 1},
     {"downtime-limit": None}, {"downtime-limit": 100, "max-bandwidth": []},
 ], ids=str)

@@ -20,20 +20,21 @@ HEAVY = "hot=512M,rate=max,tick=1ms"
 LIMIT = 40  # MiB a second
 
 
-def options(accel: str, guest_options: str = HEAVY) -> dict[str, Any]:
-    return {"cpus": CPUS, "memory": "1G", "guest_options": guest_options, "extra": ["--accel", accel]}
+def options(accelerator: str) -> dict[str, Any]:
+    return {"cpus": CPUS, "memory": "1G", "guest_options": HEAVY,
+            "extra": ["--accel", accelerator]}
 
 
 @pytest.fixture(params=ACCELS)
-def accel(request: pytest.FixtureRequest) -> str:
+def accelerator(request: pytest.FixtureRequest) -> str:
     if request.param.startswith("kvm"):
         request.getfixturevalue("kvm")
     return request.param
 
 
 @pytest.fixture
-def machine(fleet: Fleet, accel: str) -> Machine:
-    machine = fleet.start(**options(accel))
+def machine(fleet: Fleet, accelerator: str) -> Machine:
+    machine = fleet.start(**options(accelerator))
     machine.serial.wait_ticks(50)
     return machine
 
@@ -75,12 +76,12 @@ def test_limit_without_an_index_is_for_all(machine: Machine) -> None:
     assert_works(machine)
 
 
-def test_rate_is_measured_beside_a_limit(machine: Machine, accel: str) -> None:
+def test_rate_is_measured_beside_a_limit(machine: Machine, accelerator: str) -> None:
     machine.qmp.command("set-vcpu-dirty-limit", dirty_rate=LIMIT)
     for vcpu in range(CPUS):
         wait_rate(machine, vcpu)
     machine.qmp.command("calc-dirty-rate", calc_time=1,
-                        mode="dirty-ring" if "ring" in accel else "dirty-bitmap")
+                        mode="dirty-ring" if "ring" in accelerator else "dirty-bitmap")
     deadline = time.monotonic() + 20
     while (told := machine.qmp.command("query-dirty-rate"))["status"] == "measuring":
         assert time.monotonic() < deadline
@@ -91,11 +92,11 @@ def test_rate_is_measured_beside_a_limit(machine: Machine, accel: str) -> None:
 
 
 def test_limited_guest_moves_whole_and_is_free_there(fleet: Fleet, machine: Machine,
-                                                     accel: str) -> None:
+                                                     accelerator: str) -> None:
     machine.qmp.command("set-vcpu-dirty-limit", dirty_rate=LIMIT)
     wait_rate(machine, 0)
     uri = f"unix:{fleet.folder}/move"
-    destination = fleet.start("destination", incoming=uri, **options(accel))
+    destination = fleet.start("destination", incoming=uri, **options(accelerator))
     moved = move(machine, destination, uri)
     assert moved.status == "completed", moved.info
     assert query(destination) == {}

@@ -144,17 +144,23 @@ static bool kv_get_ring_stats(struct accel *accel,
 	return kv->ring;
 }
 
-static void kv_free(struct accel *accel)
+static void kv_end(struct accel *accel)
 {
 	struct kv *kv = kv_of(accel);
 
 	kv_log_stop_end(kv);
-	/* Before the slots, so that none is deleted one by one. */
 	if (kv->stats_fd >= 0)
 		close(kv->stats_fd);
 	if (kv->vm_fd >= 0)
 		close(kv->vm_fd);
-	kv->vm_fd = -1;
+	kv->stats_fd = kv->vm_fd = -1;
+}
+
+static void kv_free(struct accel *accel)
+{
+	struct kv *kv = kv_of(accel);
+
+	kv_end(accel);
 	kv_slots_fini(kv);
 	kv_log_stop_fini(kv);
 	kv_ring_fini(kv);
@@ -175,6 +181,7 @@ static void kv_free(struct accel *accel)
 
 const struct accel_ops kv_accel_ops = {
 	.name = "kvm",
+	.end = kv_end,
 	.free = kv_free,
 	.irq_set = kv_irq_set,
 	.msi_send = kv_msi_send,

@@ -317,6 +317,8 @@ static int eventfd_tell(struct kv *kv, const struct mem_section *section,
 			(section->as == kv->ports ? KVM_IOEVENTFD_FLAG_PIO : 0),
 	};
 
+	if (kv->vm_fd < 0) /* the VM is gone, and all its eventfds */
+		return 0;
 	return ioctl(kv->vm_fd, KVM_IOEVENTFD, &io) < 0 ? -errno : 0;
 }
 

@@ -36,7 +36,7 @@ struct fixture {
 	size_t limit; /* what the device takes before it is full */
 	size_t size;
 	uint8_t received[4096];
-	unsigned int quits;
+	unsigned int quits, drained;
 };
 
 static size_t front_room(void *opaque)
@@ -62,8 +62,21 @@ static void front_receive(void *opaque, const uint8_t *bytes, size_t size)
 	lock_release(&f->lock);
 }
 
-static const struct chardev_front_ops front = { .room = front_room,
-						.receive = front_receive };
+static void front_drained(void *opaque)
+{
+	struct fixture *f = opaque;
+
+	lock_acquire(&f->lock);
+	f->drained++;
+	pthread_cond_broadcast(&f->changed);
+	lock_release(&f->lock);
+}
+
+static const struct chardev_front_ops front = {
+	.room = front_room,
+	.receive = front_receive,
+	.drained = front_drained,
+};
 
 static void on_quit(void *opaque)
 {
@@ -428,6 +441,69 @@ static void test_output_past_the_backlog_is_dropped_and_counted(void **state)
 	close(fd);
 }
 
+/* Writes as long as there is room, and no more; returns how much it was. */
+static size_t write_until_full(struct fixture *f)
+{
+	uint8_t bytes[4096] = { 0 };
+	size_t written = 0, room;
+
+	while ((room = chardev_room(f->chardev)) > 0) {
+		assert_true(room <= CHARDEV_BACKLOG);
+		if (room > sizeof(bytes))
+			room = sizeof(bytes);
+		chardev_write(f->chardev, bytes, room);
+		written += room;
+	}
+	return written;
+}
+
+static void wait_drained(struct fixture *f)
+{
+	uint64_t deadline = clock_mono_ns() + DEADLINE_MS * NS_PER_MS;
+
+	lock_acquire(&f->lock);
+	while (f->drained == 0)
+		assert_int_equal(
+			lock_wait_until(&f->lock, &f->changed, deadline), 0);
+	lock_release(&f->lock);
+}
+
+static void test_device_that_asks_for_room_loses_nothing(void **state)
+{
+	struct fixture *f = *state;
+	size_t written, seen = 0;
+	uint8_t bytes[4096];
+	int fd;
+
+	assert_int_equal(open_chardev(f, "unix:"), 0);
+	/* Nobody listens: all of it goes nowhere. */
+	assert_true(chardev_room(f->chardev) > CHARDEV_BACKLOG);
+	fd = connect_served(f);
+	written = write_until_full(f);
+	while (seen < written) {
+		ssize_t size = read(fd, bytes, sizeof(bytes));
+
+		assert_true(size > 0);
+		seen += (size_t)size;
+	}
+	wait_drained(f);
+	assert_int_equal(chardev_dropped(f->chardev), 0);
+	close(fd);
+}
+
+static void
+test_device_that_waits_for_room_hears_that_the_client_left(void **state)
+{
+	struct fixture *f = *state;
+	int fd;
+
+	assert_int_equal(open_chardev(f, "unix:"), 0);
+	fd = connect_served(f);
+	write_until_full(f);
+	close(fd);
+	wait_drained(f);
+}
+
 static void test_path_in_use_is_refused(void **state)
 {
 	struct fixture *f = *state;
@@ -662,6 +738,8 @@ int main(void)
 		TEST(test_nothing_arrives_while_stopped),
 		TEST(test_slow_client_never_blocks_and_loses_nothing_early),
 		TEST(test_output_past_the_backlog_is_dropped_and_counted),
+		TEST(test_device_that_asks_for_room_loses_nothing),
+		TEST(test_device_that_waits_for_room_hears_that_the_client_left),
 		TEST(test_path_in_use_is_refused),
 		TEST(test_socket_file_that_nobody_listens_on_is_replaced),
 		TEST(test_other_files_are_not_replaced),

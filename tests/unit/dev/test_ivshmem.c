@@ -11,6 +11,7 @@
 
 #define SLOT   1u
 #define SIZE   (8 * MIB)
+#define MOVES  8u /* of four memslots each, for each of which KVM waits */
 #define LOW_AT PCI_MMIO32_START /* where the memory is placed */
 
 /* ---- without KVM ---- */
@@ -257,7 +258,7 @@ static void test_d5_memory_moved_while_it_is_sent_is_sent_whole(void **state)
 	log_start(f);
 	round_of(f);
 	assert_int_equal(pthread_create(&m->thread, NULL, mover, m), 0);
-	while (__atomic_load_n(&m->moves, __ATOMIC_RELAXED) < 30)
+	while (__atomic_load_n(&m->moves, __ATOMIC_RELAXED) < MOVES)
 		round_of(f);
 	__atomic_store_n(&m->is_ending, true, __ATOMIC_RELEASE);
 	pthread_join(m->thread, NULL);

@@ -371,6 +371,23 @@ static void test_request_that_completes_twice_is_a_fault(void **state)
 	}
 }
 
+static void test_broken_request_is_the_devices_like_any(void **state)
+{
+	(void)state;
+	for (unsigned int bits = 0; bits < 8; bits++) {
+		struct virtq_shape shape = shape_of(bits, 4);
+		const struct virtq_buffer buffer = { 0x1000, 1 };
+		struct bench b;
+
+		bench_init(&b, &shape);
+		virtq_offend(&b.vq);
+		for (uint16_t token = 0; token < 3; token++)
+			assert_true(virtq_add(&b.vq, &buffer, 1, 0, token));
+		assert_false(virtq_add(&b.vq, &buffer, 1, 0, 3));
+		bench_fini(&b);
+	}
+}
+
 static void test_used_index_that_jumps_is_a_fault(void **state)
 {
 	struct virtq_shape shape = shape_of(0, 4);
@@ -509,6 +526,7 @@ int main(void)
 		cmocka_unit_test(test_full_ring_takes_no_more),
 		cmocka_unit_test(test_buffer_that_is_not_out_is_a_fault),
 		cmocka_unit_test(test_request_that_completes_twice_is_a_fault),
+		cmocka_unit_test(test_broken_request_is_the_devices_like_any),
 		cmocka_unit_test(test_used_index_that_jumps_is_a_fault),
 		cmocka_unit_test(
 			test_notifies_exactly_when_the_event_is_passed),

@@ -25,7 +25,8 @@
 #define SPEED 100000u /* pages a second */
 
 struct writer {
-	double speed; /* pages a ns, while it is not held */
+	double speed;    /* pages a ns, while it is not held */
+	bool is_starved; /* has no CPU */
 	double pages, ran_ns;
 	uint64_t at_ns, hold_until_ns;
 	uint64_t holds, longest_ns; /* asked for */
@@ -54,7 +55,7 @@ static void live(struct writer *writer)
 
 	if (writer->hold_until_ns > from)
 		from = writer->hold_until_ns;
-	if (from < now) {
+	if (from < now && !writer->is_starved) {
 		writer->pages += writer->speed * (double)(now - from);
 		writer->ran_ns += (double)(now - from);
 	}
@@ -232,6 +233,32 @@ static void test_who_stops_writing_is_soon_let_go(void **state)
 	assert_int_equal(writer_of(0).holds, before);
 }
 
+/* Or a busy host would make one long hold of many. */
+static void test_who_has_not_run_since_is_not_held_again(void **state)
+{
+	uint64_t before;
+
+	(void)state;
+	scene.writers[0].speed = SPEED / 1e9;
+	limit(GOVERNOR_MIGRATION, 0, 1000);
+	for (int i = 0; i < 5; i++) {
+		while (writer_of(0).holds < 20u * (unsigned int)(i + 1))
+			pass_ms(1);
+		pthread_mutex_lock(&scene.mutex);
+		live(&scene.writers[0]);
+		scene.writers[0].is_starved = true;
+		before = scene.writers[0].holds;
+		pthread_mutex_unlock(&scene.mutex);
+		pass_ms(50);
+		/* One at most, for what it did before. */
+		assert_true(writer_of(0).holds <= before + 1);
+		pthread_mutex_lock(&scene.mutex);
+		live(&scene.writers[0]);
+		scene.writers[0].is_starved = false;
+		pthread_mutex_unlock(&scene.mutex);
+	}
+}
+
 static void test_lower_limit_of_two_holds(void **state)
 {
 	uint64_t before;
@@ -346,6 +373,7 @@ int main(void)
 		fact(test_who_only_reads_is_never_held),
 		fact(test_who_keeps_to_the_limit_is_not_held),
 		fact(test_who_stops_writing_is_soon_let_go),
+		fact(test_who_has_not_run_since_is_not_held_again),
 		fact(test_lower_limit_of_two_holds),
 		fact(test_nobody_is_held_once_limits_are_gone),
 		fact(test_end_lets_all_go),

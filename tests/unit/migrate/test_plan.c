@@ -203,6 +203,30 @@ static void test_throttling_moves_what_a_link_cannot_keep_up_with(void **state)
 	free(plan);
 }
 
+/* It writes each of few pages many times a round: to be denied half of its speed
+ * would change nothing, half of the pages that become dirty does. */
+static void test_share_is_of_the_pages_that_become_dirty(void **state)
+{
+	struct plan_input input = input_of(GIB, 64 * MIB, 0);
+	struct plan *plan;
+
+	(void)state;
+	input.guest.is_rate_max = true;
+	input.link.rate = 125000000;
+	input.limits.downtime_ms = 100;
+	input.limits.throttle = true;
+	plan = run(&input);
+	assert_int_equal(plan->outcome, PLAN_MOVES);
+	assert_true(plan->share < 1 && plan->share > 0.1);
+	for (int r = 1; r < plan->rounds; r++) {
+		/* What one round left was dirtied in the time of the one before. */
+		if (plan->round[r - 1].share == 0.5)
+			assert_true(plan->round[r].remaining <
+				    64 * MIB / RAM_PAGE_SIZE * 0.6);
+	}
+	free(plan);
+}
+
 static void test_who_moves_anyway_is_not_throttled(void **state)
 {
 	struct plan_input input = input_of(4 * GIB, GIB, 5000);
@@ -382,6 +406,7 @@ int main(void)
 		cmocka_unit_test(test_a_link_that_cannot_keep_up_is_named),
 		cmocka_unit_test(
 			test_throttling_moves_what_a_link_cannot_keep_up_with),
+		cmocka_unit_test(test_share_is_of_the_pages_that_become_dirty),
 		cmocka_unit_test(test_who_moves_anyway_is_not_throttled),
 		cmocka_unit_test(
 			test_a_limit_below_the_fixed_costs_is_out_of_reach),

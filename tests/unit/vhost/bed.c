@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "base/trace.h"
+#include "vhost/vhost_priv.h"
 
 #define SLOT 1u
 
@@ -233,6 +234,26 @@ void bed_reset(struct bed *bed)
 	put(bed, STATUS, 0, 1);
 	if (!bed_until(is_reset, bed))
 		fail_msg("the device does not reset");
+}
+
+static bool is_away(void *opaque)
+{
+	struct bed *bed = opaque;
+	struct vh_side *side = &bed->vhost->sides[VH_USER];
+	bool is_away = false;
+	struct vh_dev *dev;
+
+	lock_acquire(&side->lock);
+	list_for_each (dev, &side->devs, link)
+		is_away |= vh_dev_is_away(dev);
+	lock_release(&side->lock);
+	return is_away;
+}
+
+void bed_wait_away(struct bed *bed)
+{
+	if (!bed_until(is_away, bed))
+		fail_msg("the end of the back end is not noticed");
 }
 
 /* ---- requests ---- */

@@ -96,6 +96,9 @@ bool bed_wait(struct bed *bed, unsigned int queue, unsigned int count);
 bool bed_do(struct bed *bed, unsigned int queue, uint32_t type, uint64_t sector,
 	    uint64_t gpa, uint32_t size);
 
+/* Wait until the device knows that its back end has ended: what is made available
+ * before that may have been taken. */
+void bed_wait_away(struct bed *bed);
 /* Wait until @is_true, with a limit. */
 bool bed_until(bool (*is_true)(void *opaque), void *opaque);
 

@@ -18,11 +18,12 @@ struct fixture {
 	pid_t pid; /* 0: there is none */
 };
 
-static bool is_there(void *opaque)
+/* It binds the socket some time before it listens. */
+static bool is_connected(void *opaque)
 {
 	struct fixture *f = opaque;
 
-	return access(f->bed.socket, F_OK) == 0;
+	return bed_disk_new(&f->bed, 2, NULL) == 0;
 }
 
 static void start(struct fixture *f)
@@ -47,8 +48,6 @@ static void start(struct fixture *f)
 		       export, NULL);
 		_exit(127);
 	}
-	if (!bed_until(is_there, f))
-		fail_msg(DAEMON " does not start");
 }
 
 static void kill_daemon(struct fixture *f)
@@ -61,12 +60,11 @@ static void kill_daemon(struct fixture *f)
 static int setup(void **state)
 {
 	struct fixture *f = calloc(1, sizeof(*f));
-	struct err err = ERR_INIT;
 
 	bed_init(&f->bed, false);
 	start(f);
-	if (bed_disk_new(&f->bed, 2, &err))
-		fail_msg("%s", err_msg(&err));
+	if (!bed_until(is_connected, f))
+		fail_msg(DAEMON " does not start");
 	bed_drive(&f->bed);
 	*state = f;
 	return 0;
@@ -149,6 +147,7 @@ static void test_an_idle_daemon_may_be_restarted(void **state)
 		submit_writes(f, (uint8_t)i);
 		assert_true(bed_wait(&f->bed, 0, 20));
 		kill_daemon(f);
+		bed_wait_away(&f->bed);
 		start(f);
 		assert_blocks(f, (uint8_t)i);
 	}

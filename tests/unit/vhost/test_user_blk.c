@@ -161,6 +161,27 @@ static void test_the_memory_table_is_told_once(void **state)
 	assert_int_equal(f->be.counts.tables, 1);
 }
 
+/* Nothing of it is left for the pause of a move. */
+static void
+test_lesson_back_end_is_connected_when_the_device_is_built(void **state)
+{
+	struct fixture *f = *state;
+	struct err err = ERR_INIT;
+
+	start(f);
+	assert_int_equal(bed_disk_new(&f->bed, 2, &err), 0);
+	assert_int_equal(
+		__atomic_load_n(&f->be.counts.connections, __ATOMIC_RELAXED),
+		1);
+	assert_int_equal(
+		__atomic_load_n(&f->be.counts.tables, __ATOMIC_RELAXED), 1);
+	bed_drive(&f->bed);
+	write_block(f, 0, 0, 1);
+	end(f);
+	assert_int_equal(f->be.counts.connections, 1);
+	assert_int_equal(f->be.counts.tables, 1);
+}
+
 static void test_ram_that_moves_under_load_moves_in_the_back_end(void **state)
 {
 	struct fixture *f = *state;
@@ -259,6 +280,7 @@ static void test_an_idle_back_end_may_end_even_without_inflight(void **state)
 	for (unsigned int i = 0; i < 3; i++) {
 		write_block(f, 0, i, (uint8_t)i);
 		be_end(&f->be);
+		bed_wait_away(&f->bed);
 		start(f);
 		read_block(f, 0, i, (uint8_t)i);
 	}
@@ -368,7 +390,7 @@ static void test_a_change_of_configuration_reaches_the_driver(void **state)
 	start(f);
 	disk(f, 1);
 	write_block(f, 0, 0, 5);
-	assert_int_equal(be_resize(&f->be, 8192), 0);
+	be_resize(&f->be, 8192);
 	assert_true(bed_until(has_capacity, &f->bed));
 	end(f);
 }
@@ -402,6 +424,7 @@ int main(void)
 		TEST(test_a_pause_keeps_the_place_in_the_rings),
 		TEST(test_what_is_made_available_in_a_pause_is_done_after_it),
 		TEST(test_the_memory_table_is_told_once),
+		TEST(test_lesson_back_end_is_connected_when_the_device_is_built),
 		TEST(test_ram_that_moves_under_load_moves_in_the_back_end),
 		TEST(test_a_ring_that_is_taken_away_breaks_only_the_device),
 		TEST(test_no_write_is_lost_when_a_back_end_with_inflight_ends),

@@ -176,10 +176,8 @@ static void test_wrong_replies_break_the_device_and_nothing_else(void **state)
 			     must_fail(i, (enum be_fault_kind)kind));
 			be_end(&f->be);
 			if (clock_mono_ns() - start_ns > PATIENCE_NS)
-				fail_msg("request %u, fault %d: %lu ms",
-					 requests[i].request, kind,
-					 (clock_mono_ns() - start_ns) /
-						 NS_PER_MS);
+				fail_msg("request %u, fault %d: too long",
+					 requests[i].request, kind);
 		}
 	}
 }

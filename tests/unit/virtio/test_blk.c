@@ -177,7 +177,9 @@ static void test_pages_that_were_read_into_are_dirty(void **state)
 	struct disk *disk = &((struct scene *)*state)->disk;
 	struct ram_block *ram = disk->toy.ram;
 
+	assert_int_equal(vdev_pause(disk->dev, UINT64_MAX, NULL), 0);
 	bitmap_clear(ram->dirty, 0, ram->pages);
+	vdev_run(disk->dev);
 	assert_int_equal(
 		disk_do(disk, VIRTIO_BLK_T_IN, 0, DISK_DATA + 4096, 8192),
 		VIRTIO_BLK_S_OK);

@@ -2,36 +2,23 @@
 /*
  * Disks behind real NBD servers, nbdkit and qemu-nbd, that are killed, stopped and
  * started again under them.
- *
- * A server gets its listening socket from here (LISTEN_FDS), so that it is there
- * from the moment on that server_start() returns.
  */
 #include <cmocka.h>
 #include <errno.h>
-#include <fcntl.h>
-#include <signal.h>
-#include <stdio.h>
-#include <sys/prctl.h>
-#include <sys/socket.h>
-#include <sys/stat.h>
-#include <sys/un.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include "blk_front.h"
+#include "nbd_server.h"
 
 #define SIZE (8u << 20)
 
 struct scene {
-	char folder[64], path[96], socket[96], uri[160];
-	const char *const *server; /* its arguments */
-	pid_t pid;                 /* 0: none runs */
+	struct server server;
 	struct front front;
 	struct err err;
 	uint8_t *memory; /* SIZE */
 };
 
-static const char *const nbdkit[] = { "nbdkit", "-f", "file", "disk", NULL };
 static const char *const nbdkit_readonly[] = { "nbdkit", "-f",   "-r",
 					       "file",   "disk", NULL };
 /* A server that can do nothing but read and write. */
@@ -43,81 +30,15 @@ static const char *const qemu_nbd[] = { "qemu-nbd", "-t", "-f",
 					"-e",       "4",  "--discard=unmap",
 					"disk",     NULL };
 
-static int listen_at(const char *path)
-{
-	struct sockaddr_un addr = { .sun_family = AF_UNIX };
-	int fd = socket(AF_UNIX, SOCK_STREAM, 0);
-
-	snprintf(addr.sun_path, sizeof(addr.sun_path), "%s", path);
-	unlink(path);
-	assert_int_equal(bind(fd, (struct sockaddr *)&addr, sizeof(addr)), 0);
-	assert_int_equal(listen(fd, 8), 0);
-	return fd;
-}
-
-static void exec_server(const struct scene *s, int listener)
-{
-	char pid[16];
-	int quiet = open("/dev/null", O_RDWR);
-
-	snprintf(pid, sizeof(pid), "%d", (int)getpid());
-	setenv("LISTEN_PID", pid, 1);
-	setenv("LISTEN_FDS", "1", 1);
-	unsetenv("LISTEN_FDNAMES");
-	dup2(listener, 3);
-	dup2(quiet, 0);
-	dup2(quiet, 1);
-	dup2(quiet, 2);
-	/* It does not outlive a test that crashed. */
-	prctl(PR_SET_PDEATHSIG, SIGKILL);
-	if (chdir(s->folder) < 0)
-		_exit(126);
-	execvp(s->server[0], (char *const *)s->server);
-	_exit(127);
-}
-
-static void server_start(struct scene *s)
-{
-	int listener = listen_at(s->socket);
-
-	s->pid = fork();
-	if (s->pid == 0)
-		exec_server(s, listener);
-	assert_true(s->pid > 0);
-	close(listener);
-}
-
-static void server_kill(struct scene *s)
-{
-	if (s->pid == 0)
-		return;
-	kill(s->pid, SIGKILL);
-	waitpid(s->pid, NULL, 0);
-	s->pid = 0;
-}
-
-static int setup_with(void **state, const char *const *server)
+static int setup_with(void **state, const char *const *argv)
 {
 	struct scene *s = calloc(1, sizeof(*s));
-	int fd;
 
-	s->server = server;
-	snprintf(s->folder, sizeof(s->folder), "/tmp/godwit-nbd-XXXXXX");
-	if (!mkdtemp(s->folder))
-		return -1;
-	snprintf(s->path, sizeof(s->path), "%s/disk", s->folder);
-	snprintf(s->socket, sizeof(s->socket), "%s/nbd", s->folder);
-	snprintf(s->uri, sizeof(s->uri), "nbd+unix:///?socket=%s", s->socket);
-	fd = open(s->path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
 	s->memory = malloc(SIZE);
-	if (fd < 0 || ftruncate(fd, SIZE) < 0 || !s->memory)
-		return -1;
 	for (size_t i = 0; i < SIZE; i++)
 		s->memory[i] = (uint8_t)(i * 11 + (i >> 9));
-	close(fd);
-	server_start(s);
 	*state = s;
-	return 0;
+	return server_init(&s->server, argv, SIZE);
 }
 
 static int setup(void **state)
@@ -145,10 +66,7 @@ static int teardown(void **state)
 	struct scene *s = *state;
 
 	front_fini(&s->front);
-	server_kill(s);
-	unlink(s->path);
-	unlink(s->socket);
-	rmdir(s->folder);
+	server_fini(&s->server);
 	free(s->memory);
 	free(s);
 	return 0;
@@ -156,7 +74,8 @@ static int teardown(void **state)
 
 static int try_open(struct scene *s, bool is_readonly)
 {
-	struct blk_where where = { .nbd = s->uri, .is_readonly = is_readonly };
+	struct blk_where where = { .nbd = s->server.uri,
+				   .is_readonly = is_readonly };
 	struct blk_backend *backend;
 	int ret;
 
@@ -175,7 +94,7 @@ static void open_disk(struct scene *s)
 
 static void read_file(struct scene *s, uint64_t offset, void *buf, size_t size)
 {
-	int fd = open(s->path, O_RDONLY | O_CLOEXEC);
+	int fd = open(s->server.path, O_RDONLY | O_CLOEXEC);
 
 	assert_int_equal(pread(fd, buf, size, (off_t)offset), size);
 	close(fd);
@@ -281,11 +200,11 @@ static void test_requests_wait_for_a_server_that_is_away(void **state)
 	uint8_t buf[65536];
 
 	open_disk(s);
-	server_kill(s);
+	server_kill(&s->server);
 	write.iovecs[0] = (struct iovec){ s->memory, 65536 };
 	front_begin(&s->front, &write);
 	front_begin(&s->front, &sync);
-	server_start(s);
+	server_start(&s->server);
 	assert_int_equal(front_wait(&write), 0);
 	assert_int_equal(front_wait(&sync), 0);
 	read_file(s, 0, buf, sizeof(buf));
@@ -322,8 +241,8 @@ static void test_no_write_is_lost_when_the_server_is_killed(void **state)
 		/* Rounds differ in how far the server came. */
 		if (round > 0)
 			front_wait(&requests[round * 15]);
-		server_kill(s);
-		server_start(s);
+		server_kill(&s->server);
+		server_start(&s->server);
 		for (unsigned int i = 0; i < STORM; i++)
 			assert_int_equal(front_wait(&requests[i]), 0);
 		assert_int_equal(flush(s), 0);
@@ -353,8 +272,8 @@ static void test_reads_survive_a_killed_server(void **state)
 		front_begin(&s->front, &requests[i]);
 	}
 	front_wait(&requests[3]);
-	server_kill(s);
-	server_start(s);
+	server_kill(&s->server);
+	server_start(&s->server);
 	for (unsigned int i = 0; i < STORM; i++)
 		assert_int_equal(front_wait(&requests[i]), 0);
 	assert_memory_equal(buf, s->memory, SIZE);
@@ -371,16 +290,16 @@ static void test_a_server_with_another_disk_is_not_used(void **state)
 	uint8_t buf[4096], zeroes[4096] = { 0 };
 
 	open_disk(s);
-	server_kill(s);
-	assert_int_equal(truncate(s->path, SIZE / 2), 0);
-	server_start(s);
+	server_kill(&s->server);
+	assert_int_equal(truncate(s->server.path, SIZE / 2), 0);
+	server_start(&s->server);
 	write.iovecs[0] = (struct iovec){ s->memory, 4096 };
 	front_begin(&s->front, &write);
-	server_kill(s);
+	server_kill(&s->server);
 	read_file(s, 0, buf, sizeof(buf));
 	assert_memory_equal(buf, zeroes, sizeof(buf));
-	assert_int_equal(truncate(s->path, SIZE), 0);
-	server_start(s);
+	assert_int_equal(truncate(s->server.path, SIZE), 0);
+	server_start(&s->server);
 	assert_int_equal(front_wait(&write), 0);
 	read_file(s, 0, buf, sizeof(buf));
 	assert_memory_equal(buf, s->memory, sizeof(buf));
@@ -405,13 +324,13 @@ static void test_what_waits_for_a_hung_server_can_be_given_up(void **state)
 	open_disk(s);
 	assert_int_equal(front_do(&s->front, BLK_WRITE, 0, s->memory, 65536),
 			 0);
-	kill(s->pid, SIGSTOP);
+	server_hang(&s->server);
 	read.iovecs[0] = (struct iovec){ buf, 65536 };
 	front_begin(&s->front, &read);
 	io_thread_call(s->front.thread, give_up, &s->front, UINT64_MAX);
 	assert_int_equal(front_wait(&read), -EIO);
 	/* The memory is its owner's again: a late answer finds nobody. */
-	kill(s->pid, SIGCONT);
+	server_go_on(&s->server);
 	assert_int_equal(front_do(&s->front, BLK_READ, 65536, s->memory, 4096),
 			 0);
 	assert_memory_equal(buf, zeroes, 65536);
@@ -425,16 +344,16 @@ static void test_an_absent_server_is_refused_at_the_start(void **state)
 {
 	struct scene *s = *state;
 
-	server_kill(s);
+	server_kill(&s->server);
 	assert_int_equal(try_open(s, false), -ENOTCONN);
-	assert_non_null(strstr(err_msg(&s->err), s->uri));
+	assert_non_null(strstr(err_msg(&s->err), s->server.uri));
 }
 
 static void test_a_silent_server_is_refused_after_a_while(void **state)
 {
 	struct scene *s = *state;
 
-	kill(s->pid, SIGSTOP);
+	server_hang(&s->server);
 	assert_int_equal(try_open(s, false), -ETIMEDOUT);
 	assert_non_null(strstr(err_msg(&s->err), "does not answer"));
 }
@@ -453,9 +372,9 @@ static void test_an_export_of_half_a_sector_is_refused(void **state)
 {
 	struct scene *s = *state;
 
-	server_kill(s);
-	assert_int_equal(truncate(s->path, SIZE + 100), 0);
-	server_start(s);
+	server_kill(&s->server);
+	assert_int_equal(truncate(s->server.path, SIZE + 100), 0);
+	server_start(&s->server);
 	assert_int_equal(try_open(s, false), -EINVAL);
 	assert_non_null(strstr(err_msg(&s->err), "round it up"));
 }
@@ -491,10 +410,7 @@ int main(void)
 		TEST(test_an_export_of_half_a_sector_is_refused),
 	};
 
-	if (system("command -v nbdkit qemu-nbd >/dev/null") != 0) {
-		print_message("skipped: needs nbdkit and qemu-nbd "
-			      "(tools/install-deps test)\n");
+	if (!server_is_there())
 		return 77;
-	}
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

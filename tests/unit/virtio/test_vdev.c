@@ -244,13 +244,16 @@ static void test_reset_waits_for_a_back_end_that_does_not_stop(void **state)
 	toy_put(toy, STATUS, 0, 1);
 	assert_int_equal(toy_status(toy), SET_UP | DRIVER_OK);
 	/* Nothing of it changes under the back end. */
-	toy_put(toy, STATUS, ACKNOWLEDGE, 1);
-	toy_put(toy, QUEUE_SELECT, 2, 2);
+	toy_put(toy, STATUS, VIRTIO_CONFIG_S_FAILED, 1);
 	toy_enable(toy, 2);
+	toy_put(toy, QUEUE_SIZE, 8, 2);
 	toy_choose(toy, 0);
 	board_store(&toy->board, toy->bar + VDEV_PCI_CONFIG, 1, 1);
 	assert_int_equal(toy->dev.queues[0].is_enabled, 1);
 	assert_int_equal(toy->dev.queues[2].is_enabled, 0);
+	assert_int_equal(toy->dev.queues[2].size, 16);
+	assert_int_equal(toy->dev.status, SET_UP | DRIVER_OK);
+	assert_false(toy->dev.is_broken);
 	assert_int_equal(toy->write_size, 0);
 	assert_true(vdev_has(&toy->dev, VIRTIO_F_VERSION_1));
 	assert_int_equal(toy->resets, 0);

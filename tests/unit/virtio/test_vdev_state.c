@@ -268,6 +268,24 @@ static void test_hostile_state_is_refused(void **state)
 	refuse_all(pair, cases, array_size(cases));
 }
 
+static void test_columns_of_different_lengths_are_refused(void **state)
+{
+	struct pair *pair = *state;
+	struct state_entry *entry = state_find(&pair->to.board.state, "toy0");
+	uint8_t bytes[AT_END];
+
+	toy_set_up(&pair->from, 0);
+	save_from(pair);
+	/* Sizes of two queues, and all else of three. */
+	memcpy(bytes, pair->bytes.data, AT_END);
+	bytes[AT_SIZE_COUNT] = TOY_QUEUES - 1;
+	memmove(bytes + AT_SIZE + 4, bytes + AT_SIZE + 6, AT_END - AT_SIZE - 6);
+	assert_int_equal(state_load(entry, entry->desc->version, bytes,
+				    AT_END - 2, &pair->err),
+			 -EBADMSG);
+	assert_non_null(strstr(err_msg(&pair->err), "2 queues"));
+}
+
 static void test_hostile_indices_of_packed_queues_are_refused(void **state)
 {
 	struct pair *pair = *state;
@@ -322,6 +340,7 @@ int main(void)
 		TEST(test_type_that_cannot_have_the_features_fails_the_load),
 		TEST(test_configuration_that_differs_fails_the_load),
 		TEST(test_hostile_state_is_refused),
+		TEST(test_columns_of_different_lengths_are_refused),
 		TEST(test_hostile_indices_of_packed_queues_are_refused),
 		TEST(test_hostile_registers_of_the_transport_are_refused),
 	};

@@ -224,33 +224,62 @@ static void test_written_part_of_buffers_and_rings_is_dirty(void **state)
 	assert_false(rig_take_dirty(rig, RIG_DRIVER));
 }
 
-/* One batch at the end of the ring and at its start: pages apart. */
-static void test_batch_across_the_rings_end_is_dirty(void **state)
+/* A queue of 1024 in which @count requests of one byte went there and back. */
+static void use_large(struct rig *rig, unsigned int count)
 {
-	struct rig *rig = *state;
 	const struct rig_buffer buffer = { RIG_BUFFERS, 1, true };
-	uint64_t features = rig->dev.features, ring, last;
+	uint64_t features = rig->dev.features;
 
 	rig_fini(rig);
 	rig_init(rig, features, 1024);
-	ring = rig->driver.is_packed ? RIG_RINGS : RIG_DEVICE;
-	last = ring + (rig->driver.is_packed ? 0x3000 : 0x2000);
 	rig_start(rig);
-	for (unsigned int i = 0; i < 1023; i++) {
+	for (unsigned int i = 0; i < count; i++) {
 		rig_add(rig, &buffer, 1);
 		assert_int_equal(rig_pop(rig), 1);
 		vq_push(&rig->vq, &rig->request, 1);
 		vq_flush(&rig->vq);
 	}
-	rig_add(rig, &buffer, 1);
-	rig_add(rig, &buffer, 1);
+}
+
+/* Pages of the part with the used elements that @count requests more make dirty, as
+ * bits. */
+static unsigned int dirty_by_batch(struct rig *rig, unsigned int count)
+{
+	const struct rig_buffer buffer = { RIG_BUFFERS, 1, true };
+	uint64_t ring = rig->driver.is_packed ? RIG_RINGS : RIG_DEVICE;
+	unsigned int pages = 0;
+
+	for (unsigned int i = 0; i < count; i++)
+		rig_add(rig, &buffer, 1);
 	while (rig_pop(rig) > 0)
 		vq_push(&rig->vq, &rig->request, 1);
-	rig_take_dirty(rig, ring);
-	rig_take_dirty(rig, last - 1);
+	for (unsigned int i = 0; i < 8; i++)
+		rig_take_dirty(rig, ring + RAM_PAGE_SIZE * i);
 	vq_flush(&rig->vq);
-	assert_true(rig_take_dirty(rig, ring));
-	assert_true(rig_take_dirty(rig, last - 1));
+	for (unsigned int i = 0; i < 8; i++)
+		pages |= (unsigned int)rig_take_dirty(rig,
+						      ring + RAM_PAGE_SIZE * i)
+			 << i;
+	return pages;
+}
+
+/* Used elements: of 8 bytes behind the index (split), or descriptors. */
+static void test_used_elements_are_dirty_and_no_page_beside(void **state)
+{
+	struct rig *rig = *state;
+
+	use_large(rig, 600);
+	assert_int_equal(dirty_by_batch(rig, 1),
+			 rig->driver.is_packed ? 0x4 : 0x3);
+}
+
+static void test_batch_across_the_rings_end_is_dirty(void **state)
+{
+	struct rig *rig = *state;
+
+	use_large(rig, 1000);
+	assert_int_equal(dirty_by_batch(rig, 1000),
+			 rig->driver.is_packed ? 0xf : 0x7);
 }
 
 static void test_what_was_put_back_comes_again(void **state)
@@ -363,6 +392,7 @@ int main(void)
 		TEST_BOTH(test_table_across_ram_ranges_is_read),
 		TEST_BOTH(test_buffer_across_ram_ranges_is_two_segments),
 		TEST_BOTH(test_written_part_of_buffers_and_rings_is_dirty),
+		TEST_BOTH(test_used_elements_are_dirty_and_no_page_beside),
 		TEST_BOTH(test_batch_across_the_rings_end_is_dirty),
 		TEST_BOTH(test_what_was_put_back_comes_again),
 		TEST_BOTH(test_queue_goes_on_where_it_was),

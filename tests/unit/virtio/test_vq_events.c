@@ -23,6 +23,26 @@ static void test_who_put_back_is_called_for_more(void **state)
 	assert_int_equal(rig_pop(rig), 1);
 }
 
+static void test_who_took_some_of_it_again_is_called_for_more(void **state)
+{
+	struct rig *rig = *state;
+	struct vq_request first;
+
+	rig_start(rig);
+	rig_add_one(rig);
+	rig_add_one(rig);
+	assert_int_equal(rig_pop(rig), 1);
+	first = rig->request;
+	assert_int_equal(rig_pop(rig), 1);
+	vq_unpop(&rig->vq, &rig->request);
+	vq_unpop(&rig->vq, &first);
+	assert_int_equal(rig_pop(rig), 1);
+	rig_must_kick(rig);
+	assert_false(vq_want_kicks(&rig->vq));
+	rig_add_one(rig);
+	assert_true(rig_must_kick(rig));
+}
+
 static void test_driver_notifies_only_who_waits(void **state)
 {
 	struct rig *rig = *state;
@@ -146,6 +166,7 @@ int main(void)
 {
 	static const struct CMUnitTest tests[] = {
 		TEST_BOTH(test_who_put_back_is_called_for_more),
+		TEST_BOTH(test_who_took_some_of_it_again_is_called_for_more),
 		TEST_BOTH(test_driver_notifies_only_who_waits),
 		TEST_BOTH(test_empty_pop_makes_the_driver_notify),
 		TEST_BOTH(test_request_that_came_meanwhile_is_told),
