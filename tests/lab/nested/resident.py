@@ -78,13 +78,18 @@ class Resident:
     def ready(self, host: str = "a") -> "Resident":
         """Booted on @host, logged in, its card has its address; or as the last test left it."""
         if not self.is_well():
-            self._is_in(self._start(host), host)
+            self.goes_on_in(self._start(host), host)
             self.terminal.log_in()
             self.terminal.run(f"ip link set eth0 up; ip addr add {ADDRESS}/{MASK} dev eth0")
         return self
 
     def is_well(self) -> bool:
         return self.machine is not None and self.machine.is_alive
+
+    def goes_on_in(self, machine: Machine, host: str) -> None:
+        """@machine, the last one that was started."""
+        self.machine, self.host, self.number = machine, host, self.count
+        self.terminal = Terminal(machine)
 
     def destination(self, host: str = "") -> tuple[Machine, str]:
         """A process that waits for it, and where."""
@@ -102,7 +107,7 @@ class Resident:
         counts = vhost_counts(self.machine)
         self.machine.qmp.command("quit")
         assert self.machine.wait_end() == 0
-        self._is_in(following, host or self.host)
+        self.goes_on_in(following, host or self.host)
         return moved, counts
 
     def write_files(self, folder: str, disk: str) -> None:
@@ -130,11 +135,6 @@ class Resident:
         if self.machine is None or self.machine.is_alive:
             return ""
         return f"{shlex.join(self.machine.argv)}: {self.machine.output}"
-
-    def _is_in(self, machine: Machine, host: str) -> None:
-        """@machine, the last one that was started."""
-        self.machine, self.host, self.number = machine, host, self.count
-        self.terminal = Terminal(machine)
 
     def _start(self, host: str, incoming: str | None = None) -> Machine:
         self.count += 1
