@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/* As in QEMU 7.1 and later, with KVM as the only provider. */
+/* As in QEMU 7.1 and later, with two providers: KVM, and what is vhost's own. */
 #include "control/qmp_stats.h"
 
 #include <errno.h>
@@ -9,8 +9,21 @@
 #include "base/err.h"
 #include "control/qmp_server.h"
 #include "machine/machine.h"
+#include "vhost/vhost.h"
 
-#define PROVIDER "kvm"
+enum provider {
+	PROVIDER_KVM,
+	PROVIDER_VHOST,
+	PROVIDER_COUNT
+};
+
+static const char *const provider_names[PROVIDER_COUNT] = { "kvm", "vhost" };
+
+/* What is asked of each provider: nothing, or the counters @names (NULL: all). */
+struct wanted {
+	bool is_wanted[PROVIDER_COUNT];
+	const json_t *names[PROVIDER_COUNT];
+};
 
 struct collected {
 	const json_t *names; /* of the counters wanted; NULL: all */
@@ -71,13 +84,58 @@ static int append(struct machine *machine, int vcpu, const json_t *names,
 
 	collected.stats = json_array();
 	ret = machine_read_stats(machine, vcpu, collect, &collected, err);
-	entry = json_pack("{s:s, s:o}", "provider", PROVIDER, "stats",
+	entry = json_pack("{s:s, s:o}", "provider",
+			  provider_names[PROVIDER_KVM], "stats",
 			  collected.stats);
 	if (vcpu >= 0)
 		json_object_set_new(entry, "qom-path",
 				    qmp_vcpu_path_new((unsigned int)vcpu));
 	json_array_append_new(list, entry);
 	return ret;
+}
+
+/* The counters of one type of back ends, at the end of @collected. */
+static void collect_vhost(struct vh_board *board, enum vh_type type,
+			  struct collected *collected)
+{
+	static const char *const types[VH_TYPE_COUNT] = { "kernel", "user" };
+	static const char *const names[] = { "tables-built", "tables-told",
+					     "logs-told",    "scans",
+					     "ring-scans",   "scan-ns",
+					     "calls" };
+	struct vh_counts counts;
+
+	vh_board_counts(board, type, &counts);
+	const uint64_t values[] = { counts.tables_built, counts.tables_told,
+				    counts.logs_told,    counts.scans,
+				    counts.ring_scans,   counts.scan_ns,
+				    counts.calls };
+
+	for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
+		char name[32];
+
+		snprintf(name, sizeof(name), "%s-%s", types[type], names[i]);
+		collect(collected, &(struct accel_stat){ .name = name,
+							 .values = &values[i],
+							 .count = 1 });
+	}
+}
+
+/* Nothing without vhost devices. */
+static void append_vhost(struct machine *machine, const json_t *names,
+			 json_t *list)
+{
+	struct vh_board *board = machine_vhost(machine);
+	struct collected collected = { .names = names };
+
+	if (!board)
+		return;
+	collected.stats = json_array();
+	for (int type = 0; type < VH_TYPE_COUNT; type++)
+		collect_vhost(board, (enum vh_type)type, &collected);
+	json_array_append_new(list, json_pack("{s:s, s:o}", "provider",
+					      provider_names[PROVIDER_VHOST],
+					      "stats", collected.stats));
 }
 
 static int check_vcpus(const json_t *vcpus, unsigned int cpus, struct err *err)
@@ -101,24 +159,37 @@ static int check_vcpus(const json_t *vcpus, unsigned int cpus, struct err *err)
 	return 0;
 }
 
-/* Which of KVM's counters are wanted: all of them (NULL), or those named. */
-static int wanted_names(const json_t *providers, const json_t **ret_names,
-			struct err *err)
+static enum provider provider_of(const char *name)
+{
+	int i = 0;
+
+	while (i < PROVIDER_COUNT && strcmp(name, provider_names[i]) != 0)
+		i++;
+	return (enum provider)i;
+}
+
+/* All counters of all providers, or of those that are named, all or by name. */
+static int find_wanted(const json_t *providers, struct wanted *ret_wanted,
+		       struct err *err)
 {
 	const json_t *item;
 	size_t i;
 
-	*ret_names = NULL;
+	*ret_wanted = (struct wanted){ 0 };
+	for (i = 0; !providers && i < PROVIDER_COUNT; i++)
+		ret_wanted->is_wanted[i] = true;
 	json_array_foreach(providers, i, item)
 	{
 		const char *name = qmp_arg_string(item, "provider");
+		enum provider provider = provider_of(name);
 
-		if (strcmp(name, PROVIDER) != 0)
+		if (provider == PROVIDER_COUNT)
 			return err_set(err, -EINVAL,
 				       "Parameter 'providers[%zu].provider' "
 				       "does not accept value '%.100s'",
 				       i, name);
-		*ret_names = json_object_get(item, "names");
+		ret_wanted->is_wanted[provider] = true;
+		ret_wanted->names[provider] = json_object_get(item, "names");
 	}
 	return 0;
 }
@@ -139,25 +210,38 @@ static int append_vcpus(struct machine *machine, const json_t *vcpus,
 	return ret;
 }
 
+static int append_vm(struct machine *machine, const struct wanted *wanted,
+		     json_t *list, struct err *err)
+{
+	int ret = 0;
+
+	if (wanted->is_wanted[PROVIDER_KVM])
+		ret = append(machine, -1, wanted->names[PROVIDER_KVM], list,
+			     err);
+	if (!ret && wanted->is_wanted[PROVIDER_VHOST])
+		append_vhost(machine, wanted->names[PROVIDER_VHOST], list);
+	return ret;
+}
+
 json_t *qmp_run_query_stats(struct qmp_call *call, const json_t *args,
 			    struct err *err)
 {
 	const char *target = qmp_arg_string(args, "target");
 	json_t *list = json_array();
-	const json_t *names;
-	int ret = wanted_names(json_object_get(args, "providers"), &names, err);
+	struct wanted wanted;
+	int ret = find_wanted(json_object_get(args, "providers"), &wanted, err);
 
 	if (!ret && strcmp(target, "vm") == 0)
-		ret = append(call->machine, -1, names, list, err);
-	else if (!ret && strcmp(target, "vcpu") == 0)
-		ret = append_vcpus(call->machine,
-				   json_object_get(args, "vcpus"), names, list,
-				   err);
-	else if (!ret)
+		ret = append_vm(call->machine, &wanted, list, err);
+	else if (!ret && strcmp(target, "vcpu") != 0)
 		ret = err_set(err, -EINVAL,
 			      "Parameter 'target' does not accept value "
 			      "'%.100s' (vm, vcpu)",
 			      target);
+	else if (!ret && wanted.is_wanted[PROVIDER_KVM])
+		ret = append_vcpus(call->machine,
+				   json_object_get(args, "vcpus"),
+				   wanted.names[PROVIDER_KVM], list, err);
 	if (!ret)
 		return list;
 	json_decref(list);

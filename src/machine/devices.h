@@ -15,6 +15,7 @@ struct devices;
 struct err;
 struct vh_board;
 struct vdev_site;
+struct vh_board;
 
 #define DEVICES_MAX 31u /* slots, but for the host bridge's */
 
@@ -40,6 +41,9 @@ int devices_new(const struct vdev_site *site,
 /* This and the rest accept NULL: no devices. */
 void devices_free(struct devices *devices);
 /* NULL without vhost devices. */
+struct vh_board *devices_vhost(struct devices *devices);
+
+/* What the vhost devices share; NULL without any. */
 struct vh_board *devices_vhost(struct devices *devices);
 
 /* vdev_run() and vdev_pause() of all; the pause begins in all before it is waited

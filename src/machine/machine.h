@@ -20,6 +20,7 @@ struct addr_space;
 struct err;
 struct mem;
 struct state_registry;
+struct vh_board;
 struct vcpu_held;
 struct vcpu_set;
 
@@ -87,6 +88,9 @@ struct state_registry *machine_state(struct machine *machine);
 /* Any thread; false without dirty rings. */
 bool machine_ring_stats(struct machine *machine,
 			struct accel_ring_stats *ret_stats);
+
+/* Any thread, for its counts; NULL without vhost devices. */
+struct vh_board *machine_vhost(struct machine *machine);
 
 enum run_state machine_run_state(struct machine *machine);
 /* First start of a machine that is not incoming. */

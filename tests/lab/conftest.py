@@ -2,8 +2,6 @@
 """Fixtures: nested hosts that live as long as the session, machines that end with their test."""
 from __future__ import annotations
 
-import functools
-import itertools
 import os
 import shutil
 import signal
@@ -17,16 +15,15 @@ import pytest
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent / "system")]
 
-from harness.machine import Fleet, binary  # noqa: E402
+from harness.machine import binary  # noqa: E402
 from nested.emulator import QEMU  # noqa: E402
+from nested.fleets import Fleets  # noqa: E402
 from nested.lab import Lab  # noqa: E402
 from nested.linux import Traveller  # noqa: E402
-from nested.machine import LabMachine  # noqa: E402
 from nested.watch import EmulatorFault  # noqa: E402
 
 TEST_LIMIT_S, REPEATS = 150, 2
 CPUS, HUGE_CPUS, HUGE_MIB = 4, 2, 160
-FOLDERS = itertools.count()
 LAB = pytest.StashKey[Lab]()
 
 
@@ -75,25 +72,6 @@ def lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
     built = request.config.stash[LAB] = Lab(Path(binary()))
     yield built
     built.end()
-
-
-class Fleets:
-    """One fleet a host, made when it is first asked for."""
-
-    def __init__(self, lab: Lab) -> None:
-        self._lab, self._fleets = lab, {}
-
-    def __call__(self, host: str) -> Fleet:
-        here = self._lab.host(host)
-        if here not in self._fleets:
-            folder = Path(f"/tmp/{next(FOLDERS)}")
-            here.sh(f"mkdir {folder}")
-            self._fleets[here] = Fleet(folder, functools.partial(LabMachine, here))
-        return self._fleets[here]
-
-    def end(self) -> None:
-        for fleet in self._fleets.values():
-            print(fleet.end())
 
 
 @pytest.fixture

@@ -46,6 +46,12 @@ def test_counters_belong_to_their_vcpu_and_go_on(kvm: None, machine: Machine) ->
     assert gone[0] > 900 and gone[0] > max(gone[1:])  # vCPU 0 prints the ticks
 
 
+def test_vhost_has_counters_only_where_it_has_devices(machine: Machine) -> None:
+    for target in ("vm", "vcpu"):
+        assert machine.qmp.command("query-stats", target=target,
+                                   providers=[{"provider": "vhost"}]) == []
+
+
 @pytest.mark.parametrize("arguments, told", [
     ({}, "Parameter 'target' is missing"),
     ({"target": "disk"}, "'target' does not accept value 'disk'"),

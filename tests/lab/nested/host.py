@@ -71,9 +71,16 @@ class Host:
                 if attempt + 1 == BOOTS:
                     raise
         if address:
-            self.sh(f"ip link set eth1 up && ip addr add {address}/24 dev eth1")
+            self._join(address)
         self.clock_offset("set")
         watch.arm(self)
+
+    def _join(self, address: str) -> None:
+        """Bridge br0 leads to the wire; guests' taps can be added, which does not change its MAC."""
+        self.sh(f"""brctl addbr br0
+            ip link set br0 address $(cat /sys/class/net/eth1/address)
+            brctl addif br0 eth1; ip link set eth1 up; ip link set br0 up
+            ip addr add {address}/24 dev br0""")
 
     def _start(self) -> None:
         self._log = (self.folder / f"{self.name}.log").open("wb")

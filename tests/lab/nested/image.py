@@ -13,7 +13,7 @@ from .packages import LabError, Packages
 
 ROOT = Path(__file__).resolve().parents[3]
 PYTHON = Path("/usr/bin/python3")
-MODULES = ("kvm_amd", "virtio_pci", "virtio_net", "tun", "tap", "vhost_net")
+MODULES = ("kvm_amd", "virtio_pci", "virtio_net", "tun", "tap", "vhost_net", "bridge")
 # Of Python's library: what neither the agent nor the harness can reach.
 LEFT_OUT = {"test", "idlelib", "tkinter", "lib2to3", "ensurepip", "pydoc_data", "site-packages",
             "dist-packages", "turtledemo", "unittest", "distutils", "sqlite3"}

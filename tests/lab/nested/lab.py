@@ -13,9 +13,13 @@ from . import linux, packages, userland, watch
 from .host import CLOCK_OFFSET, Host
 from .image import ROOT, Image
 from .machine import GODWIT
+from .resident import PEER, TAP
 
 SOURCES = ROOT / "tests" / "lab"
 DEMO = "/lab/tools/demo"
+BACK_END = "/bin/vhost_user_blk"
+# Called by their paths: a name alone is busybox's own, where it has it.
+TOOLS = ("/usr/sbin/mke2fs", "/usr/sbin/e2fsck", "/usr/bin/nbdkit")
 COMPILE_S = 60
 
 
@@ -70,6 +74,13 @@ class Lab:
         return int(subprocess.run([str(program)], capture_output=True, text=True, timeout=COMPILE_S,
                                   check=True).stdout)
 
+    @staticmethod
+    def _nbdkit_plugin(name: str) -> Path:
+        told = subprocess.run(["nbdkit", "--dump-config"], capture_output=True, text=True,
+                              check=True).stdout
+        folder = next(line for line in told.splitlines() if line.startswith("plugindir="))
+        return Path(folder.partition("=")[2]) / f"nbdkit-{name}-plugin.so"
+
     def _build_image(self, godwit: Path) -> Path:
         image = Image(self._packages)
         image.program(godwit, GODWIT)
@@ -81,6 +92,12 @@ class Lab:
         image.archive.file(linux.INITRD, linux.initrd(self._packages, init))
         image.archive.file(userland.INITRD, userland.initrd(self._packages))
         image.archive.copy(ROOT / "tools" / "demo", DEMO)
+        for program in TOOLS:
+            image.program(Path(program))
+        image.program(self._nbdkit_plugin("file"))
+        image.program(godwit.parent / "tests" / "backend" / "vhost_user_blk", BACK_END)
+        for script in (PEER, TAP):
+            image.archive.copy(SOURCES / "host" / Path(script).name, script)
         image.tree(ROOT / "tests" / "system" / "harness", "/lab/tests/system/harness")
         path = self.folder / "host.cpio"
         path.write_bytes(image.pack())

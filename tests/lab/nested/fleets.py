@@ -1,0 +1,33 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The machines of one test, or of many, in whichever host they are asked for."""
+from __future__ import annotations
+
+import functools
+import itertools
+from pathlib import Path
+
+from harness.machine import Fleet
+
+from .lab import Lab
+from .machine import LabMachine
+
+_FOLDERS = itertools.count()
+
+
+class Fleets:
+    """One fleet a host, made when it is first asked for."""
+
+    def __init__(self, lab: Lab) -> None:
+        self._lab, self._fleets = lab, {}
+
+    def __call__(self, host: str) -> Fleet:
+        here = self._lab.host(host)
+        if here not in self._fleets:
+            folder = Path(f"/tmp/{next(_FOLDERS)}")
+            here.sh(f"mkdir {folder}")
+            self._fleets[here] = Fleet(folder, functools.partial(LabMachine, here))
+        return self._fleets[here]
+
+    def end(self) -> None:
+        for fleet in self._fleets.values():
+            print(fleet.end())
