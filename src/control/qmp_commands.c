@@ -16,7 +16,6 @@
 #include "control/qmp_migrate.h"
 #include "control/qmp_server.h"
 #include "control/qmp_stats.h"
-#include "control/qmp_vhost.h"
 
 static qmp_handler_fn run_capabilities;
 static qmp_handler_fn run_query_commands;
@@ -122,7 +121,6 @@ static const struct qmp_command commands[] = {
 	{ "query-cpus-fast", qmp_run_query_cpus_fast, no_args },
 	{ "query-stats", qmp_run_query_stats, stats_args },
 	{ "query-memory-map", qmp_run_query_memory_map, no_args },
-	{ "x-query-vhost", qmp_run_query_vhost, no_args },
 	{ "stop", qmp_run_stop, no_args },
 	{ "cont", qmp_run_cont, cont_args },
 	{ "quit", qmp_run_quit, no_args },

@@ -43,9 +43,6 @@ void devices_free(struct devices *devices);
 /* NULL without vhost devices. */
 struct vh_board *devices_vhost(struct devices *devices);
 
-/* What the vhost devices share; NULL without any. */
-struct vh_board *devices_vhost(struct devices *devices);
-
 /* vdev_run() and vdev_pause() of all; the pause begins in all before it is waited
  * for in any.  A pause that failed leaves some working: run them all again, or
  * pause again. */

@@ -678,8 +678,3 @@ int machine_read_stats(struct machine *machine, int vcpu, accel_stat_fn *fn,
 			       "accelerator %s has no statistics", ops->name);
 	return ops->stats_read(machine->accel, vcpu, fn, opaque, err);
 }
-
-struct vh_board *machine_vhost(struct machine *machine)
-{
-	return devices_vhost(machine->devices);
-}

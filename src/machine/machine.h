@@ -89,9 +89,6 @@ struct state_registry *machine_state(struct machine *machine);
 bool machine_ring_stats(struct machine *machine,
 			struct accel_ring_stats *ret_stats);
 
-/* Any thread, for its counts; NULL without vhost devices. */
-struct vh_board *machine_vhost(struct machine *machine);
-
 enum run_state machine_run_state(struct machine *machine);
 /* First start of a machine that is not incoming. */
 int machine_start(struct machine *machine, struct err *err);

@@ -135,7 +135,9 @@ def test_back_end_killed_during_rounds_costs_no_page_and_no_write(
 
 
 def scans(machine: Machine) -> dict[str, int]:
-    return machine.qmp.command("x-query-vhost")["user"]
+    provider, = machine.qmp.command("query-stats", target="vm", providers=[{"provider": "vhost"}])
+    return {stat["name"].removeprefix("user-"): stat["value"] for stat in provider["stats"]
+            if stat["name"].startswith("user-")}
 
 
 @pytest.mark.parametrize("scan", ["once", "each"])

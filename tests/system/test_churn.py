@@ -19,6 +19,7 @@ from harness.machine import Fleet, Machine
 from harness.move import start, wait
 from harness.network import Network
 from harness.scene import listening, slow
+from harness.travel import last_report, leave
 
 SEED = os.environ.get("CHURN_SEED", "1")
 MOVES = 4
@@ -91,9 +92,7 @@ def move_on(fleet: Fleet, machine: Machine, number: int, options: dict[str, Any]
         machine.qmp.command("migrate-set-parameters", max_bandwidth=0, downtime_limit=300)
     assert wait(machine) == "completed", machine.qmp.command("query-migrate")
     assert not guest.complaints(machine.serial)
-    machine.qmp.command("quit")
-    assert machine.wait_end() == 0
-    fleet.retire(machine)
+    leave(fleet, machine)
     return there
 
 
@@ -105,10 +104,7 @@ def move_often(fleet: Fleet, options: dict[str, Any], moves: int = MOVES) -> gue
         wait_changes(machine, 1)
         machine = move_on(fleet, machine, number, options)
     wait_changes(machine, CHANGES)
-    last = guest.ask(machine.serial, timeout_s=30, request=b"q")
-    assert last["errors"] == 0, machine.serial.lines
-    assert machine.wait_end() == 0
-    assert not guest.complaints(machine.serial)
+    last = last_report(machine)
     assert min(changes(last).values()) > 0, last
     return last
 

@@ -10,10 +10,11 @@ from typing import Any, Iterator
 
 import pytest
 
-from harness import guest, injector
+from harness import injector
 from harness.back_end import BackEnd, tool
 from harness.machine import Fleet, Machine, run
-from harness.move import move, start
+from harness.move import start
+from harness.travel import goes_on, last_report, travel
 
 SPAN = 8 << 20
 MOVES = 6
@@ -38,41 +39,6 @@ def file_options(image: Path, disk: str = "", options: str = OPTIONS) -> dict[st
     return machine_options(f"path={image}{disk}", options)
 
 
-def next_machine(fleet: Fleet, machine: Machine, number: int, options: dict[str, Any]) -> Machine:
-    uri = f"unix:{fleet.folder}/{number}.move"
-    there = fleet.start(f"m{number}", incoming=uri, **options)
-    moved = move(machine, there, uri)
-    assert moved.status == "completed", moved.info
-    machine.qmp.command("quit")
-    assert machine.wait_end() == 0
-    fleet.retire(machine)
-    return there
-
-
-def assert_reads_back(machine: Machine) -> None:
-    """All that was ever written is there, and each request was completed once."""
-    last = guest.ask(machine.serial, timeout_s=60, request=b"q")
-    assert last["errors"] == 0, machine.serial.lines
-    assert machine.wait_end() == 0
-    assert not guest.complaints(machine.serial)
-
-
-def move_often(fleet: Fleet, *options: dict[str, Any], moves: int = MOVES) -> None:
-    """Each machine has the next of @options, which differ in where the disk is had."""
-    machine = fleet.start("m0", **options[0])
-    machine.serial.wait_line(r"ready\b")
-    ops = 0
-    for number in range(1, moves + 1):
-        machine.serial.wait_ticks(50)
-        report = machine.report()
-        assert report["errors"] == 0 and report["ops"] > ops
-        ops = report["ops"]
-        machine = next_machine(fleet, machine, number, options[number % len(options)])
-    machine.serial.wait_ticks(50)
-    assert machine.report()["ops"] > ops
-    assert_reads_back(machine)
-
-
 @pytest.mark.parametrize("disk, program", [
     ("", ""),
     (",queues=4", ",queues=all"),
@@ -82,7 +48,7 @@ def move_often(fleet: Fleet, *options: dict[str, Any], moves: int = MOVES) -> No
 ])
 def test_disk_is_whole_after_moves_under_load(kvm: None, fleet: Fleet, image: Path, disk: str,
                                               program: str) -> None:
-    move_often(fleet, file_options(image, disk, OPTIONS + program))
+    last_report(travel(fleet, file_options(image, disk, OPTIONS + program), moves=MOVES))
 
 
 @pytest.fixture
@@ -108,8 +74,8 @@ def exports(folder: Path, image: Path) -> Iterator[list[str]]:
 ])
 def test_vhost_user_disk_is_whole_after_moves_under_load(
         kvm: None, fleet: Fleet, exports: list[str], disk: str, program: str) -> None:
-    move_often(fleet, *(machine_options(f"vhost-user={path}{disk}", OPTIONS + program)
-                        for path in exports))
+    options = [machine_options(f"vhost-user={path}{disk}", OPTIONS + program) for path in exports]
+    last_report(travel(fleet, *options, moves=MOVES))
 
 
 def lock_holder(image: Path) -> bool:
@@ -164,12 +130,10 @@ def test_lesson_disk_lock_is_with_the_side_that_runs(kvm: None, fleet: Fleet, im
         destination.wait_end()
         assert not lock_holder(image)
         source.qmp.command("cont", force=True)
-    if end in (injector.LOST,):
+    if end == injector.LOST:
         assert not lock_holder(image)
         return
     owner = source if end in (injector.SOURCE, injector.NOBODY) else destination
     assert lock_holder(image)
-    before = owner.report()["ops"]
-    owner.serial.wait_ticks(50)
-    assert owner.report()["ops"] > before
-    assert_reads_back(owner)
+    goes_on(owner)
+    last_report(owner)

@@ -203,7 +203,6 @@ ALWAYS: list[tuple[str, dict[str, Any], str]] = [
     ("qmp_capabilities", {}, "already complete"),
     ("query-commands", {}, OK), ("query-version", {}, OK), ("query-name", {}, OK),
     ("query-status", {}, OK), ("query-cpus-fast", {}, OK), ("query-memory-map", {}, OK),
-    ("x-query-vhost", {}, OK),
     ("query-stats", {"target": "vcpu"}, OK),
     ("query-dirty-rate", {}, OK), ("calc-dirty-rate", {}, "'calc-time' is missing"),
     ("query-migrate", {}, OK), ("query-migrate-parameters", {}, OK),
