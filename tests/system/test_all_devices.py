@@ -51,7 +51,7 @@ def assert_works(machine: Machine, ops: int) -> int:
 def test_machine_with_a_device_of_each_kind_moves_and_moves(fleet: Fleet,
                                                             options: dict[str, Any]) -> None:
     machine = fleet.start("m0", **options)
-    machine.serial.wait_line(r"ready\b")
+    machine.serial.wait_ticks(1)
     ops = assert_works(machine, 0)
     for number in range(1, MOVES + 1):
         uri = f"unix:{fleet.folder}/{number}.move"
@@ -71,7 +71,7 @@ def test_machine_with_a_device_of_each_kind_moves_and_moves(fleet: Fleet,
 def test_saved_stream_with_devices_of_all_kinds_is_whole_to_both_readers(
         fleet: Fleet, folder: Path, options: dict[str, Any]) -> None:
     machine = fleet.start("m0", **options)
-    machine.serial.wait_line(r"ready\b")
+    machine.serial.wait_ticks(1)
     assert_works(machine, 0)
     save(machine, folder / "saved")
     told = run("stream", str(folder / "saved"))

@@ -33,16 +33,15 @@ def image_new(path: Path) -> Path:
 
 
 def options_of(*back_ends: BackEnd, program: str = "", disk: str = "",
-               extra: tuple[str, ...] = ()) -> dict[str, Any]:
+               extra: tuple[str, ...] = ("--verify",)) -> dict[str, Any]:
     disks = [word for back_end in back_ends
              for word in ("--disk", f"vhost-user={back_end.socket}{disk}")]
     return {"guest": "blk", "guest_options": OPTIONS + program, "cpus": 1,
-            "extra": [*disks, "--verify", *extra]}
+            "extra": [*disks, *extra]}
 
 
 def working(fleet: Fleet, **options: Any) -> Machine:
     machine = fleet.start("source", **options)
-    machine.serial.wait_line(r"ready\b")
     machine.serial.wait_ticks(20)
     return machine
 
@@ -146,7 +145,7 @@ def test_one_device_scans_the_log_for_all_unless_each_is_told_to(
     count = 3
     sides = [[back_ends.recorded(f"{side}{number}", image)
               for number, image in enumerate(images(folder, count))] for side in "ab"]
-    extra = ("--x-vhost-scan", scan)
+    extra = ("--verify", "--x-vhost-scan", scan)
     source = working(fleet, **options_of(*sides[0], extra=extra))
     destination, uri = listening(fleet, **options_of(*sides[1], extra=extra))
     assert scans(source)["scans"] == 0

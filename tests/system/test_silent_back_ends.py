@@ -65,7 +65,7 @@ def assert_moves_next(fleet: Fleet, source: Machine, **options: Any) -> None:
 def test_back_end_that_does_not_answer_at_the_switch_fails_it_in_time(
         kvm: None, back_ends: BackEnds, fleet: Fleet, image: Path, kind: str) -> None:
     ends = [getattr(back_ends, kind)(f"blk{number}", image) for number in range(2)]
-    sides = [options_of(end) for end in ends]
+    sides = [options_of(end, extra=()) for end in ends]  # --verify gives a switch minutes
     source, told = stopped_at_switch(fleet, ends[0], *sides)
     assert "disk0" in told and "back end" in told, told
     assert_moves_next(fleet, source, **sides[1])
