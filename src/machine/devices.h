@@ -14,6 +14,7 @@
 struct devices;
 struct err;
 struct vdev_site;
+struct vh_counts;
 
 #define DEVICES_MAX 31u /* slots, but for the host bridge's */
 
@@ -51,5 +52,9 @@ int devices_pause(struct devices *devices, uint64_t deadline_ns,
 int devices_claim(struct devices *devices, struct err *err);
 void devices_disclaim(struct devices *devices);
 void devices_arrived(struct devices *devices);
+
+/* vhost/vhost.h, of all back-end types. */
+void devices_vhost_counts(struct devices *devices,
+			  struct vh_counts *ret_counts);
 
 #endif
