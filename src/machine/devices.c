@@ -253,8 +253,8 @@ void devices_arrived(struct devices *devices)
 	for (unsigned int i = 0; i < count_of(devices); i++) {
 		struct vdev *vdev = devices->device[i].vdev;
 
-		if (vdev && vdev->type->arrived)
-			vdev->type->arrived(vdev);
+		if (vdev)
+			vdev_arrived(vdev);
 	}
 }
 

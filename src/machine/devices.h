@@ -47,8 +47,8 @@ void devices_run(struct devices *devices);
 int devices_pause(struct devices *devices, uint64_t deadline_ns,
 		  struct err *err);
 
-/* claim of all, or of none (nothing when they have it); disclaim; arrived:
- * virtio/vdev.h. */
+/* claim of all, or of none (nothing when they have it); disclaim; and
+ * vdev_arrived() of all (virtio/vdev.h). */
 int devices_claim(struct devices *devices, struct err *err);
 void devices_disclaim(struct devices *devices);
 void devices_arrived(struct devices *devices);
