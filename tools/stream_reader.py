@@ -51,7 +51,7 @@ RUN_STATES = {1: "running", 2: "paused"}
 TYPES = {1: "MACHINE", 2: "SCHEMA", 3: "SETUP_STATE", 4: "SETUP_END", 5: "RAM", 6: "RAM_ZERO",
          7: "ROUND", 8: "STOPPED", 9: "STATE", 10: "VERIFY", 11: "END", 12: "GO", 13: "CANCEL",
          14: "SWITCH", 0x101: "BUILT", 0x102: "READY", 0x103: "RUNNING", 0x104: "FAILED",
-         0x105: "ROUND_DONE", OPTIONAL | 0x106: "COSTS"}
+         0x105: "ROUND_DONE", OPTIONAL | 0x106: "COSTS", OPTIONAL | 0x107: "CALLS"}
 
 # For each record: the steps in which it may come, and the one it leads to (None: no change).
 Order = dict[str, tuple[tuple[str, ...], str | None]]
@@ -80,8 +80,9 @@ REPLIES: Order = {
     "BUILT": (("start", "costs"), "rounds"),
     "ROUND_DONE": (("rounds",), None),
     "READY": (("rounds",), "ready"),
-    "RUNNING": (("ready",), "running"),
-    "FAILED": (("start", "costs", "rounds", "ready"), "failed"),
+    "CALLS": (("ready",), "calls"),
+    "RUNNING": (("ready", "calls"), "running"),
+    "FAILED": (("start", "costs", "rounds", "ready", "calls"), "failed"),
 }
 
 
@@ -159,6 +160,7 @@ class Stream:
     verify: tuple[int, int] | None = None  # hash and pages, as they were found to be
     reason: str | None = None  # what CANCEL or FAILED gave
     costs: tuple[int, ...] = ()  # of COSTS: ns, bytes
+    calls: tuple[int, ...] = ()  # of CALLS, as RepliesReader.CALLS names them
     reports: dict[str, tuple[int, ...]] = field(default_factory=dict)  # of READY and RUNNING
 
     def counts(self) -> dict[str, int]:
@@ -544,6 +546,7 @@ class RepliesReader(Reader):
 
     REPORT = ("receive", "verify", "load", "activate", "start", "topology commits",
               "verified pages", "verify hash")
+    CALLS = ("topology commits", "route commits", "irqfd calls", "vhost calls", "vhost tables")
 
     def header(self) -> int:
         return 0
@@ -558,6 +561,9 @@ class RepliesReader(Reader):
             cost = body.u64(what)
             body.check(cost <= COST_MAX, what, cost, f"at most {COST_MAX}")
             self.stream.costs += (cost,)
+
+    def read_calls(self, body: Body) -> None:
+        self.stream.calls = tuple(body.u64(what) for what in self.CALLS)
 
     def read_built(self, body: Body) -> None:
         body.u64("build time")

@@ -96,6 +96,39 @@ static void print_phase(const json_t *phase, double longest_us)
 	       "########################################");
 }
 
+/* Of a machine without devices there are none. */
+static void print_calls(const json_t *pause, const char *side)
+{
+	static const struct {
+		const char *key, *text;
+	} kinds[] = {
+		{ "commits", "topology commits" },
+		{ "route-commits", "route commits" },
+		{ "irqfd-calls", "irqfd calls" },
+		{ "vhost-calls", "vhost calls" },
+		{ "vhost-tables", "vhost memory tables" },
+	};
+	const json_t *calls =
+		json_object_get(json_object_get(pause, "calls"), side);
+	const char *between = "";
+	bool has_any = false;
+
+	for (size_t i = 0; i < sizeof(kinds) / sizeof(kinds[0]); i++)
+		has_any |= answer_int(calls, kinds[i].key) != 0;
+	if (!has_any)
+		return;
+	printf("  %-11s  ", side);
+	for (size_t i = 0; i < sizeof(kinds) / sizeof(kinds[0]); i++) {
+		if (!answer_int(calls, kinds[i].key))
+			continue;
+		printf("%s%lld %s", between,
+		       (long long)answer_int(calls, kinds[i].key),
+		       kinds[i].text);
+		between = ", ";
+	}
+	putchar('\n');
+}
+
 static void print_pause(const json_t *info)
 {
 	const json_t *pause = json_object_get(info, "pause");
@@ -116,6 +149,8 @@ static void print_pause(const json_t *info)
 			longest = answer_number(phase, "us");
 	}
 	json_array_foreach(phases, i, phase) print_phase(phase, longest);
+	print_calls(pause, "source");
+	print_calls(pause, "destination");
 }
 
 /* Those that were held. */

@@ -74,6 +74,30 @@ static json_t *phases_new(const struct mig_info *info)
 	return phases;
 }
 
+static json_t *calls_new(const struct machine_calls *calls)
+{
+	return json_pack("{s:o, s:o, s:o, s:o, s:o}", "commits",
+			 integer(calls->commits), "route-commits",
+			 integer(calls->route_commits), "irqfd-calls",
+			 integer(calls->irqfd_calls), "vhost-calls",
+			 integer(calls->vhost_calls), "vhost-tables",
+			 integer(calls->vhost_tables));
+}
+
+/* Of each side that is known. */
+static void add_calls(json_t *pause, const struct mig_info *info)
+{
+	json_t *calls = json_object();
+
+	if (!info->is_incoming)
+		json_object_set_new(calls, "source",
+				    calls_new(&info->source_calls));
+	if (info->has_calls)
+		json_object_set_new(calls, "destination",
+				    calls_new(&info->destination_calls));
+	json_object_set_new(pause, "calls", calls);
+}
+
 /* Ours: the times that matter here are below QEMU's milliseconds. */
 static void add_pause(json_t *root, const struct mig_info *info)
 {
@@ -106,6 +130,7 @@ static void add_pause(json_t *root, const struct mig_info *info)
 		json_object_set_new(pause, "phases", phases_new(info));
 		json_object_set_new(pause, "switch-commits",
 				    integer(info->switch_commits));
+		add_calls(pause, info);
 	}
 	json_object_set_new(root, "pause", pause);
 }

@@ -257,7 +257,26 @@ void devices_arrived(struct devices *devices)
 	for (unsigned int i = 0; i < count_of(devices); i++) {
 		struct vdev *vdev = devices->device[i].vdev;
 
-		if (vdev && vdev->type->arrived)
-			vdev->type->arrived(vdev);
+		if (vdev)
+			vdev_arrived(vdev);
+	}
+}
+
+/* ---- counters ---- */
+
+void devices_vhost_counts(struct devices *devices, struct vh_counts *ret_counts)
+{
+	*ret_counts = (struct vh_counts){ .calls = 0 };
+	for (int i = 0; devices && devices->vhost && i < VH_TYPE_COUNT; i++) {
+		struct vh_counts counts;
+
+		vh_board_counts(devices->vhost, (enum vh_type)i, &counts);
+		ret_counts->tables_built += counts.tables_built;
+		ret_counts->tables_told += counts.tables_told;
+		ret_counts->logs_told += counts.logs_told;
+		ret_counts->scans += counts.scans;
+		ret_counts->ring_scans += counts.ring_scans;
+		ret_counts->scan_ns += counts.scan_ns;
+		ret_counts->calls += counts.calls;
 	}
 }

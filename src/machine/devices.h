@@ -15,7 +15,7 @@ struct devices;
 struct err;
 struct vh_board;
 struct vdev_site;
-struct vh_board;
+struct vh_counts;
 
 #define DEVICES_MAX 31u /* slots, but for the host bridge's */
 
@@ -50,10 +50,14 @@ void devices_run(struct devices *devices);
 int devices_pause(struct devices *devices, uint64_t deadline_ns,
 		  struct err *err);
 
-/* claim of all, or of none (nothing when they have it); disclaim; arrived:
- * virtio/vdev.h. */
+/* claim of all, or of none (nothing when they have it); disclaim; and
+ * vdev_arrived() of all (virtio/vdev.h). */
 int devices_claim(struct devices *devices, struct err *err);
 void devices_disclaim(struct devices *devices);
 void devices_arrived(struct devices *devices);
+
+/* vhost/vhost.h, of all back-end types. */
+void devices_vhost_counts(struct devices *devices,
+			  struct vh_counts *ret_counts);
 
 #endif

@@ -289,9 +289,21 @@ int machine_load_accel(struct machine *machine, struct err *err)
 				   machine->accel->ops->vcpu_load, err);
 }
 
+/* Vectors that changed since the pre-state are told in one commit of routes,
+ * whatever the number of functions. */
 int machine_activate(struct machine *machine, struct err *err)
 {
-	return activate(&machine->state, err);
+	const struct accel_ops *ops = machine->accel->ops;
+	struct err routes = ERR_INIT;
+	int ret;
+
+	if (!ops->routes_begin)
+		return activate(&machine->state, err);
+	ops->routes_begin(machine->accel);
+	ret = activate(&machine->state, err);
+	if (ops->routes_commit(machine->accel, &routes) && !ret)
+		ret = err_set(err, routes.code, "%s", err_msg(&routes));
+	return ret;
 }
 
 int machine_take_over(struct machine *machine, bool is_running, struct err *err)

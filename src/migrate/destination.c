@@ -64,6 +64,7 @@ struct destination {
 
 	struct phase_clock phases;
 	uint64_t start_ns, commits;
+	struct machine_calls calls; /* before the pause, then in it */
 	uint64_t hash, hash_pages;
 };
 
@@ -310,6 +311,7 @@ static int on_stopped(struct destination *dst, struct err *err)
 	dst->is_stopped = true;
 	dst->channel->spin_ns = MIG_SPIN_NS;
 	phase_start(&dst->phases);
+	machine_count_calls(dst->machine, &dst->calls);
 	return mig_set_state(dst->mig, MIG_STOPPED, err);
 }
 
@@ -398,6 +400,25 @@ static void put_report(struct destination *dst, uint32_t type)
 	record_put(&dst->out, type, &report, sizeof(report));
 }
 
+/* Of the pause, which is over. */
+static void put_calls(struct destination *dst)
+{
+	struct machine_calls now;
+	struct fmt_calls calls;
+
+	machine_count_calls(dst->machine, &now);
+	machine_calls_since(&now, &dst->calls);
+	dst->calls = now;
+	calls = (struct fmt_calls){
+		.commits = le64_of(now.commits),
+		.route_commits = le64_of(now.route_commits),
+		.irqfd_calls = le64_of(now.irqfd_calls),
+		.vhost_calls = le64_of(now.vhost_calls),
+		.vhost_tables = le64_of(now.vhost_tables),
+	};
+	record_put(&dst->out, FMT_CALLS, &calls, sizeof(calls));
+}
+
 static int take_over(struct destination *dst, struct err *err);
 
 /* All bytes are here, and are the right ones. */
@@ -471,6 +492,7 @@ static int take_over(struct destination *dst, struct err *err)
 		return ret;
 	phase_end(&dst->phases, MIG_PHASE_DST_START);
 	mig_set_state(dst->mig, MIG_STARTED, NULL);
+	put_calls(dst);
 	/* Whether the source hears of it does not matter to the guest. */
 	put_report(dst, FMT_RUNNING);
 	reply(dst, NULL);
@@ -642,6 +664,8 @@ void destination_run(struct mig *mig, struct err *err)
 	for (int i = MIG_PHASE_DST_RECEIVE; i < MIG_PHASE_COUNT; i++)
 		mig->info.phase_ns[i] = dst.phases.ns[i];
 	mig->info.switch_commits = dst.commits;
+	mig->info.destination_calls = dst.calls;
+	mig->info.has_calls = !ret;
 	lock_release(&mig->lock);
 	mig_finish(mig, ret ? MIG_FAILED : MIG_RUNNING, ret ? err : NULL);
 	bytes_writer_fini(&dst.out);

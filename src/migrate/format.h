@@ -12,7 +12,7 @@
 
 #define FMT_MAGIC        "GODWITMG"
 #define FMT_MAJOR        1
-#define FMT_MINOR        1
+#define FMT_MINOR        2
 #define FMT_FLAG_NO_PATH 1u /* no return path */
 
 #define FMT_BODY_MAX       (1u << 20)
@@ -52,8 +52,9 @@ enum fmt_type {
 	FMT_ROUND_DONE,
 };
 
-/* Since minor version 1; beside the others, for it does not fit an int. */
+/* Since minor version 1, and 2; beside the others, for they do not fit an int. */
 #define FMT_COSTS (FMT_OPTIONAL | 0x106u)
+#define FMT_CALLS (FMT_OPTIONAL | 0x107u)
 
 struct fmt_header {
 	char magic[8];
@@ -136,5 +137,11 @@ struct fmt_report {
 	struct le64 commits, verified_pages, verify_hash;
 };
 static_assert(sizeof(struct fmt_report) == 64, "READY and RUNNING");
+
+struct fmt_calls {
+	struct le64 commits, route_commits, irqfd_calls;
+	struct le64 vhost_calls, vhost_tables;
+};
+static_assert(sizeof(struct fmt_calls) == 40, "CALLS");
 
 #endif

@@ -17,6 +17,7 @@
 #include <stdio.h>
 
 #include "base/err.h"
+#include "machine/calls.h"
 
 struct converge;
 struct dirty_limit;
@@ -122,8 +123,11 @@ struct mig_info {
 	uint64_t bandwidth;        /* bytes a second, socket busy */
 	uint64_t precopy_bytes, downtime_bytes;
 	uint64_t phase_ns[MIG_PHASE_COUNT];
-	uint64_t switch_commits; /* topology commits in the pause */
-	bool has_rings;          /* dirty rings, and of this migration: */
+	uint64_t switch_commits; /* topology commits of its load */
+	/* In the pause.  The destination's: when it told (has_calls). */
+	struct machine_calls source_calls, destination_calls;
+	bool has_calls;
+	bool has_rings; /* dirty rings, and of this migration: */
 	uint64_t ring_full_exits, ring_entries, ring_reset_ns;
 	bool is_verified; /* hashes were compared and agreed */
 	uint64_t verified_pages;

@@ -50,7 +50,30 @@ static int take_round_done(const struct record *reply, struct err *err)
 	return ret;
 }
 
-static int take_report(const struct record *reply, struct err *err)
+/* Nothing is decided by them, so any number will do. */
+static int take_calls(struct replies *replies, const struct record *reply,
+		      struct err *err)
+{
+	struct fmt_calls calls;
+	int ret = record_take(reply, &calls, sizeof(calls), err);
+
+	if (ret)
+		return ret;
+	if (replies->has_calls || !replies->is_ready)
+		return err_set(err, -EBADMSG, "it came twice, or before READY");
+	replies->has_calls = true;
+	replies->calls = (struct machine_calls){
+		.commits = le64_get(calls.commits),
+		.route_commits = le64_get(calls.route_commits),
+		.irqfd_calls = le64_get(calls.irqfd_calls),
+		.vhost_calls = le64_get(calls.vhost_calls),
+		.vhost_tables = le64_get(calls.vhost_tables),
+	};
+	return 0;
+}
+
+static int take_report(struct replies *replies, const struct record *reply,
+		       struct err *err)
 {
 	struct fmt_report report;
 	int ret = record_take(reply, &report, sizeof(report), err);
@@ -59,6 +82,8 @@ static int take_report(const struct record *reply, struct err *err)
 	if (!ret && reply->type == FMT_READY && le64_get(report.start_ns))
 		ret = err_set(err, -EBADMSG, "%lu ns to start, must be 0",
 			      le64_get(report.start_ns));
+	if (!ret && reply->type == FMT_READY)
+		replies->is_ready = true;
 	return ret;
 }
 
@@ -68,13 +93,15 @@ int replies_take(struct replies *replies, const struct record *reply,
 	switch (reply->type) {
 	case FMT_COSTS:
 		return take_costs(replies, reply, err);
+	case FMT_CALLS:
+		return take_calls(replies, reply, err);
 	case FMT_BUILT:
 		return take_built(replies, reply, err);
 	case FMT_ROUND_DONE:
 		return take_round_done(reply, err);
 	case FMT_READY:
 	case FMT_RUNNING:
-		return take_report(reply, err);
+		return take_report(replies, reply, err);
 	default:
 		if (reply->type & FMT_OPTIONAL &&
 		    ++replies->skipped <= REPLIES_SKIPPED_MAX)

@@ -11,6 +11,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "machine/calls.h"
+
 struct err;
 struct record;
 
@@ -20,6 +22,9 @@ struct replies {
 	bool has_costs;       /* and so did COSTS: */
 	uint64_t switch_ns;   /* a stop, a save and a load, over there */
 	uint64_t state_bytes; /* in all bodies of STATE */
+	bool is_ready;        /* READY arrived */
+	bool has_calls;       /* and so did CALLS: */
+	struct machine_calls calls;
 	unsigned int skipped; /* unknown optional records */
 };
 

@@ -58,6 +58,7 @@ struct source {
 	struct replies replies;
 	bool was_running, is_stopped, is_given;
 	uint64_t stop_ns;
+	struct machine_calls calls; /* before the pause, then in it */
 
 	/* of the current pass */
 	uint64_t last_remaining;
@@ -536,6 +537,7 @@ static int source_stop(struct source *src, struct err *err)
 	if (ret)
 		return ret;
 	machine_hurry(src->machine, true);
+	machine_count_calls(src->machine, &src->calls);
 	src->stop_ns = clock_mono_ns();
 	src->channel->deadline_ns =
 		src->stop_ns + 2 * params.downtime_limit_ms * NS_PER_MS +
@@ -768,6 +770,20 @@ static int source_pass_on(struct source *src, struct err *err)
 				       : source_let_go(src, err);
 }
 
+/* The calls of the pause, before a guest that stays adds those of its start. */
+static void count_pause(struct source *src)
+{
+	struct machine_calls now;
+
+	machine_count_calls(src->machine, &now);
+	machine_calls_since(&now, &src->calls);
+	lock_acquire(&src->mig->lock);
+	src->mig->info.source_calls = now;
+	src->mig->info.destination_calls = src->replies.calls;
+	src->mig->info.has_calls = src->replies.has_calls;
+	lock_release(&src->mig->lock);
+}
+
 static int source_switch(struct source *src, struct err *err)
 {
 	uint64_t precopy = src->channel->sent;
@@ -778,7 +794,7 @@ static int source_switch(struct source *src, struct err *err)
 		ret = source_send_rest(src, err);
 	if (!ret)
 		ret = source_pass_on(src, err);
-
+	count_pause(src);
 	if (ret && !src->is_given)
 		source_resume(src, err);
 	machine_hurry(src->machine, false);

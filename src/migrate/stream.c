@@ -41,6 +41,7 @@ static const struct {
 	{ FMT_SWITCH, "SWITCH" },
 	{ FMT_ROUND_DONE, "ROUND_DONE" },
 	{ FMT_COSTS, "COSTS" },
+	{ FMT_CALLS, "CALLS" },
 };
 
 const char *record_name(uint32_t type)

@@ -134,6 +134,21 @@ void vdev_run(struct vdev *dev)
 	lock_release(&dev->lock);
 }
 
+void vdev_arrived(struct vdev *dev)
+{
+	lock_acquire(&dev->lock);
+	if (dev->status & VIRTIO_CONFIG_S_DRIVER_OK) {
+		for (unsigned int i = 0; i < dev->queue_count; i++) {
+			if (dev->queues[i].is_enabled)
+				vdev_call(dev, &dev->queues[i]);
+		}
+		vdev_pci_call(dev->pci, NULL);
+	}
+	lock_release(&dev->lock);
+	if (dev->type->arrived)
+		dev->type->arrived(dev);
+}
+
 void vdev_pause_begin(struct vdev *dev)
 {
 	lock_acquire(&dev->lock);

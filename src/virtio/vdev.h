@@ -194,6 +194,11 @@ void vdev_break(struct vdev *dev, const struct err *reason);
 
 /* The machine runs, or not.  Starts a device that the driver has set up. */
 void vdev_run(struct vdev *dev);
+/* The guest came here from elsewhere, a moment ago.  It gets an interrupt for each
+ * queue and for its configuration: one that a back end caused at the source may have
+ * come behind the saving of the vCPU it was for.  A driver that finds nothing to do
+ * does nothing. */
+void vdev_arrived(struct vdev *dev);
 /* Each begin has its pause, even when another device's has failed meanwhile.
  * -ETIMEDOUT: it works on; vdev_run() says that the machine does, too. */
 void vdev_pause_begin(struct vdev *dev);

@@ -51,6 +51,12 @@ def test_nothing_is_rewired_in_the_pause(fleet: Fleet) -> None:
     source, destination, uri = pair(fleet)
     moved = move(source, destination, uri)
     assert moved.info["pause"]["switch-commits"] == 0
+    calls = moved.info["pause"]["calls"]
+    assert set(calls) == {"source", "destination"}
+    for side in calls.values():
+        assert set(side) == {"commits", "route-commits", "irqfd-calls", "vhost-calls",
+                             "vhost-tables"}
+        assert not any(side.values())
 
 
 def test_events_come_in_the_order_of_the_switch(fleet: Fleet) -> None:

@@ -186,6 +186,8 @@ def test_both_directions_of_a_move_follow_the_specification(fleet: Fleet, is_che
                               if record.kind == TYPES["STATE"])
     topology_commits, pages, ram_hash = replies.reports["RUNNING"][5:]
     assert (ram_hash, pages) == sent.verify and topology_commits == 0
+    # Nothing of this machine has queues.
+    assert replies.calls == (0, 0, 0, 0, 0)
     checked = {record.body[4] & reader.FLAG_CHECKED
                for record in Edit.parse(bytes(ear.heard["source"])).records
                if record.kind == TYPES["RAM"]}
@@ -204,7 +206,7 @@ def replies(*records: tuple[int, bytes]) -> bytes:
 
 
 BUILT, READY, RUNNING, FAILED, ROUND_DONE = range(0x101, 0x106)
-COSTS = 0x80000106
+COSTS, CALLS = 0x80000106, 0x80000107
 REPORT = struct.pack("<8Q", 1, 2, 3, 4, 0, 0, 7, 8)
 DONE = struct.pack("<II", 1, 0)
 TIME = bytes(8)
@@ -215,6 +217,9 @@ def test_whole_replies_are_read() -> None:
         (BUILT, TIME), (0x80000101, b"x"), (ROUND_DONE, DONE), (READY, REPORT), (RUNNING, REPORT)))
     assert stream.rounds == [1] and stream.reports["READY"][6:] == (7, 8)
     assert reader.verify_replies(replies((FAILED, b"no room"))).reason == "no room"
+    stream = reader.verify_replies(replies(
+        (BUILT, TIME), (READY, REPORT), (CALLS, REPORT[:40]), (RUNNING, REPORT)))
+    assert stream.calls == (1, 2, 3, 4, 0)
 
 
 @pytest.mark.parametrize("record, field, records", [
@@ -224,6 +229,10 @@ def test_whole_replies_are_read() -> None:
     ("COSTS", "step", [(BUILT, TIME), (COSTS, REPORT[:16])]),
     ("COSTS", "switch", [(COSTS, struct.pack("<QQ", (1 << 40) + 1, 0))]),
     ("COSTS", "state bytes", [(COSTS, TIME)]),
+    ("CALLS", "step", [(BUILT, TIME), (CALLS, REPORT[:40])]),
+    ("CALLS", "step", [(BUILT, TIME), (READY, REPORT), (CALLS, REPORT[:40]), (CALLS, REPORT[:40])]),
+    ("CALLS", "vhost tables", [(BUILT, TIME), (READY, REPORT), (CALLS, REPORT[:32])]),
+    ("CALLS", "length", [(BUILT, TIME), (READY, REPORT), (CALLS, REPORT[:48])]),
     ("RUNNING", "step", [(BUILT, TIME), (RUNNING, REPORT)]),
     ("ROUND_DONE", "step", [(BUILT, TIME), (READY, REPORT), (ROUND_DONE, DONE)]),
     ("ROUND_DONE", "flags", [(BUILT, TIME), (ROUND_DONE, struct.pack("<II", 1, 1))]),

@@ -105,6 +105,10 @@ def costs(switch_ns: int, state_bytes: int, count: int = 1) -> Change:
     return lambda right: [Edited(TYPES["COSTS"], body)] * count + right
 
 
+def calls(size: int = 40, count: int = 1) -> Change:
+    return lambda right: [Edited(TYPES["CALLS"], bytes(size))] * count + right
+
+
 def failed(reason: bytes) -> Change:
     return lambda right: [Edited(TYPES["FAILED"], reason)]
 
@@ -112,9 +116,9 @@ def failed(reason: bytes) -> Change:
 @pytest.mark.parametrize("script", [
     lambda heard, right: right, on("SETUP_END", optional(64)), on("GO", optional(1)),
     on("SETUP_END", costs(10 ** 6, 10 ** 4)),
-    on("SETUP_END", lambda right: costs(0, 1)(optional(64)(right))),
+    on("SETUP_END", lambda right: costs(0, 1)(optional(64)(right))), on("GO", calls()),
 ], ids=["as it should", "64 optional records", "optional after GO", "COSTS",
-        "COSTS and 64 optional records"])
+        "COSTS and 64 optional records", "CALLS"])
 def test_destination_from_the_specification_gets_the_guest(fleet: Fleet, script: Script) -> None:
     status, source, told, sent = answered(fleet, script)
     assert (status, source.status, told) == ("completed", "postmigrate", "")
@@ -137,6 +141,8 @@ def test_destination_from_the_specification_gets_the_guest(fleet: Fleet, script:
      "state bytes", "COSTS: 8 bytes, must be 16"),
     (on("SETUP_END", lambda right: [Edited(TYPES["COSTS"], bytes(24))] + right), "COSTS", "length",
      "COSTS: 24 bytes, must be 16"),
+    (on("SETUP_END", calls()), "CALLS", "step", "CALLS: it came twice, or before READY"),
+    (on("VERIFY", calls(32)), "CALLS", "step", "CALLS: 32 bytes, must be 40"),
     (on("SETUP_END", lambda right: [Edited(0x106)] + right), "0x106", "type", "0x106"),
     (on("SETUP_END", lambda right: [Edited(TYPES["ROUND"], bytes(8))] + right), "ROUND", "type",
      "ROUND"),

@@ -519,6 +519,7 @@ static void test_every_type_has_a_name_of_its_own(void **state)
 	for (uint32_t t = FMT_BUILT; t <= FMT_ROUND_DONE; t++)
 		names[count++] = record_name(t);
 	names[count++] = record_name(FMT_COSTS);
+	names[count++] = record_name(FMT_CALLS);
 	for (size_t a = 0; a < count; a++) {
 		assert_string_not_equal(names[a], "of unknown type");
 		for (size_t b = 0; b < a; b++)

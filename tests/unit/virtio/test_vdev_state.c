@@ -1,6 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 /* A device's registers on their way to another machine, whole and broken. */
 #include <cmocka.h>
+#include <poll.h>
+#include <signal.h>
+#include <sys/eventfd.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include "base/bytes.h"
 #include "toy.h"
@@ -327,6 +333,107 @@ static void test_hostile_registers_of_the_transport_are_refused(void **state)
 	toy_put(&pair->to, QUEUE_ENABLE, 1, 2);
 }
 
+static bool is_called(const struct vdev *dev, const struct vdev_queue *queue)
+{
+	struct pollfd poll_fd = { .fd = vdev_call_fd(dev, queue),
+				  .events = POLLIN };
+
+	return poll(&poll_fd, 1, 0) == 1;
+}
+
+static void
+test_guest_that_arrived_is_interrupted_once_for_each_queue(void **state)
+{
+	struct pair *pair = *state;
+	struct vdev *to = &pair->to.dev;
+	eventfd_t count;
+
+	toy_put(&pair->from, CONFIG_VECTOR, 3, 2);
+	for (unsigned int i = 0; i < 2; i++) {
+		toy_put(&pair->from, QUEUE_SELECT, i, 2);
+		toy_put(&pair->from, QUEUE_VECTOR, i, 2);
+	}
+	toy_set_up(&pair->from, 0);
+	pause_and_move(pair);
+	vdev_run(to);
+	assert_false(is_called(to, &to->queues[0]));
+	vdev_arrived(to);
+	for (unsigned int i = 0; i < 2; i++) {
+		assert_true(to->queues[i].is_enabled);
+		assert_true(is_called(to, &to->queues[i]));
+		eventfd_read(vdev_call_fd(to, &to->queues[i]), &count);
+		assert_int_equal(count, 1);
+	}
+	assert_true(is_called(to, NULL));
+}
+
+static void test_guest_without_a_driver_is_not_interrupted(void **state)
+{
+	struct pair *pair = *state;
+	struct vdev *to = &pair->to.dev;
+
+	toy_put(&pair->from, CONFIG_VECTOR, 3, 2);
+	pause_and_move(pair);
+	vdev_run(to);
+	vdev_arrived(to);
+	assert_false(is_called(to, NULL));
+}
+
+/* A device whose `load` does the work of `activate`, and the other way round. */
+static const struct state_desc *right;
+
+static int activate_early(void *obj, uint16_t version, struct err *err)
+{
+	(void)version;
+	return right->activate(obj, err);
+}
+
+static int load_late(void *obj, struct err *err)
+{
+	return right->load(obj, right->version, err);
+}
+
+/* In a child, which dies of it in builds with assertions, and else exits with how
+ * often it was seen. */
+static void load_swapped(struct pair *pair)
+{
+	struct rlimit no_core = { 0, 0 };
+	struct state_desc swapped;
+
+	right = pair->to.dev.state.desc;
+	swapped = *right;
+	swapped.load = activate_early;
+	swapped.activate = load_late;
+	pair->to.dev.state.desc = &swapped;
+	setrlimit(RLIMIT_CORE, &no_core);
+	signal(SIGABRT, SIG_DFL);
+	close(STDERR_FILENO);
+	toy_move(&pair->from, &pair->to, &pair->err);
+	_exit((int)mem_stale_reads(pair->to.board.mem));
+}
+
+static void test_load_and_activate_that_are_swapped_are_caught(void **state)
+{
+	struct pair *pair = *state;
+	int status;
+	pid_t pid;
+
+	toy_set_up(&pair->from, 0);
+	pause_and_move(pair); /* it has rings, then, to look for too early */
+	pid = fork();
+	assert_true(pid >= 0);
+	if (pid == 0)
+		load_swapped(pair);
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+#ifndef NDEBUG
+	assert_true(WIFSIGNALED(status));
+	assert_int_equal(WTERMSIG(status), SIGABRT);
+#else
+	assert_true(WIFEXITED(status));
+	assert_true(WEXITSTATUS(status) > 0);
+#endif
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 
 int main(void)
@@ -343,6 +450,9 @@ int main(void)
 		TEST(test_columns_of_different_lengths_are_refused),
 		TEST(test_hostile_indices_of_packed_queues_are_refused),
 		TEST(test_hostile_registers_of_the_transport_are_refused),
+		TEST(test_guest_that_arrived_is_interrupted_once_for_each_queue),
+		TEST(test_guest_without_a_driver_is_not_interrupted),
+		TEST(test_load_and_activate_that_are_swapped_are_caught),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
