@@ -529,6 +529,7 @@ static int source_stop(struct source *src, struct err *err)
 {
 	struct mig_params params;
 	struct fmt_stopped stopped;
+	uint64_t deadline_ns;
 	int ret;
 
 	mig_params(src->mig, &params);
@@ -539,9 +540,10 @@ static int source_stop(struct source *src, struct err *err)
 	machine_hurry(src->machine, true);
 	machine_count_calls(src->machine, &src->calls);
 	src->stop_ns = clock_mono_ns();
+	deadline_ns = src->stop_ns + 2 * params.downtime_limit_ms * NS_PER_MS +
+		      SWITCH_GRACE_NS;
 	src->channel->deadline_ns =
-		src->stop_ns + 2 * params.downtime_limit_ms * NS_PER_MS +
-		SWITCH_GRACE_NS + (src->caps.verify ? VERIFY_GRACE_NS : 0);
+		deadline_ns + (src->caps.verify ? VERIFY_GRACE_NS : 0);
 	phase_start(&src->phases);
 	ret = machine_switch_begin(src->machine, &src->was_running, err);
 	if (ret)
@@ -562,8 +564,7 @@ static int source_stop(struct source *src, struct err *err)
 	ret = stream_flush(src->channel, &src->out, err);
 	if (ret)
 		return ret;
-	ret = machine_stop_backends(src->machine, src->channel->deadline_ns,
-				    err);
+	ret = machine_stop_backends(src->machine, deadline_ns, err);
 	phase_end(&src->phases, MIG_PHASE_STOP_BACKENDS);
 	if (!ret)
 		ret = machine_save_accel(src->machine, err);
