@@ -151,7 +151,7 @@ uint64_t mem_stale_reads(const struct mem *mem)
 
 void mem_synchronize(struct mem *mem)
 {
-	assert(!mem_is_mine(mem));
+	assert(!mem_is_mine(mem) && !rcu_read_ongoing());
 	(void)mem;
 	synchronize_rcu();
 	grace_acquire();

@@ -10,10 +10,17 @@
 #include <string.h>
 
 #include "base/err.h"
+#include "base/list.h"
 #include "base/trace.h"
 #include "mem/grace.h"
 #include "virtio/net_pair.h"
 #include "virtio/tap.h"
+
+/* What pairs' threads read, until they have seen the next one. */
+struct published_filter {
+	struct net_rx_filter filter;
+	struct rcu_head rcu;
+};
 
 struct net_tap {
 	struct tap *tap; /* owned */
@@ -140,25 +147,38 @@ static void net_tap_disclaim(void *opaque)
 	tap_set_active(nt->tap, 0, NULL);
 }
 
+static void free_filter(struct rcu_head *rcu)
+{
+	grace_acquire();
+	free(container_of(rcu, struct published_filter, rcu));
+}
+
+/* Not waited for: a driver's write to a register is an RCU read section. */
+static void forget_filter(struct net_rx_filter *filter)
+{
+	if (!filter)
+		return;
+	grace_release();
+	call_rcu(&container_of(filter, struct published_filter, filter)->rcu,
+		 free_filter);
+}
+
 static int net_tap_set_filter(void *opaque, const struct net_rx_filter *filter,
 			      struct err *err)
 {
 	struct net_tap *nt = opaque;
-	struct net_rx_filter *old = nt->filter, *copy;
+	struct net_rx_filter *old = nt->filter;
+	struct published_filter *copy;
 
 	if (old && memcmp(old, filter, sizeof(*old)) == 0)
 		return 0;
 	copy = malloc(sizeof(*copy));
 	if (!copy)
 		return err_set(err, -ENOMEM, "no memory for a filter");
-	*copy = *filter;
+	copy->filter = *filter;
 	/* partner: is_wanted() in net_rx.c */
-	__atomic_store_n(&nt->filter, copy, __ATOMIC_RELEASE);
-	if (old) {
-		synchronize_rcu();
-		grace_acquire();
-		free(old);
-	}
+	__atomic_store_n(&nt->filter, &copy->filter, __ATOMIC_RELEASE);
+	forget_filter(old);
 	return 0;
 }
 
@@ -176,7 +196,7 @@ static void net_tap_free(void *opaque)
 	for (unsigned int i = 0; i < nt->pair_count; i++)
 		net_pair_fini(&nt->pairs[i]);
 	tap_free(nt->tap);
-	free(nt->filter);
+	forget_filter(nt->filter);
 	free(nt);
 }
 

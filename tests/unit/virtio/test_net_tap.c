@@ -4,6 +4,7 @@
 #include <cmocka.h>
 #include <sys/uio.h>
 
+#include "mem/grace.h"
 #include "net_card.h"
 
 /* writev() finds the tap full that often. */
@@ -291,6 +292,21 @@ static void test_filter_keeps_other_stations_packets_away(void **state)
 	expect_driver(f, 0, frame, sizeof(frame), 1600);
 }
 
+/* A vCPU's write to the status register is inside an RCU read section. */
+static void
+test_start_with_another_filter_does_not_wait_for_readers(void **state)
+{
+	struct card *f = *state;
+	struct net *net = net_of(f->driver.dev);
+
+	assert_true(driver_start(&f->driver, BIT(MRG_RXBUF)));
+	rcu_read_lock();
+	driver_reset(&f->driver);
+	net->filter.mac[5] ^= 1;
+	assert_true(driver_start(&f->driver, BIT(MRG_RXBUF)));
+	rcu_read_unlock();
+}
+
 /* ---- a driver that is wrong ---- */
 
 static void test_nonsense_is_dropped_and_what_follows_passes(void **state)
@@ -387,6 +403,7 @@ int main(void)
 		TEST(test_driver_sends_a_large_packet),
 		TEST(test_filter_reads_an_address_that_is_cut),
 		TEST(test_filter_keeps_other_stations_packets_away),
+		TEST(test_start_with_another_filter_does_not_wait_for_readers),
 		TEST(test_nonsense_is_dropped_and_what_follows_passes),
 		TEST(test_chains_that_are_no_packets_are_dropped),
 		TEST(test_full_tap_holds_packets_back),
