@@ -60,7 +60,7 @@ def resets(machine: Machine) -> list[str]:
 def assert_whole(machine: Machine) -> guest.Report:
     """Each sector reads as it was written last, each request was completed once."""
     last = guest.ask(machine.serial, timeout_s=60, request=b"q")
-    assert last["errors"] == 0, machine.serial.lines
+    assert last["errors"] == 0, guest.complaints(machine.serial)
     assert not guest.complaints(machine.serial)
     assert machine.wait_end() == 0
     return last

@@ -13,6 +13,7 @@ from harness.move import Move, move, start, wait
 from harness.qmp import QmpError
 from harness.scene import assert_moves, assert_works, listening, working
 
+pytestmark = pytest.mark.alone  # guests and links that outrun each other
 ACCELS = ["kvm", "kvm,dirty=ring", "sim", "sim,dirty=ring"]
 SLOW = 150 << 20  # bytes a second
 SLOWER = 60 << 20  # outrun by one vCPU that has a tenth of a processor

@@ -19,7 +19,7 @@ def goes_on(machine: Machine, ops: int = -1) -> int:
         ops = machine.report()["ops"]
     while True:
         report = machine.report()
-        assert report["errors"] == 0, machine.serial.lines
+        assert report["errors"] == 0, guest.complaints(machine.serial)
         if report["ops"] > ops:
             return report["ops"]
         assert time.monotonic() < deadline, f"{machine}: no request completed"
@@ -57,7 +57,7 @@ def travel(fleet: Fleet, *options: dict[str, Any], moves: int) -> Machine:
 def last_report(machine: Machine, timeout_s: float = 60.0) -> guest.Report:
     """The guest checks all that it did, and ends."""
     last = guest.ask(machine.serial, timeout_s=timeout_s, request=b"q")
-    assert last["errors"] == 0, machine.serial.lines
+    assert last["errors"] == 0, guest.complaints(machine.serial)
     assert machine.wait_end() == 0
     assert not guest.complaints(machine.serial)
     return last
