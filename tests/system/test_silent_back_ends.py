@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from harness import guest
 from harness.back_end import BackEnd, BackEnds
 from harness.machine import Fleet, Machine
 from harness.move import start, wait
@@ -56,6 +57,7 @@ def assert_moves_next(fleet: Fleet, source: Machine, **options: Any) -> None:
     destination, uri = listening(fleet, "next", **options)
     start(source, uri)
     assert wait(source) == "completed", source.qmp.command("query-migrate")
+    assert not guest.complaints(source.serial)
     destination.serial.wait_ticks(20)
     wait_progress(destination)
     assert_whole(destination)
