@@ -14,10 +14,10 @@ from harness.qmp import QmpError
 from harness.scene import assert_moves, assert_works, listening, working
 
 pytestmark = pytest.mark.alone  # guests and links that outrun each other
-# The last one converged before devices came, and does not any more: an open fault.
+# Migrations of the last do not end, held back or not: an open fault.
 ACCELS = ["kvm", "kvm,dirty=ring", "sim",
           pytest.param("sim,dirty=ring", marks=pytest.mark.xfail(
-              run=False, reason="open: simulated guests with rings are not held back enough"))]
+              run=False, reason="open: with simulated rings these moves do not end"))]
 SLOW = 150 << 20  # bytes a second
 SLOWER = 60 << 20  # outrun by one vCPU that has a tenth of a processor
 LIMIT_MS = 10
