@@ -91,10 +91,10 @@ static int64_t send_transfer(struct blk_nbd *nbd, struct blk_io *io,
 	bool has_fua = io->is_durable && nbd->export.can_fua;
 
 	if (io->op == BLK_READ)
-		return nbd_aio_pread(nbd->handle, memory, io->part, io->offset,
-				     callback, 0);
-	return nbd_aio_pwrite(nbd->handle, memory, io->part, io->offset,
-			      callback, has_fua ? LIBNBD_CMD_FLAG_FUA : 0);
+		return nbd->lib.aio_pread(nbd->handle, memory, io->part,
+					  io->offset, callback, 0);
+	return nbd->lib.aio_pwrite(nbd->handle, memory, io->part, io->offset,
+				   callback, has_fua ? LIBNBD_CMD_FLAG_FUA : 0);
 }
 
 static int64_t send_range(struct blk_nbd *nbd, struct blk_io *io)
@@ -106,11 +106,12 @@ static int64_t send_range(struct blk_nbd *nbd, struct blk_io *io)
 
 	io->part = io->size;
 	if (io->op == BLK_DISCARD)
-		return nbd_aio_trim(nbd->handle, io->size, io->offset, callback,
-				    flags);
+		return nbd->lib.aio_trim(nbd->handle, io->size, io->offset,
+					 callback, flags);
 	if (!io->may_unmap)
 		flags |= LIBNBD_CMD_FLAG_NO_HOLE;
-	return nbd_aio_zero(nbd->handle, io->size, io->offset, callback, flags);
+	return nbd->lib.aio_zero(nbd->handle, io->size, io->offset, callback,
+				 flags);
 }
 
 static int64_t send_flush(struct blk_nbd *nbd, struct blk_io *io)
@@ -118,7 +119,7 @@ static int64_t send_flush(struct blk_nbd *nbd, struct blk_io *io)
 	nbd_completion_callback callback = { .callback = answered,
 					     .user_data = io };
 
-	return nbd_aio_flush(nbd->handle, callback, 0);
+	return nbd->lib.aio_flush(nbd->handle, callback, 0);
 }
 
 /* Whether there is nothing to tell the server. */
@@ -131,9 +132,9 @@ static bool is_moot(const struct blk_nbd *nbd, const struct blk_io *io)
 
 static void not_sent(struct blk_nbd *nbd, struct blk_io *io)
 {
-	trace(nbd_error, "%s: %s", nbd->uri, nbd_get_error());
-	if (nbd_aio_is_dead(nbd->handle) > 0 ||
-	    nbd_aio_is_closed(nbd->handle) > 0)
+	trace(nbd_error, "%s: %s", nbd->uri, nbd->lib.get_error());
+	if (nbd->lib.aio_is_dead(nbd->handle) > 0 ||
+	    nbd->lib.aio_is_closed(nbd->handle) > 0)
 		nbd->is_broken = true; /* it stays with those to send again */
 	else
 		finish(nbd, io, -EIO);
@@ -320,7 +321,7 @@ static void socket_ready(void *opaque)
 	struct blk_nbd *nbd = opaque;
 
 	/* It asks which of its events there are, and does not wait. */
-	if (nbd_poll(nbd->handle, 0) < 0)
+	if (nbd->lib.poll(nbd->handle, 0) < 0)
 		nbd->is_broken = true;
 	nbd->base.front.ready(nbd->base.front.opaque);
 }
@@ -360,7 +361,7 @@ static void backend_free(struct blk_backend *backend)
 	struct blk_nbd *nbd = of(backend);
 
 	if (nbd->handle)
-		nbd_close(nbd->handle);
+		nbd->lib.close(nbd->handle);
 	if (nbd->timer.fd >= 0)
 		close(nbd->timer.fd);
 	blk_bounce_fini(&nbd->bounce);
@@ -415,6 +416,8 @@ int blk_nbd_open(const struct blk_where *where,
 	if (!nbd->uri || blk_bounce_init(&nbd->bounce, true))
 		err_set(err, -ENOMEM, "%s: no memory", where->nbd);
 	else
+		ret = blk_nbd_lib_load(&nbd->lib, err);
+	if (!ret)
 		ret = connect_first(nbd, where->is_readonly, err);
 	if (ret) {
 		backend_free(&nbd->base);

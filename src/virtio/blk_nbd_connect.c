@@ -27,40 +27,41 @@
 #define BLOCK_MAX 4096u       /* what every driver can have */
 #define PART_MAX  (32u << 20) /* what every server can take */
 
-static bool is_connecting(struct nbd_handle *handle)
+static bool is_connecting(const struct blk_nbd *nbd)
 {
-	return nbd_aio_is_connecting(handle) > 0;
+	return nbd->lib.aio_is_connecting(nbd->handle) > 0;
 }
 
 static int start_connecting(struct blk_nbd *nbd, struct err *err)
 {
-	nbd->handle = nbd_create();
+	nbd->handle = nbd->lib.create();
 	if (!nbd->handle)
 		return err_set(err, -ENOMEM, "%s: %s", nbd->uri,
-			       nbd_get_error());
+			       nbd->lib.get_error());
 	/* What a failed read leaves is not looked at. */
-	nbd_set_pread_initialize(nbd->handle, false);
-	if (nbd_aio_connect_uri(nbd->handle, nbd->uri) == 0)
+	nbd->lib.set_pread_initialize(nbd->handle, false);
+	if (nbd->lib.aio_connect_uri(nbd->handle, nbd->uri) == 0)
 		return 0;
 	err_set(err, -ENOTCONN, "%s: %s; is the server there?", nbd->uri,
-		nbd_get_error());
-	nbd_close(nbd->handle);
+		nbd->lib.get_error());
+	nbd->lib.close(nbd->handle);
 	nbd->handle = NULL;
 	return -ENOTCONN;
 }
 
-static int block_size_of(struct nbd_handle *handle, int kind, uint32_t limit)
+static int block_size_of(const struct blk_nbd *nbd, int kind, uint32_t limit)
 {
-	int64_t size = nbd_get_block_size(handle, kind);
+	int64_t size = nbd->lib.get_block_size(nbd->handle, kind);
 
 	return size > 0 && size < limit ? (int)size : (int)limit;
 }
 
-static int read_export(struct nbd_handle *handle, struct blk_nbd_export *export,
+static int read_export(const struct blk_nbd *nbd, struct blk_nbd_export *export,
 		       struct err *err)
 {
-	int64_t size = nbd_get_size(handle);
-	int64_t block = nbd_get_block_size(handle, LIBNBD_SIZE_MINIMUM);
+	struct nbd_handle *handle = nbd->handle;
+	int64_t size = nbd->lib.get_size(handle);
+	int64_t block = nbd->lib.get_block_size(handle, LIBNBD_SIZE_MINIMUM);
 
 	if (size <= 0)
 		return err_set(err, -EINVAL, "the export is empty");
@@ -80,14 +81,14 @@ static int read_export(struct nbd_handle *handle, struct blk_nbd_export *export,
 	*export = (struct blk_nbd_export){
 		.size = (uint64_t)size,
 		.block_size = (uint32_t)block,
-		.part_max = (uint32_t)block_size_of(handle, LIBNBD_SIZE_MAXIMUM,
+		.part_max = (uint32_t)block_size_of(nbd, LIBNBD_SIZE_MAXIMUM,
 						    PART_MAX),
-		.is_readonly = nbd_is_read_only(handle) > 0,
-		.can_flush = nbd_can_flush(handle) > 0,
-		.can_fua = nbd_can_fua(handle) > 0,
-		.can_trim = nbd_can_trim(handle) > 0,
-		.can_zero = nbd_can_zero(handle) > 0,
-		.can_multi_conn = nbd_can_multi_conn(handle) > 0,
+		.is_readonly = nbd->lib.is_read_only(handle) > 0,
+		.can_flush = nbd->lib.can_flush(handle) > 0,
+		.can_fua = nbd->lib.can_fua(handle) > 0,
+		.can_trim = nbd->lib.can_trim(handle) > 0,
+		.can_zero = nbd->lib.can_zero(handle) > 0,
+		.can_multi_conn = nbd->lib.can_multi_conn(handle) > 0,
 	};
 	export->part_max -= export->part_max % export->block_size;
 	return 0;
@@ -116,7 +117,7 @@ static int check_export(const struct blk_nbd *nbd,
 static int examine(struct blk_nbd *nbd, struct err *err)
 {
 	struct blk_nbd_export export;
-	int ret = read_export(nbd->handle, &export, err);
+	int ret = read_export(nbd, &export, err);
 
 	if (ret == 0)
 		ret = check_export(nbd, &export, err);
@@ -137,24 +138,24 @@ int blk_nbd_connect_now(struct blk_nbd *nbd, uint64_t deadline_ns,
 {
 	int ret = start_connecting(nbd, err);
 
-	while (ret == 0 && is_connecting(nbd->handle)) {
+	while (ret == 0 && is_connecting(nbd)) {
 		uint64_t now = clock_mono_ns();
 
 		if (now >= deadline_ns)
 			ret = err_set(err, -ETIMEDOUT,
 				      "%s: the server does not answer",
 				      nbd->uri);
-		else if (nbd_poll(nbd->handle,
-				  (int)((deadline_ns - now) / NS_PER_MS) + 1) <
-			 0)
+		else if (nbd->lib.poll(nbd->handle,
+				       (int)((deadline_ns - now) / NS_PER_MS) +
+					       1) < 0)
 			break;
 	}
 	if (ret)
 		return ret;
-	if (nbd_aio_is_ready(nbd->handle) <= 0)
+	if (nbd->lib.aio_is_ready(nbd->handle) <= 0)
 		return err_set(err, -ENOTCONN, "%s: %s", nbd->uri,
-			       nbd_get_error() ? nbd_get_error()
-					       : "the server hung up");
+			       nbd->lib.get_error() ? nbd->lib.get_error()
+						    : "the server hung up");
 	return examine(nbd, err);
 }
 
@@ -179,8 +180,8 @@ static void unwatch(struct blk_nbd *nbd)
 
 void blk_nbd_watch(struct blk_nbd *nbd)
 {
-	unsigned int direction = nbd_aio_get_direction(nbd->handle);
-	int fd = nbd_aio_get_fd(nbd->handle);
+	unsigned int direction = nbd->lib.aio_get_direction(nbd->handle);
+	int fd = nbd->lib.aio_get_fd(nbd->handle);
 	uint32_t events = 0;
 
 	if (direction & LIBNBD_AIO_DIRECTION_READ)
@@ -214,8 +215,8 @@ void blk_nbd_disconnect(struct blk_nbd *nbd)
 		return;
 	unwatch(nbd);
 	if (nbd->is_ready && !nbd->is_broken)
-		nbd_aio_disconnect(nbd->handle, 0);
-	nbd_close(nbd->handle);
+		nbd->lib.aio_disconnect(nbd->handle, 0);
+	nbd->lib.close(nbd->handle);
 	nbd->handle = NULL;
 	nbd->is_ready = nbd->is_broken = false;
 	blk_nbd_requeue(nbd);
@@ -238,8 +239,8 @@ static void lose(struct blk_nbd *nbd, const char *reason)
 
 static bool is_lost(const struct blk_nbd *nbd)
 {
-	return nbd->is_broken || nbd_aio_is_dead(nbd->handle) > 0 ||
-	       nbd_aio_is_closed(nbd->handle) > 0;
+	return nbd->is_broken || nbd->lib.aio_is_dead(nbd->handle) > 0 ||
+	       nbd->lib.aio_is_closed(nbd->handle) > 0;
 }
 
 void blk_nbd_notice(struct blk_nbd *nbd)
@@ -249,10 +250,10 @@ void blk_nbd_notice(struct blk_nbd *nbd)
 	if (!nbd->handle)
 		return;
 	if (is_lost(nbd)) {
-		lose(nbd, nbd_get_error());
+		lose(nbd, nbd->lib.get_error());
 		return;
 	}
-	if (!nbd->is_ready && nbd_aio_is_ready(nbd->handle) > 0) {
+	if (!nbd->is_ready && nbd->lib.aio_is_ready(nbd->handle) > 0) {
 		if (examine(nbd, &err)) {
 			lose(nbd, err_msg(&err));
 			return;

@@ -17,11 +17,11 @@
 #ifndef GODWIT_VIRTIO_BLK_NBD_PRIV_H
 #define GODWIT_VIRTIO_BLK_NBD_PRIV_H
 
-#include <libnbd.h>
 #include <stdbool.h>
 #include <stdint.h>
 
 #include "virtio/blk_backend.h"
+#include "virtio/blk_nbd_lib.h"
 #include "virtio/io_thread.h"
 
 /* What an export can do. */
@@ -37,6 +37,7 @@ struct blk_nbd {
 
 	/* immutable after init */
 	char *uri; /* owned */
+	struct blk_nbd_lib lib;
 
 	/* owned by the thread */
 	struct io_thread *thread;  /* borrowed; NULL: not attached */
