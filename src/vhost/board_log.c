@@ -117,7 +117,9 @@ int vh_side_new_log(struct vh_side *side, const struct vh_mem_table *table,
 	return 0;
 }
 
-/* All live devices are told @log (NULL: to log no more) before any is waited for. */
+/* All live devices are told @log before any is waited for.  To log no more (NULL) none
+ * is waited for: nothing depends on it, and one that is silent must not hold up whoever
+ * ends a migration.  What it says is read before the next thing that it is asked. */
 static void tell_logging(struct vh_side *side, const struct vh_log *log)
 {
 	struct err err = ERR_INIT;
@@ -134,6 +136,8 @@ static void tell_logging(struct vh_side *side, const struct vh_log *log)
 		lock_release(&dev->lock);
 		err_clear(&err);
 	}
+	if (!log)
+		return;
 	list_for_each (dev, &side->devs, link) {
 		lock_acquire(&dev->lock);
 		ret = vh_dev_settle(dev, clock_mono_ns() + VH_REPLY_NS, &err);

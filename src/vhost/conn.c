@@ -45,19 +45,27 @@ void conn_close(struct conn *conn)
 	conn->pending_count = 0;
 }
 
-void conn_leave(struct conn *conn, uint64_t deadline_ns)
+int conn_leave(struct conn *conn, uint64_t deadline_ns)
 {
 	struct pollfd poll_fd = { .fd = conn->fd, .events = POLLRDHUP };
 	uint64_t now = clock_mono_ns();
+	int fd = -1, ret = 0;
 
 	if (conn->fd >= 0 && !shutdown(conn->fd, SHUT_WR)) {
-		while (now < deadline_ns &&
-		       poll(&poll_fd, 1,
-			    (int)((deadline_ns - now) / NS_PER_MS) + 1) < 0 &&
-		       errno == EINTR)
+		do {
+			uint64_t left =
+				deadline_ns > now ? deadline_ns - now : 0;
+
+			ret = poll(&poll_fd, 1, (int)(left / NS_PER_MS) + 1);
 			now = clock_mono_ns();
+		} while (ret < 0 && errno == EINTR && now < deadline_ns);
+		if (ret <= 0)
+			fd = conn->fd;
 	}
+	if (fd >= 0)
+		conn->fd = -1;
 	conn_close(conn);
+	return fd;
 }
 
 void conn_open(struct conn *conn, int fd)

@@ -77,8 +77,9 @@ int conn_connect(struct conn *conn, const char *path, struct err *err);
 void conn_open(struct conn *conn, int fd);
 void conn_close(struct conn *conn);
 /* Tell the peer that this was all, and close when it has closed its side: then it
- * works on nothing any more.  At @deadline_ns close all the same. */
-void conn_leave(struct conn *conn, uint64_t deadline_ns);
+ * works on nothing any more, and -1.  At @deadline_ns the connection's fd, for the
+ * caller to own and to look at for POLLRDHUP. */
+int conn_leave(struct conn *conn, uint64_t deadline_ns);
 
 int conn_send(struct conn *conn, const struct conn_message *message,
 	      uint64_t deadline_ns, struct err *err);

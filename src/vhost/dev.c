@@ -16,6 +16,10 @@
  *
  * else the device asks for a reset: what is lost silently is lost for good.
  *
+ * One that was let go because it does not answer has the guest's memory still, and may
+ * write to it and to the rings when it wakes up.  Until it has ended its side of the
+ * connection it is leaving: there is no other one, and the device has not stopped.
+ *
  * Only split rings: where a packed one is to go on is known to its back end alone.
  */
 #include <errno.h>
@@ -214,18 +218,25 @@ void vh_dev_part(struct vh_dev *dev)
 	vh_dev_fail(dev, -ECONNRESET, &err); /* waits for it */
 }
 
-/* It is back: all that it took is done, but for a record's requests. */
-static void rejoin(struct vh_dev *dev)
+/* Who had been let go works on nothing any more: all that it took is done, but for a
+ * record's requests.  Of what it wrote since, the log may be gone. */
+static void has_finished(struct vh_dev *dev)
 {
 	for (unsigned int i = 0; i < dev->ring_count; i++) {
 		struct vh_ring *ring = &dev->rings[i];
 
-		if (ring->is_used)
+		if (ring->is_used && !ring->is_live)
 			ring_rest(ring, ring_used(ring));
 	}
-	/* Of what it wrote since, the log may be gone. */
 	__atomic_store_n(&dev->was_lost, true, __ATOMIC_RELEASE);
-	dev->is_parted = false;
+}
+
+void vh_dev_left(struct vh_dev *dev)
+{
+	lock_assert_held(&dev->lock);
+	dev->is_leaving = false;
+	has_finished(dev);
+	pthread_cond_broadcast(&dev->changed);
 }
 
 /* ---- start and stop ---- */
@@ -292,7 +303,8 @@ int vh_dev_back(struct vh_dev *dev, const struct vh_mem_table *table,
 	int ret = 0;
 
 	if (dev->is_parted)
-		rejoin(dev);
+		has_finished(dev);
+	dev->is_parted = false;
 	if (!dev->is_started)
 		return vh_dev_tell_table(dev, table, err);
 	/* Of a stop that was given up, or that the last back end answered. */
@@ -321,9 +333,14 @@ void vh_dev_stop_begin(struct vh_dev *dev)
 	vh_dev_unlock(dev);
 }
 
-/* Without a back end: whether its rings are as after a stop. */
-static bool is_at_rest(const struct vh_dev *dev)
+/* Without a back end: whether its rings are as after a stop, or as near to it as they
+ * @must be. */
+static bool is_at_rest(const struct vh_dev *dev, bool must)
 {
+	if (dev->is_parted || dev->is_leaving)
+		return false;
+	if (must)
+		return true;
 	for (unsigned int i = 0; i < dev->ring_count; i++) {
 		const struct vh_ring *ring = &dev->rings[i];
 
@@ -350,14 +367,13 @@ static int stop_live(struct vh_dev *dev, uint64_t deadline_ns, struct err *err)
 static int stop_rings(struct vh_dev *dev, uint64_t deadline_ns, bool must_stop,
 		      struct err *err)
 {
-	while (dev->is_started) {
+	while (dev->is_started || dev->is_leaving) {
 		int ret = 0;
 
 		err_clear(err);
 		if (vh_dev_is_live(dev))
 			ret = stop_live(dev, deadline_ns, err);
-		else if (!vh_dev_is_away(dev) ||
-			 (!dev->is_parted && (must_stop || is_at_rest(dev))))
+		else if (!vh_dev_is_away(dev) || is_at_rest(dev, must_stop))
 			return 0;
 		else
 			ret = lock_wait_until(&dev->lock, &dev->changed,

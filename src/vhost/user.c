@@ -4,8 +4,9 @@
  *
  *	           session_open()             the connection ends, or is ended for
  *	  away  --------------------> there   what the back end said or did not say
- *	   ^  ^_____ pause _____|       |
- *	   |____________________________|
+ *	  ^ ^ ^_____ pause _____|      | |
+ *	  | |__________________________| |
+ *	  |___________ leaving __________|    it has not ended its side yet
  *
  * What becomes of its rings is dev.c's.  A back end that ended is looked for again
  * after 10 ms, then after ever longer pauses, up to one second.
@@ -123,6 +124,12 @@ static void lose(struct vh_user *user, int why, const struct err *reason)
 	vh_dev_unlock(&user->dev);
 }
 
+/* With the device's lock: the connection there is. */
+static int connection_fd(const struct vh_user *user)
+{
+	return user->dev.is_leaving ? user->leaving_fd : user->conn.fd;
+}
+
 /* The connection that was looked at may be another by now. */
 static void check_connection(struct vh_user *user)
 {
@@ -130,8 +137,17 @@ static void check_connection(struct vh_user *user)
 	struct err err = ERR_INIT;
 
 	vh_dev_lock(&user->dev);
-	poll_fd.fd = user->conn.fd;
-	if (!is_away(user) && poll(&poll_fd, 1, 0) > 0) {
+	poll_fd.fd = connection_fd(user);
+	if (poll_fd.fd < 0 || poll(&poll_fd, 1, 0) <= 0) {
+		vh_dev_unlock(&user->dev);
+		return;
+	}
+	if (user->dev.is_leaving) {
+		trace(vh_user_left, "%s", user->name);
+		close(user->leaving_fd);
+		user->leaving_fd = -1;
+		vh_dev_left(&user->dev);
+	} else if (!is_away(user)) {
 		err_set(&err, -ECONNRESET, "%s: its back end has gone",
 			user->name);
 		vh_dev_fail(&user->dev, -ECONNRESET, &err);
@@ -176,9 +192,14 @@ enum {
 	POLL_COUNT
 };
 
-static bool gather(struct vh_user *user, struct pollfd polls[POLL_COUNT])
-{
+struct todo {
 	bool wants_resume;
+	bool wants_back_end;
+};
+
+static struct todo gather(struct vh_user *user, struct pollfd polls[POLL_COUNT])
+{
+	struct todo todo;
 	eventfd_t count;
 
 	eventfd_read(user->wake_fd, &count); /* before looking */
@@ -189,8 +210,9 @@ static bool gather(struct vh_user *user, struct pollfd polls[POLL_COUNT])
 	user->request_fd = -1;
 	if (is_away(user))
 		request_channel_close(&user->requests);
-	polls[CONNECTION].fd = user->conn.fd;
-	wants_resume = user->wants_resume;
+	polls[CONNECTION].fd = connection_fd(user);
+	todo.wants_resume = user->wants_resume;
+	todo.wants_back_end = is_away(user) && !user->dev.is_leaving;
 	if (user->dev.is_parted) /* it is only to finish */
 		user->pause_ns = FIRST_PAUSE_NS / 10;
 	vh_dev_unlock(&user->dev);
@@ -198,7 +220,7 @@ static bool gather(struct vh_user *user, struct pollfd polls[POLL_COUNT])
 	polls[REQUESTS].fd = user->requests.fd;
 	polls[WAKE].events = polls[REQUESTS].events = POLLIN;
 	polls[CONNECTION].events = POLLRDHUP;
-	return wants_resume;
+	return todo;
 }
 
 static void read_requests(struct vh_user *user)
@@ -220,14 +242,15 @@ static void *user_main(void *opaque)
 	struct pollfd polls[POLL_COUNT];
 
 	while (!is_ending(user)) {
-		bool wants_resume = gather(user, polls);
+		struct todo todo = gather(user, polls);
 		int timeout_ms = -1;
 
-		if (wants_resume && resume(user))
+		if (todo.wants_resume && resume(user))
 			continue;
-		if (is_away(user))
+		if (todo.wants_back_end)
 			timeout_ms = (int)(user->pause_ns / NS_PER_MS);
-		if (poll(polls, POLL_COUNT, timeout_ms) == 0 && is_away(user))
+		if (poll(polls, POLL_COUNT, timeout_ms) == 0 &&
+		    todo.wants_back_end)
 			reconnect(user);
 		if (polls[REQUESTS].revents)
 			read_requests(user);
@@ -290,6 +313,7 @@ int vh_user_new(struct vh_board *board, const struct vh_user_config *config,
 	strcpy(user->path, config->path);
 	user->config.name = user->config.path = NULL; /* the caller's */
 	user->wake_fd = user->null_fd = user->inflight_fd = -1;
+	user->leaving_fd = -1;
 	user->request_fd = user->requests.fd = -1;
 	user->pause_ns = FIRST_PAUSE_NS;
 	conn_init(&user->conn, user->name);
@@ -320,6 +344,7 @@ void vh_user_free(struct vh_user *user)
 	conn_close(&user->conn);
 	vh_dev_leave(&user->dev);
 	request_channel_close(&user->requests);
+	close_fd(user->leaving_fd);
 	close_fd(user->request_fd);
 	close_fd(user->wake_fd);
 	close_fd(user->null_fd);

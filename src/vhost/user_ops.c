@@ -249,7 +249,9 @@ static void user_fail(struct vh_dev *dev, int why, const struct err *reason)
 	(void)why;
 	trace(vh_user_closed, "%s: %s", user->name, err_msg(reason));
 	/* It may be at work until it sees that the connection has ended. */
-	conn_leave(&user->conn, clock_mono_ns() + patience_ns);
+	user->leaving_fd =
+		conn_leave(&user->conn, clock_mono_ns() + patience_ns);
+	dev->is_leaving = user->leaving_fd >= 0;
 	if (user->request_fd >= 0)
 		close(user->request_fd);
 	user->request_fd = -1;

@@ -43,6 +43,7 @@ struct vh_user {
 
 	/* protected by dev.lock */
 	struct conn conn;
+	int leaving_fd; /* owned; of a connection that its peer has not ended; -1 */
 	int request_fd; /* owned; of a new session, for the thread; -1 */
 	uint64_t protocol;
 	bool wants_resume;

@@ -116,6 +116,7 @@ struct vh_dev {
 	bool is_started;        /* the rings are to work */
 	bool is_held;           /* stopped for a change of the table */
 	bool is_parted;         /* let go for one, and not yet back */
+	bool is_leaving;        /* away, but for all we know still at work */
 	uint64_t stop_asked_ns; /* since when a stop is wanted; 0: it is not */
 	uint64_t features;      /* what the driver chose */
 	uint64_t told_table, told_log;
@@ -185,6 +186,9 @@ int vh_dev_join(struct vh_dev *dev, struct vh_board *board, enum vh_type type,
 void vh_dev_leave(struct vh_dev *dev);
 /* With both locks: a back end is there that was told nothing yet. */
 void vh_dev_arrived(struct vh_dev *dev);
+
+/* With the device's lock: a back end that was leaving has gone. */
+void vh_dev_left(struct vh_dev *dev);
 
 /* Take the side's lock and the device's; let the first go. */
 void vh_dev_lock(struct vh_dev *dev);

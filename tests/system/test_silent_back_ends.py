@@ -2,6 +2,7 @@
 """Back ends that stop answering: the move fails in time, the guest runs on, the next succeeds."""
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,8 @@ from harness.back_end import BackEnd, BackEnds
 from harness.machine import Fleet, Machine
 from harness.move import start, wait
 from harness.scene import listening, slow
-from test_back_ends import (OPTIONS, SLOW, assert_whole, image, options_of, wait_progress,  # noqa: F401
-                            working)
+from test_back_ends import (OPTIONS, SLOW, assert_whole, image, options_of,  # noqa: F401
+                            resets, wait_progress, working)
 
 pytestmark = pytest.mark.alone  # the guest's pause is measured
 
@@ -23,11 +24,13 @@ SLACK_S = 1.5             # for a busy machine
 
 
 def fails_in_time(source: Machine, destination: Machine) -> str:
-    """It switches now, and gives up; its message."""
+    """It switches now, and gives up, which is told at once; its message."""
     source.qmp.take_events()
+    start_s = time.monotonic()
     source.qmp.command("migrate-set-parameters", max_bandwidth=0, max_cpu_throttle=99,
                        downtime_limit=DOWNTIME_LIMIT_MS)
     assert wait(source, 60) == "failed"
+    assert time.monotonic() - start_s < STOP_MAX_S + SLACK_S
     assert source.status == "running"
     source.serial.wait_ticks(50)
     assert source.serial.longest_gap_ns < (STOP_MAX_S + SLACK_S) * 1e9
@@ -58,6 +61,7 @@ def assert_moves_next(fleet: Fleet, source: Machine, **options: Any) -> None:
     start(source, uri)
     assert wait(source) == "completed", source.qmp.command("query-migrate")
     assert not guest.complaints(source.serial)
+    assert not resets(source)
     destination.serial.wait_ticks(20)
     wait_progress(destination)
     assert_whole(destination)

@@ -197,6 +197,69 @@ static void test_back_end_that_does_not_answer_is_given_up(void **state)
 	}
 }
 
+static void
+test_end_of_logging_does_not_wait_for_a_silent_back_end(void **state)
+{
+	struct fixture *f = *state;
+	struct bed *bed = &f->bed;
+	struct err err = ERR_INIT;
+	uint64_t start_ns;
+
+	start(f, UM_SET_FEATURES, BE_SILENT);
+	f->be.options.fault.skip = 2; /* of the start, and of the log's */
+	assert_int_equal(bed_disk_new(bed, 2, &err), 0);
+	bed_drive(bed);
+	assert_true(write_once(bed));
+	assert_int_equal(mem_log_global_start(bed->board.mem, NULL), 0);
+	start_ns = clock_mono_ns();
+	mem_log_global_stop(bed->board.mem, 0);
+	assert_true(clock_mono_ns() - start_ns < NS_PER_SEC);
+	assert_true(write_once(bed));
+	pause_and_run(bed);
+	assert_recovers(bed);
+	bed_disk_free(bed);
+	be_end(&f->be);
+}
+
+static unsigned int connections(const struct fixture *f)
+{
+	return __atomic_load_n(&f->be.counts.connections, __ATOMIC_RELAXED);
+}
+
+static bool is_pausable(void *opaque)
+{
+	struct bed *bed = opaque;
+	int ret = vdev_pause(bed->vdev, clock_mono_ns() + 10 * NS_PER_MS, NULL);
+
+	vdev_run(bed->vdev);
+	return !ret;
+}
+
+/* It is let go 5 s after it was asked to stop, and wakes up after 7. */
+static void
+test_back_end_that_was_let_go_has_no_successor_before_it_ends(void **state)
+{
+	struct fixture *f = *state;
+	struct bed *bed = &f->bed;
+	struct err err = ERR_INIT;
+
+	start(f, UM_GET_VRING_BASE, BE_LATE);
+	f->be.options.fault.delay_ms = 7000;
+	assert_int_equal(bed_disk_new(bed, 1, &err), 0);
+	bed_drive(bed);
+	assert_true(write_once(bed));
+	assert_false(is_pausable(bed));
+	bed_wait_away(bed);
+	assert_false(is_pausable(bed));
+	assert_int_equal(connections(f), 1);
+	assert_true(bed_until(is_pausable, bed));
+	assert_false(bed_needs_reset(bed));
+	assert_true(write_once(bed));
+	assert_int_equal(connections(f), 2);
+	bed_disk_free(bed);
+	be_end(&f->be);
+}
+
 static void test_back_ends_that_lack_what_is_needed_are_refused(void **state)
 {
 	struct fixture *f = *state;
@@ -371,6 +434,8 @@ int main(void)
 			test_base_of_another_ring_or_past_16_bits_is_refused),
 		TEST(test_wrong_replies_break_the_device_and_nothing_else),
 		TEST(test_back_end_that_does_not_answer_is_given_up),
+		TEST(test_end_of_logging_does_not_wait_for_a_silent_back_end),
+		TEST(test_back_end_that_was_let_go_has_no_successor_before_it_ends),
 		TEST(test_back_ends_that_lack_what_is_needed_are_refused),
 		TEST(test_back_end_without_log_refuses_the_migration_only),
 	};
