@@ -151,6 +151,7 @@ static void add_device(struct bed *bed, unsigned int index)
 {
 	struct vh_dev *dev = &bed->devs[index];
 	struct vdev *vdev = &bed->vdevs[index];
+	const struct vh_queues queues = { vdev, 0, bed->rings, 0 };
 	struct err err = ERR_INIT;
 
 	dev->ops = &ops;
@@ -177,7 +178,8 @@ static void add_device(struct bed *bed, unsigned int index)
 			.device = gpa + 0x2000,
 		};
 	}
-	must(vh_dev_start(dev, vdev, 0, bed->rings, 0, &err), &err);
+	must(vh_dev_start(dev, &queues, &err), &err);
+	must(vh_dev_start_wait(dev, &err), &err);
 }
 
 static double round_us(struct bed *bed)

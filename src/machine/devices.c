@@ -187,6 +187,10 @@ void devices_run(struct devices *devices)
 {
 	for (unsigned int i = 0; i < count_of(devices); i++) {
 		if (devices->device[i].vdev)
+			vdev_run_begin(devices->device[i].vdev);
+	}
+	for (unsigned int i = 0; i < count_of(devices); i++) {
+		if (devices->device[i].vdev)
 			vdev_run(devices->device[i].vdev);
 	}
 }

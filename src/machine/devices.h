@@ -43,8 +43,8 @@ void devices_free(struct devices *devices);
 /* NULL without vhost devices. */
 struct vh_board *devices_vhost(struct devices *devices);
 
-/* vdev_run() and vdev_pause() of all; the pause begins in all before it is waited
- * for in any.  A pause that failed leaves some working: run them all again, or
+/* vdev_run() and vdev_pause() of all; each begins in all before it is waited for in
+ * any.  A pause that failed leaves some working: run them all again, or
  * pause again. */
 void devices_run(struct devices *devices);
 int devices_pause(struct devices *devices, uint64_t deadline_ns,

@@ -229,6 +229,7 @@ static int build_pci(struct machine *machine, struct err *err)
 		.mem = machine->mem,
 		.memory = machine->memory,
 		.state = &machine->state,
+		.setup_state = &machine->setup_state,
 		.is_incoming = machine->options.is_incoming,
 	};
 	int ret;

@@ -275,6 +275,7 @@ void vh_dev_arrived(struct vh_dev *dev)
 	list_del(&dev->link);
 	list_add_tail(&side->devs, &dev->link);
 	dev->told_table = dev->told_log = 0;
+	vh_dev_forget_told(dev);
 	dev->is_logging = false;
 	__atomic_store_n(&dev->is_away, false, __ATOMIC_RELEASE);
 	pthread_cond_broadcast(&dev->changed);

@@ -127,13 +127,123 @@ static int tell_log(struct vh_dev *dev, const struct vh_log *log,
 static int tell_features(struct vh_dev *dev, bool is_logging, struct err *err)
 {
 	uint64_t features = dev->features & dev->backend_features & ~LOG_ALL;
-	int ret = call(dev, set_features, features | (is_logging ? LOG_ALL : 0),
-		       err);
+	int ret;
+
+	features |= is_logging ? LOG_ALL : 0;
+	if (dev->is_told_features && dev->told_features == features)
+		return 0;
+	/* Some let go of rings that others do not have. */
+	vh_dev_forget_told(dev);
+	ret = call(dev, set_features, features, err);
+	if (ret)
+		return ret;
+	dev->is_logging = is_logging;
+	dev->told_features = features;
+	return 0;
+}
+
+static int tell_prepare(struct vh_dev *dev, uint16_t size, struct err *err)
+{
+	if (!dev->ops->prepare || dev->told_size == size)
+		return 0;
+	return call(dev, prepare, size, err);
+}
+
+static int tell_size(struct vh_dev *dev, unsigned int index, uint16_t size,
+		     struct err *err)
+{
+	return dev->rings[index].told.size == size
+		       ? 0
+		       : call(dev, set_vring_num, index, size, err);
+}
+
+static int tell_call(struct vh_dev *dev, unsigned int index, int fd,
+		     struct err *err)
+{
+	const struct vh_told *told = &dev->rings[index].told;
+
+	return told->has_call && told->call_fd == fd
+		       ? 0
+		       : call(dev, set_vring_call, index, fd, err);
+}
+
+static int tell_enable(struct vh_dev *dev, unsigned int index, struct err *err)
+{
+	const struct vh_ring *ring = &dev->rings[index];
+
+	return ring->told.has_enable && ring->told.is_enabled == ring->is_wanted
+		       ? 0
+		       : call(dev, set_vring_enable, index, ring->is_wanted,
+			      err);
+}
+
+/* ---- ahead ---- */
+
+void vh_dev_forget_told(struct vh_dev *dev)
+{
+	dev->is_told_features = false;
+	dev->told_size = 0;
+	for (unsigned int i = 0; i < dev->ring_count; i++)
+		dev->rings[i].told = (struct vh_told){ .size = 0 };
+}
+
+static int tell_ring_ahead(struct vh_dev *dev, unsigned int index,
+			   const struct vdev_queue *queue, int call_fd,
+			   struct err *err)
+{
+	struct vh_ring *ring = &dev->rings[index];
+	bool may_enable = !dev->ops->enable_starts;
+	int ret = tell_size(dev, index, queue->size, err);
 
 	if (!ret)
-		dev->is_logging = is_logging;
+		ret = tell_call(dev, index, call_fd, err);
+	if (!ret && may_enable)
+		ret = tell_enable(dev, index, err);
+	ring->told = (struct vh_told){
+		.size = queue->size,
+		.has_call = true,
+		.call_fd = call_fd,
+		.has_enable = may_enable,
+		.is_enabled = ring->is_wanted,
+	};
 	return ret;
 }
+
+/*
+ * Neither base nor addresses: qemu-storage-daemon reads the used index as it is told
+ * where the ring is, and guest memory is not here yet.  No kick, without which a ring
+ * has not started.
+ */
+int vh_dev_tell_ahead(struct vh_dev *dev, const struct vh_queues *queues,
+		      struct err *err)
+{
+	const struct vdev_queue *queue = &queues->vdev->queues[queues->first];
+	uint16_t size = 0;
+	int ret;
+
+	lock_assert_held(&dev->lock);
+	dev->deadline_ns = clock_mono_ns() + VH_REPLY_NS;
+	dev->features = queues->features;
+	for (unsigned int i = 0; i < queues->count; i++) {
+		if (queue[i].is_enabled && queue[i].size > size)
+			size = queue[i].size;
+	}
+	ret = tell_features(dev, false, err);
+	dev->is_told_features = !ret;
+	if (!ret)
+		ret = tell_prepare(dev, size, err);
+	if (!ret)
+		dev->told_size = size;
+	for (unsigned int i = 0; i < queues->count && !ret; i++) {
+		if (queue[i].is_enabled)
+			ret = tell_ring_ahead(
+				dev, i, &queue[i],
+				vdev_call_fd(queues->vdev, &queue[i]), err);
+	}
+	return ret;
+}
+
+/* ---- to begin ---- */
 
 static int tell_ring(struct vh_dev *dev, unsigned int index, bool is_logged,
 		     struct err *err)
@@ -142,20 +252,20 @@ static int tell_ring(struct vh_dev *dev, unsigned int index, bool is_logged,
 	int ret;
 
 	ring->addr.is_logged = is_logged;
-	ret = call(dev, set_vring_num, index, ring->size, err);
+	ret = tell_size(dev, index, ring->size, err);
 	if (!ret)
 		ret = call(dev, set_vring_base, index, ring->next, err);
 	if (!ret)
 		ret = call(dev, set_vring_addr, index, &ring->addr, err);
 	if (!ret)
-		ret = call(dev, set_vring_call, index, ring->call_fd, err);
+		ret = tell_call(dev, index, ring->call_fd, err);
 	if (!ret)
 		ret = call(dev, set_vring_kick, index, ring->queue->kick_fd,
 			   err);
 	/* From here on it may work. */
 	ring->is_live = true;
 	ring->is_stopping = false;
-	return ret;
+	return ret ? ret : tell_enable(dev, index, err);
 }
 
 static int tell_rings(struct vh_dev *dev, bool is_logged, struct err *err)
@@ -168,14 +278,22 @@ static int tell_rings(struct vh_dev *dev, bool is_logged, struct err *err)
 		if (!ring->is_used)
 			continue;
 		ret = tell_ring(dev, i, is_logged, err);
-		if (!ret)
-			ret = call(dev, set_vring_enable, i, ring->is_wanted,
-				   err);
 		/* What became available while nobody listened. */
 		if (!ret)
 			eventfd_write(ring->queue->kick_fd, 1);
 	}
 	return ret;
+}
+
+static uint16_t largest_ring(const struct vh_dev *dev)
+{
+	uint16_t size = 0;
+
+	for (unsigned int i = 0; i < dev->ring_count; i++) {
+		if (dev->rings[i].size > size)
+			size = dev->rings[i].size;
+	}
+	return size;
 }
 
 int vh_dev_go(struct vh_dev *dev, const struct vh_mem_table *table,
@@ -190,10 +308,11 @@ int vh_dev_go(struct vh_dev *dev, const struct vh_mem_table *table,
 		ret = tell_log(dev, log, err);
 	if (!ret)
 		ret = tell_features(dev, log != NULL, err);
-	if (!ret && dev->ops->prepare)
-		ret = call(dev, prepare, err);
+	if (!ret)
+		ret = tell_prepare(dev, largest_ring(dev), err);
 	if (!ret)
 		ret = tell_rings(dev, log != NULL, err);
+	vh_dev_forget_told(dev); /* a stop takes some of it back */
 	return ret;
 }
 

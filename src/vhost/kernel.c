@@ -186,6 +186,7 @@ static const struct vh_ops kernel_ops = {
 	.set_vring_kick = kernel_set_vring_kick,
 	.set_vring_call = kernel_set_vring_call,
 	.set_vring_enable = kernel_set_vring_enable,
+	.enable_starts = true,
 	.get_vring_base = kernel_get_vring_base,
 	.fail = kernel_fail,
 };
@@ -313,12 +314,28 @@ uint64_t vh_kernel_features(const struct vh_kernel *kernel)
 	return kernel->dev.backend_features;
 }
 
+static struct vh_queues queues_of(struct vdev *vdev, unsigned int first,
+				  uint64_t features)
+{
+	return (struct vh_queues){ vdev, first, PAIR, features };
+}
+
+int vh_kernel_build(struct vh_kernel *kernel, struct vdev *vdev,
+		    unsigned int first, uint64_t features, struct err *err)
+{
+	const struct vh_queues queues = queues_of(vdev, first, features);
+
+	return vh_dev_build(&kernel->dev, &queues, false, err);
+}
+
 int vh_kernel_start(struct vh_kernel *kernel, int tap_fd, struct vdev *vdev,
 		    unsigned int first, uint64_t features, struct err *err)
 {
+	const struct vh_queues queues = queues_of(vdev, first, features);
+
 	arrive(kernel);
 	vh_dev_lock(&kernel->dev);
 	kernel->tap_fd = tap_fd;
 	vh_dev_unlock(&kernel->dev);
-	return vh_dev_start(&kernel->dev, vdev, first, PAIR, features, err);
+	return vh_dev_start(&kernel->dev, &queues, err);
 }

@@ -24,8 +24,10 @@ struct vh_dev *vh_kernel_dev(struct vh_kernel *kernel);
 /* Features of ring and device that the kernel has. */
 uint64_t vh_kernel_features(const struct vh_kernel *kernel);
 
-/* As vh_dev_start(), with the tap's queue @tap_fd, which is borrowed while it works;
- * also after a failure. */
+/* As vh_dev_build() and vh_dev_start(), of the pair that begins with queue @first; with
+ * the tap's queue @tap_fd, which is borrowed while it works, also after a failure. */
+int vh_kernel_build(struct vh_kernel *kernel, struct vdev *vdev,
+		    unsigned int first, uint64_t features, struct err *err);
 int vh_kernel_start(struct vh_kernel *kernel, int tap_fd, struct vdev *vdev,
 		    unsigned int first, uint64_t features, struct err *err);
 

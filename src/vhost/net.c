@@ -50,9 +50,9 @@ struct vh_net {
 };
 
 /* A driver without MQ has its control queue where the second pair would be. */
-static unsigned int pairs_known(const struct vh_net *net)
+static unsigned int pairs_known(const struct vh_net *net, uint64_t features)
 {
-	return net->features & BIT(VIRTIO_NET_F_MQ) ? net->pairs : 1;
+	return features & BIT(VIRTIO_NET_F_MQ) ? net->pairs : 1;
 }
 
 static void vh_net_free(void *opaque)
@@ -122,6 +122,20 @@ static int start_pairs(struct vh_net *net, unsigned int pairs, struct err *err)
 	return ret;
 }
 
+static int kernel_build(void *opaque, struct vdev *vdev, bool is_last,
+			struct err *err)
+{
+	struct vh_net *net = opaque;
+	int ret = 0;
+
+	(void)is_last; /* the kernel is always there */
+	for (unsigned int i = 0; i < pairs_known(net, vdev->features) && !ret;
+	     i++)
+		ret = vh_kernel_build(net->kernels[i], vdev, 2 * i,
+				      vdev->features, err);
+	return ret;
+}
+
 static int kernel_start(void *opaque, struct vdev *vdev, unsigned int pairs,
 			struct err *err)
 {
@@ -178,6 +192,7 @@ static void kernel_announce(void *opaque, const uint8_t mac[6])
 static const struct net_backend_ops kernel_net_ops = {
 	.features = kernel_features,
 	.accept = kernel_accept,
+	.build = kernel_build,
 	.start = kernel_start,
 	.stop_begin = kernel_stop_begin,
 	.stop = kernel_stop,
@@ -206,16 +221,38 @@ static int user_accept(void *opaque, uint64_t features, struct err *err)
 	return 0;
 }
 
+static struct vh_queues queues_of(const struct vh_net *net, struct vdev *vdev)
+{
+	return (struct vh_queues){ vdev, 0,
+				   2 * pairs_known(net, vdev->features),
+				   vdev->features };
+}
+
+static int user_build(void *opaque, struct vdev *vdev, bool is_last,
+		      struct err *err)
+{
+	struct vh_net *net = opaque;
+	const struct vh_queues queues = queues_of(net, vdev);
+
+	return vh_dev_build(vh_user_dev(net->user), &queues, is_last, err);
+}
+
 static int user_start(void *opaque, struct vdev *vdev, unsigned int pairs,
 		      struct err *err)
 {
 	struct vh_net *net = opaque;
 	struct vh_dev *dev = vh_user_dev(net->user);
+	const struct vh_queues queues = queues_of(net, vdev);
 	int ret = vh_dev_set_count(dev, 2 * pairs, err);
 
-	return ret ? ret
-		   : vh_dev_start(dev, vdev, 0, 2 * pairs_known(net),
-				  net->features, err);
+	return ret ? ret : vh_dev_start(dev, &queues, err);
+}
+
+static int user_start_wait(void *opaque, struct err *err)
+{
+	struct vh_net *net = opaque;
+
+	return vh_dev_start_wait(vh_user_dev(net->user), err);
 }
 
 static void user_stop_begin(void *opaque)
@@ -250,7 +287,9 @@ static void user_announce(void *opaque, const uint8_t mac[6])
 static const struct net_backend_ops user_net_ops = {
 	.features = user_features,
 	.accept = user_accept,
+	.build = user_build,
 	.start = user_start,
+	.start_wait = user_start_wait,
 	.stop_begin = user_stop_begin,
 	.stop = user_stop,
 	.set_pairs = user_set_pairs,

@@ -459,7 +459,6 @@ int vh_user_send_rarp(struct vh_user *user, const uint8_t mac[6],
 void vh_user_reset(struct vh_user *user)
 {
 	vh_dev_lock(&user->dev);
-	close_fd(user->inflight_fd);
-	user->inflight_fd = -1;
+	user_drop_inflight(user);
 	vh_dev_unlock(&user->dev);
 }

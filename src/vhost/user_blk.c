@@ -140,12 +140,30 @@ static int user_blk_config_load(struct vdev *vdev, const uint8_t *bytes,
 
 /* ---- work ---- */
 
+static struct vh_queues queues_of(struct vdev *vdev)
+{
+	return (struct vh_queues){ vdev, 0, blk_of(vdev)->queues,
+				   vdev->features };
+}
+
+static int user_blk_build(struct vdev *vdev, bool is_last, struct err *err)
+{
+	const struct vh_queues queues = queues_of(vdev);
+
+	return vh_dev_build(vh_user_dev(blk_of(vdev)->user), &queues, is_last,
+			    err);
+}
+
 static int user_blk_start(struct vdev *vdev, struct err *err)
 {
-	struct user_blk *blk = blk_of(vdev);
+	const struct vh_queues queues = queues_of(vdev);
 
-	return vh_dev_start(vh_user_dev(blk->user), vdev, 0, blk->queues,
-			    vdev->features, err);
+	return vh_dev_start(vh_user_dev(blk_of(vdev)->user), &queues, err);
+}
+
+static int user_blk_start_wait(struct vdev *vdev, struct err *err)
+{
+	return vh_dev_start_wait(vh_user_dev(blk_of(vdev)->user), err);
 }
 
 static void user_blk_stop_begin(struct vdev *vdev)
@@ -180,7 +198,9 @@ static const struct vdev_type user_blk_type = {
 	.pci_class = 0x018000,
 	.config_read = user_blk_config_read,
 	.config_load = user_blk_config_load,
+	.build = user_blk_build,
 	.start = user_blk_start,
+	.start_wait = user_blk_start_wait,
 	.stop_begin = user_blk_stop_begin,
 	.stop = user_blk_stop,
 	.reset = user_blk_reset,

@@ -98,10 +98,12 @@ static int user_set_log(struct vh_dev *dev, const struct vh_log *log,
 
 /* The back end's record of requests: it makes the memory, and gets it back when it
  * has been restarted.  Nothing in it is read here. */
-static int get_inflight(struct vh_user *user, struct err *err)
+static int get_inflight(struct vh_user *user, uint16_t size, struct err *err)
 {
-	struct um_inflight wanted = { .queues =
-					      (uint16_t)user->dev.ring_count };
+	struct um_inflight wanted = {
+		.queues = (uint16_t)user->dev.ring_count,
+		.queue_size = size,
+	};
 	struct conn_message message = {
 		.request = UM_GET_INFLIGHT_FD,
 		.payload = &wanted,
@@ -112,10 +114,6 @@ static int get_inflight(struct vh_user *user, struct err *err)
 	uint64_t end;
 	int ret, fd;
 
-	for (unsigned int i = 0; i < user->dev.ring_count; i++) {
-		if (wanted.queue_size < user->dev.rings[i].size)
-			wanted.queue_size = user->dev.rings[i].size;
-	}
 	ret = conn_ask(&user->conn, &message, &got, sizeof(got), &fd,
 		       user->dev.deadline_ns, err);
 	if (ret)
@@ -137,15 +135,18 @@ static int get_inflight(struct vh_user *user, struct err *err)
 	return 0;
 }
 
-static int user_prepare(struct vh_dev *dev, struct err *err)
+/* Rings of another size have stopped in between, with nothing in flight. */
+static int user_prepare(struct vh_dev *dev, uint16_t size, struct err *err)
 {
 	struct vh_user *user = user_of(dev);
 	int ret = 0;
 
 	if (!dev->has_inflight)
 		return 0;
+	if (user->inflight.queue_size != size)
+		user_drop_inflight(user);
 	if (user->inflight_fd < 0)
-		ret = get_inflight(user, err);
+		ret = get_inflight(user, size, err);
 	return ret ? ret
 		   : say(dev, UM_SET_INFLIGHT_FD, &user->inflight,
 			 sizeof(user->inflight), user->inflight_fd, err);
@@ -233,6 +234,14 @@ static int user_get_vring_base(struct vh_dev *dev, unsigned int index,
 static int user_settle(struct vh_dev *dev, struct err *err)
 {
 	return conn_settle(&user_of(dev)->conn, dev->deadline_ns, err);
+}
+
+void user_drop_inflight(struct vh_user *user)
+{
+	if (user->inflight_fd >= 0)
+		close(user->inflight_fd);
+	user->inflight_fd = -1;
+	user->dev.told_size = 0;
 }
 
 static void wake(struct vh_user *user)

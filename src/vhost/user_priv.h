@@ -58,6 +58,9 @@ static inline bool user_has(const struct vh_user *user, unsigned int feature)
 
 extern const struct vh_ops user_ops;
 
+/* With the device's lock: no request of the record is to be done again. */
+void user_drop_inflight(struct vh_user *user);
+
 /* @session is filled in and owned by the caller, also after a failure. */
 int session_open(struct session *session, const struct vh_user *user,
 		 struct err *err);

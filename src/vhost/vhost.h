@@ -8,6 +8,7 @@
  *	table.c   memory tables
  *	log.c     dirty logs and their scan
  *	dev.c     one device of rings: start, stop, both with log on and off
+ *	dev_tell.c   what its back end is told, and when
  *	kernel.c  the ops over /dev/vhost-net
  *	user.c    the ops over a socket (conn.c, user_msg.h)
  *	user_blk.c, net.c   device types
@@ -88,8 +89,9 @@ struct vh_ops {
 			     const struct vh_mem_table *table, struct err *err);
 	int (*set_log)(struct vh_dev *dev, const struct vh_log *log,
 		       struct err *err);
-	/* Features and memory are set, rings follow.  Optional. */
-	int (*prepare)(struct vh_dev *dev, struct err *err);
+	/* Features and memory are set, rings follow, none of more than @size.
+	 * Optional. */
+	int (*prepare)(struct vh_dev *dev, uint16_t size, struct err *err);
 	int (*set_vring_num)(struct vh_dev *dev, unsigned int index,
 			     unsigned int size, struct err *err);
 	int (*set_vring_base)(struct vh_dev *dev, unsigned int index,
@@ -104,6 +106,8 @@ struct vh_ops {
 	/* A ring that is not enabled is served without effect. */
 	int (*set_vring_enable)(struct vh_dev *dev, unsigned int index,
 				bool is_enabled, struct err *err);
+	/* An enabled ring works, kicked or not: it cannot be enabled ahead. */
+	bool enable_starts;
 	/* Stops the ring.  *@ret_base is set at the latest by settle(), and stays
 	 * borrowed until then. */
 	int (*get_vring_base)(struct vh_dev *dev, unsigned int index,

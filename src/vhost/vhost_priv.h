@@ -62,6 +62,13 @@ struct vh_board {
 	bool is_stale; /* protected by the topology lock: RAM came or went */
 };
 
+/* What a back end was told of a ring that does not work yet (vh_dev_build()). */
+struct vh_told {
+	uint16_t size; /* 0: nothing yet */
+	bool has_call, has_enable, is_enabled;
+	int call_fd;
+};
+
 /* What the back end works on: one virtqueue (split ones only). */
 struct vh_ring {
 	/* written with both locks, read with either */
@@ -80,6 +87,7 @@ struct vh_ring {
 	bool is_live;     /* it may take requests */
 	bool is_stopping; /* it was asked for its base */
 	bool is_wanted;   /* a network device may use fewer than it has */
+	struct vh_told told;
 };
 
 /* Embedded in what belongs to one back end. */
@@ -121,6 +129,10 @@ struct vh_dev {
 	uint64_t features;      /* what the driver chose */
 	uint64_t told_table, told_log;
 	bool is_logging; /* as the back end was told */
+	/* It was told ahead, and nothing since; told_size: by prepare(). */
+	bool is_told_features;
+	uint64_t told_features;
+	uint16_t told_size;
 	uint64_t deadline_ns;
 };
 
@@ -196,11 +208,26 @@ void vh_dev_unlock(struct vh_dev *dev);
 
 /* ---- dev.c; for device types, with no lock of these ---- */
 
-/* Work on queues [first, first + count) of @vdev as rings 0 and up.  -EFAULT: a
- * ring is not in RAM; or what the back end said.  Without a back end, 0: it will
- * begin when there is one. */
-int vh_dev_start(struct vh_dev *dev, struct vdev *vdev, unsigned int first,
-		 unsigned int count, uint64_t features, struct err *err);
+/* Which queues of @vdev become rings 0 and up, and what its driver chose. */
+struct vh_queues {
+	struct vdev *vdev;
+	unsigned int first, count;
+	uint64_t features;
+};
+
+/* The guest will come here with @queues as they are now, or nearly so.  Tell the back
+ * end what it can know before it may look at guest memory: all but where the rings
+ * are and where they go on.  A start then tells what is new.  Any number of times.
+ * 0, also when the back end ended; -ETIMEDOUT or what it said when it refuses;
+ * -ENOTCONN where it @must_be_there and is not. */
+int vh_dev_build(struct vh_dev *dev, const struct vh_queues *queues,
+		 bool must_be_there, struct err *err);
+/* Have @queues worked on.  -EFAULT: a ring is not in RAM; or what the back end said.
+ * Without a back end, 0: it will begin when there is one.  All is sent, and what the
+ * back end says is seen by vh_dev_start_wait(), so that many begin at a time. */
+int vh_dev_start(struct vh_dev *dev, const struct vh_queues *queues,
+		 struct err *err);
+int vh_dev_start_wait(struct vh_dev *dev, struct err *err);
 void vh_dev_stop_begin(struct vh_dev *dev);
 /* As stop of struct vdev_type. */
 int vh_dev_stop(struct vh_dev *dev, uint64_t deadline_ns, struct err *err);
@@ -226,6 +253,11 @@ int vh_dev_go(struct vh_dev *dev, const struct vh_mem_table *table,
 int vh_dev_back(struct vh_dev *dev, const struct vh_mem_table *table,
 		const struct vh_log *log, uint64_t deadline_ns,
 		struct err *err);
+/* What vh_dev_build() says; nothing that was told ahead already.  Then that a new one
+ * knows nothing of it. */
+int vh_dev_tell_ahead(struct vh_dev *dev, const struct vh_queues *queues,
+		      struct err *err);
+void vh_dev_forget_told(struct vh_dev *dev);
 /* Only the table, when it is not the one that was told. */
 int vh_dev_tell_table(struct vh_dev *dev, const struct vh_mem_table *table,
 		      struct err *err);

@@ -174,6 +174,15 @@ static int backend_start(struct net *net, struct err *err)
 	return ret;
 }
 
+static int net_build(struct vdev *dev, bool is_last, struct err *err)
+{
+	const struct net *net = net_of(dev);
+
+	return net->ops->build
+		       ? net->ops->build(net->backend, dev, is_last, err)
+		       : 0;
+}
+
 static int net_start(struct vdev *dev, struct err *err)
 {
 	struct net *net = net_of(dev);
@@ -188,6 +197,14 @@ static int net_start(struct vdev *dev, struct err *err)
 		net->ops->stop(net->backend, UINT64_MAX, NULL);
 	}
 	return c.ret;
+}
+
+static int net_start_wait(struct vdev *dev, struct err *err)
+{
+	const struct net *net = net_of(dev);
+
+	return net->ops->start_wait ? net->ops->start_wait(net->backend, err)
+				    : 0;
 }
 
 /* From here on the thread calls no back end: it is the caller's. */
@@ -284,7 +301,9 @@ static const struct vdev_type net_type = {
 	.accept = net_accept,
 	.config_read = net_config_read,
 	.config_load = net_config_load,
+	.build = net_build,
 	.start = net_start,
+	.start_wait = net_start_wait,
 	.stop_begin = net_stop_begin,
 	.stop = net_stop,
 	.reset = net_reset,

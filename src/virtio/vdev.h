@@ -85,9 +85,17 @@ struct vdev_type {
 	void (*config_write)(struct vdev *dev, uint32_t offset, uint32_t size,
 			     const uint8_t *bytes);
 
+	/* The guest is to come here from elsewhere, with DRIVER_OK and the
+	 * registers there are now: have ready for start what needs neither guest
+	 * memory nor indices.  Again when registers changed, and (@is_last) when
+	 * the guest has stopped there; a failure fails its move.  Optional. */
+	int (*build)(struct vdev *dev, bool is_last, struct err *err);
 	/* Work on all enabled queues.  A failure is the device's: it is broken
 	 * with that reason. */
 	int (*start)(struct vdev *dev, struct err *err);
+	/* Several devices start at a time: where start() only asked a back end, this
+	 * waits for its answer.  A failure as there.  Optional. */
+	int (*start_wait)(struct vdev *dev, struct err *err);
 	/* Several devices stop at a time: first all begin, then each is waited
 	 * for.  Optional. */
 	void (*stop_begin)(struct vdev *dev);
@@ -141,6 +149,7 @@ struct vdev {
 	uint8_t config[VDEV_CONFIG_MAX];
 	bool is_running;   /* the machine is */
 	bool is_working;   /* between start() and stop() */
+	bool is_starting;  /* and start_wait() is due */
 	bool is_resetting; /* the driver's reset waits for stop() */
 
 	/* atomic */
@@ -156,8 +165,8 @@ struct vdev_site {
 	struct mem *mem;
 	struct addr_space *memory;
 	struct pci_bus *bus;
-	struct state_registry *state;
-	struct vh_board *vhost; /* vhost/vhost.h */
+	struct state_registry *state, *setup_state; /* the latter may be NULL */
+	struct vh_board *vhost;                     /* vhost/vhost.h */
 	const char *name;
 	bool is_incoming; /* its guest, and so its disk, is another's still */
 };
@@ -192,7 +201,9 @@ void vdev_break(struct vdev *dev, const struct err *reason);
 
 /* ---- for the machine; with no vCPU in the device ---- */
 
-/* The machine runs, or not.  Starts a device that the driver has set up. */
+/* The machine runs.  Starts a device that the driver has set up; with a begin for
+ * each before, several do so at a time. */
+void vdev_run_begin(struct vdev *dev);
 void vdev_run(struct vdev *dev);
 /* The guest came here from elsewhere, a moment ago.  It gets an interrupt for each
  * queue and for its configuration: one that a back end caused at the source may have

@@ -34,9 +34,10 @@ int vdev_stop(struct vdev *dev, uint64_t deadline_ns, struct err *err);
 /* With dev->lock, when it does not work: registers as after power-up. */
 void vdev_clear(struct vdev *dev);
 
-/* Allocates dev->saved and registers it as @name. */
+/* Allocates dev->saved, registers it as @name, and what of it travels ahead in
+ * @setup_registry (NULL: nothing does). */
 int vdev_state_init(struct vdev *dev, struct state_registry *registry,
-		    struct err *err);
+		    struct state_registry *setup_registry, struct err *err);
 void vdev_state_fini(struct vdev *dev);
 
 #endif

@@ -2,11 +2,16 @@
 /*
  * A device's registers, saved while it is paused and loaded.
  *
+ * What a driver writes once, as it sets the device up, travels ahead as "@name-setup"
+ * while the guest runs, and again when it changed.  The back end is built by that, and
+ * at the switch those columns are empty, unless the driver changed them since.
+ *
  * A guest may have put its rings where no RAM is, and the back end does not know
  * yet; so that is looked for when the device is saved, where it breaks the device,
  * and whoever finds it when the state is activated has been sent a bad stream.
  */
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -15,25 +20,61 @@
 #include "vdev_priv.h"
 #include "virtio/vq.h"
 
-#define QUEUES  VDEV_QUEUES_MAX
-#define COLUMNS 8u
+#define QUEUES VDEV_QUEUES_MAX
 
-/* What goes through the stream: struct vdev with its queues in columns. */
+/* Registers of queues, in columns of the stream; used[] has how many are in each. */
+#define COLUMNS 6u
+
+struct columns {
+	uint16_t size[QUEUES], vector[QUEUES];
+	uint8_t is_enabled[QUEUES];
+	uint64_t desc[QUEUES], driver[QUEUES], device[QUEUES];
+	uint32_t used[COLUMNS];
+};
+
+struct vdev_ahead {
+	uint8_t status;
+	uint64_t features;
+	struct columns columns;
+
+	struct vdev *dev; /* borrowed; not saved */
+	/* It was saved (so it was sent), or it was loaded. */
+	bool is_known;
+	bool is_arriving; /* loaded, and the rest is not: its rings are nowhere */
+};
+
 struct vdev_saved {
 	uint8_t status, is_broken;
 	uint32_t generation;
 	uint64_t features;
 	uint8_t config[VDEV_CONFIG_MAX];
 	uint32_t config_size;
-
-	/* as many as queues, each; columns has how many */
-	uint16_t size[QUEUES], vector[QUEUES];
-	uint8_t is_enabled[QUEUES];
-	uint64_t desc[QUEUES], driver[QUEUES], device[QUEUES];
+	struct columns columns; /* empty: as ahead */
 	uint16_t next_avail[QUEUES], next_used[QUEUES];
-	uint32_t columns[COLUMNS];
+	uint32_t next_avail_used, next_used_used;
 
 	struct vdev *dev; /* borrowed; not saved */
+	struct vdev_ahead ahead;
+	struct state_entry ahead_state;
+};
+
+#define COLUMN(type, member, kind_, number)                                  \
+	{                                                                    \
+		.name = #member, .kind = (kind_),                            \
+		.offset = offsetof(type, columns.member), .count = QUEUES,   \
+		.count_at = offsetof(type, columns.used[number]), .since = 1 \
+	}
+#define ALL_COLUMNS(type)                                                     \
+	COLUMN(type, size, STATE_U16, 0), COLUMN(type, vector, STATE_U16, 1), \
+		COLUMN(type, is_enabled, STATE_U8, 2),                        \
+		COLUMN(type, desc, STATE_U64, 3),                             \
+		COLUMN(type, driver, STATE_U64, 4),                           \
+		COLUMN(type, device, STATE_U64, 5)
+
+static const struct state_field ahead_fields[] = {
+	STATE_FIELD(struct vdev_ahead, status, STATE_U8),
+	STATE_FIELD(struct vdev_ahead, features, STATE_U64),
+	ALL_COLUMNS(struct vdev_ahead),
 };
 
 static const struct state_field fields[] = {
@@ -42,15 +83,12 @@ static const struct state_field fields[] = {
 	STATE_FIELD(struct vdev_saved, generation, STATE_U32),
 	STATE_FIELD(struct vdev_saved, features, STATE_U64),
 	STATE_VARRAY(struct vdev_saved, config, STATE_U8, config_size),
-	STATE_VARRAY(struct vdev_saved, size, STATE_U16, columns[0]),
-	STATE_VARRAY(struct vdev_saved, vector, STATE_U16, columns[1]),
-	STATE_VARRAY(struct vdev_saved, is_enabled, STATE_U8, columns[2]),
-	STATE_VARRAY(struct vdev_saved, desc, STATE_U64, columns[3]),
-	STATE_VARRAY(struct vdev_saved, driver, STATE_U64, columns[4]),
-	STATE_VARRAY(struct vdev_saved, device, STATE_U64, columns[5]),
-	STATE_VARRAY(struct vdev_saved, next_avail, STATE_U16, columns[6]),
-	STATE_VARRAY(struct vdev_saved, next_used, STATE_U16, columns[7]),
+	ALL_COLUMNS(struct vdev_saved),
+	STATE_VARRAY(struct vdev_saved, next_avail, STATE_U16, next_avail_used),
+	STATE_VARRAY(struct vdev_saved, next_used, STATE_U16, next_used_used),
 };
+
+/* ---- saving ---- */
 
 /* With the new topology, or before it is left: all that would be worked on is in
  * RAM. */
@@ -76,6 +114,47 @@ static int check_rings(struct vdev *dev, struct err *err)
 	return 0;
 }
 
+static void put_columns(const struct vdev *dev, struct columns *to)
+{
+	for (unsigned int i = 0; i < COLUMNS; i++)
+		to->used[i] = dev->queue_count;
+	for (unsigned int i = 0; i < dev->queue_count; i++) {
+		const struct vdev_queue *queue = &dev->queues[i];
+
+		to->size[i] = queue->size;
+		to->vector[i] = queue->vector;
+		to->is_enabled[i] = queue->is_enabled;
+		to->desc[i] = queue->desc;
+		to->driver[i] = queue->driver;
+		to->device[i] = queue->device;
+	}
+}
+
+/* Of a guest that runs. */
+static int save_ahead(void *obj, struct err *err)
+{
+	struct vdev_ahead *ahead = obj;
+	struct vdev *dev = ahead->dev;
+
+	(void)err;
+	lock_acquire(&dev->lock);
+	ahead->status = dev->status;
+	ahead->features = dev->features;
+	put_columns(dev, &ahead->columns);
+	ahead->is_known = true;
+	lock_release(&dev->lock);
+	return 0;
+}
+
+/* All of both was written by put_columns(), or is zero. */
+static void drop_known(struct vdev_saved *saved)
+{
+	if (saved->ahead.is_known &&
+	    memcmp(&saved->columns, &saved->ahead.columns,
+		   sizeof(saved->columns)) == 0)
+		memset(saved->columns.used, 0, sizeof(saved->columns.used));
+}
+
 static int save(void *obj, struct err *err)
 {
 	struct vdev_saved *saved = obj;
@@ -84,7 +163,7 @@ static int save(void *obj, struct err *err)
 
 	(void)err;
 	lock_acquire(&dev->lock);
-	if (check_rings(dev, &reason))
+	if (!saved->ahead.is_arriving && check_rings(dev, &reason))
 		vdev_break(dev, &reason);
 	saved->status = dev->status;
 	saved->is_broken = __atomic_load_n(&dev->is_broken, __ATOMIC_ACQUIRE);
@@ -92,19 +171,12 @@ static int save(void *obj, struct err *err)
 	saved->features = dev->features;
 	saved->config_size = dev->config_size;
 	vdev_config_get(dev, 0, dev->config_size, saved->config);
-	for (unsigned int i = 0; i < COLUMNS; i++)
-		saved->columns[i] = dev->queue_count;
+	put_columns(dev, &saved->columns);
+	drop_known(saved);
+	saved->next_avail_used = saved->next_used_used = dev->queue_count;
 	for (unsigned int i = 0; i < dev->queue_count; i++) {
-		const struct vdev_queue *queue = &dev->queues[i];
-
-		saved->size[i] = queue->size;
-		saved->vector[i] = queue->vector;
-		saved->is_enabled[i] = queue->is_enabled;
-		saved->desc[i] = queue->desc;
-		saved->driver[i] = queue->driver;
-		saved->device[i] = queue->device;
-		saved->next_avail[i] = queue->next_avail;
-		saved->next_used[i] = queue->next_used;
+		saved->next_avail[i] = dev->queues[i].next_avail;
+		saved->next_used[i] = dev->queues[i].next_used;
 	}
 	lock_release(&dev->lock);
 	return 0;
@@ -173,24 +245,74 @@ static int check_queue(const struct vdev *dev, const struct vdev_queue *queue,
 	if (queue->is_enabled > 1)
 		return err_set(err, -EBADMSG, "is_enabled: %u",
 			       queue->is_enabled);
-	if (!queue->is_enabled)
-		return 0;
-	if (vdev_queue_check(dev, queue, &reason))
+	if (queue->is_enabled && vdev_queue_check(dev, queue, &reason))
 		return err_set(err, -EBADMSG, "%s", err_msg(&reason));
-	return check_indices(dev, queue, err);
+	return 0;
 }
 
-static void take_queue(struct vdev_queue *queue, const struct vdev_saved *saved,
-		       unsigned int i)
+static int check_count(const struct vdev *dev, uint32_t count, struct err *err)
 {
-	queue->size = saved->size[i];
-	queue->vector = saved->vector[i];
-	queue->is_enabled = saved->is_enabled[i];
-	queue->desc = saved->desc[i];
-	queue->driver = saved->driver[i];
-	queue->device = saved->device[i];
-	queue->next_avail = saved->next_avail[i];
-	queue->next_used = saved->next_used[i];
+	if (count == dev->queue_count)
+		return 0;
+	return err_set(err, -EBADMSG, "%u queues, this device has %u", count,
+		       dev->queue_count);
+}
+
+static int take_columns(struct vdev *dev, const struct columns *from,
+			struct err *err)
+{
+	int ret = 0;
+
+	for (unsigned int i = 0; ret == 0 && i < COLUMNS; i++)
+		ret = check_count(dev, from->used[i], err);
+	for (unsigned int i = 0; ret == 0 && i < dev->queue_count; i++) {
+		struct vdev_queue *queue = &dev->queues[i];
+
+		queue->size = from->size[i];
+		queue->vector = from->vector[i];
+		queue->is_enabled = from->is_enabled[i];
+		queue->desc = from->desc[i];
+		queue->driver = from->driver[i];
+		queue->device = from->device[i];
+		ret = check_queue(dev, queue, err);
+		if (ret)
+			err_prefix(err, "queue %u", i);
+	}
+	return ret;
+}
+
+/* What the driver did of 3.1, and its queues. */
+static int take_registers(struct vdev *dev, uint8_t status, uint64_t features,
+			  const struct columns *columns, struct err *err)
+{
+	int ret;
+
+	dev->features = features;
+	ret = check_status(dev, status, err);
+	if (ret)
+		return ret;
+	dev->status = status;
+	return take_columns(dev, columns, err);
+}
+
+static int take_indices(struct vdev *dev, const struct vdev_saved *saved,
+			struct err *err)
+{
+	int ret = check_count(dev, saved->next_avail_used, err);
+
+	if (ret == 0)
+		ret = check_count(dev, saved->next_used_used, err);
+	for (unsigned int i = 0; ret == 0 && i < dev->queue_count; i++) {
+		struct vdev_queue *queue = &dev->queues[i];
+
+		queue->next_avail = saved->next_avail[i];
+		queue->next_used = saved->next_used[i];
+		if (queue->is_enabled)
+			ret = check_indices(dev, queue, err);
+		if (ret)
+			err_prefix(err, "queue %u", i);
+	}
+	return ret;
 }
 
 static int take_config(struct vdev *dev, const uint8_t *bytes, struct err *err)
@@ -209,34 +331,35 @@ static int take_config(struct vdev *dev, const uint8_t *bytes, struct err *err)
 	return 0;
 }
 
+/* The columns that hold; version 1 knew nothing ahead. */
+static const struct columns *columns_of(const struct vdev_saved *saved,
+					uint16_t version)
+{
+	if (version < 2 || !saved->ahead.is_known)
+		return &saved->columns;
+	for (unsigned int i = 0; i < COLUMNS; i++) {
+		if (saved->columns.used[i])
+			return &saved->columns;
+	}
+	return &saved->ahead.columns;
+}
+
 static int take(struct vdev *dev, const struct vdev_saved *saved,
-		struct err *err)
+		uint16_t version, struct err *err)
 {
 	int ret;
 
-	for (unsigned int i = 0; i < COLUMNS; i++) {
-		if (saved->columns[i] != dev->queue_count)
-			return err_set(err, -EBADMSG,
-				       "%u queues, this device has %u",
-				       saved->columns[i], dev->queue_count);
-	}
 	if (saved->config_size != dev->config_size)
 		return err_set(err, -EBADMSG,
 			       "%u bytes of configuration, this device has %u",
 			       saved->config_size, dev->config_size);
-	dev->features = saved->features;
-	ret = check_status(dev, saved->status, err);
+	ret = take_registers(dev, saved->status, saved->features,
+			     columns_of(saved, version), err);
 	if (ret)
 		return ret;
-	dev->status = saved->status;
 	__atomic_store_n(&dev->is_broken, saved->is_broken, __ATOMIC_RELEASE);
 	__atomic_store_n(&dev->generation, saved->generation, __ATOMIC_RELEASE);
-	for (unsigned int i = 0; ret == 0 && i < dev->queue_count; i++) {
-		take_queue(&dev->queues[i], saved, i);
-		ret = check_queue(dev, &dev->queues[i], err);
-		if (ret)
-			err_prefix(err, "queue %u", i);
-	}
+	ret = take_indices(dev, saved, err);
 	if (ret == 0)
 		ret = take_config(dev, saved->config, err);
 	return ret;
@@ -248,29 +371,81 @@ static int load(void *obj, uint16_t version, struct err *err)
 {
 	struct vdev_saved *saved = obj;
 
+	saved->ahead.is_arriving = false;
+	return take(saved->dev, saved, version, err);
+}
+
+static int load_ahead(void *obj, uint16_t version, struct err *err)
+{
+	struct vdev_ahead *ahead = obj;
+	int ret = take_registers(ahead->dev, ahead->status, ahead->features,
+				 &ahead->columns, err);
+
 	(void)version;
-	return take(saved->dev, saved, err);
+	ahead->is_known = ahead->is_arriving = ret == 0;
+	return ret;
+}
+
+static int accept(struct vdev *dev, struct err *err)
+{
+	if (!(dev->status & VIRTIO_CONFIG_S_FEATURES_OK) ||
+	    !dev->type->accept || !dev->type->accept(dev))
+		return 0;
+	return err_set(err, -EBADMSG, "features 0x%lx do not go here",
+		       dev->features);
+}
+
+static int build(struct vdev *dev, bool is_last, struct err *err)
+{
+	if (!(dev->status & VIRTIO_CONFIG_S_DRIVER_OK) || !dev->type->build ||
+	    __atomic_load_n(&dev->is_broken, __ATOMIC_ACQUIRE))
+		return 0;
+	return dev->type->build(dev, is_last, err);
 }
 
 static int activate(void *obj, struct err *err)
 {
 	struct vdev_saved *saved = obj;
 	struct vdev *dev = saved->dev;
-	int ret = 0;
+	int ret;
 
 	lock_acquire(&dev->lock);
-	if ((dev->status & VIRTIO_CONFIG_S_FEATURES_OK) && dev->type->accept &&
-	    dev->type->accept(dev))
-		ret = err_set(err, -EBADMSG, "features 0x%lx do not go here",
-			      dev->features);
+	ret = accept(dev, err);
 	if (ret == 0)
 		ret = check_rings(dev, err);
+	if (ret == 0)
+		ret = build(dev, true, err);
 	lock_release(&dev->lock);
 	return ret;
 }
 
-static const struct state_desc state = {
+/* The guest may move its rings to where RAM will be: nothing looks at them yet. */
+static int activate_ahead(void *obj, struct err *err)
+{
+	struct vdev_ahead *ahead = obj;
+	struct vdev *dev = ahead->dev;
+	int ret;
+
+	lock_acquire(&dev->lock);
+	ret = accept(dev, err);
+	if (ret == 0)
+		ret = build(dev, false, err);
+	lock_release(&dev->lock);
+	return ret;
+}
+
+static const struct state_desc ahead_state = {
 	.version = 1,
+	.min_version = 1,
+	.fields = ahead_fields,
+	.field_count = array_size(ahead_fields),
+	.save = save_ahead,
+	.load = load_ahead,
+	.activate = activate_ahead,
+};
+
+static const struct state_desc state = {
+	.version = 2, /* columns may be empty */
 	.min_version = 1,
 	.fields = fields,
 	.field_count = array_size(fields),
@@ -280,19 +455,28 @@ static const struct state_desc state = {
 };
 
 int vdev_state_init(struct vdev *dev, struct state_registry *registry,
-		    struct err *err)
+		    struct state_registry *setup_registry, struct err *err)
 {
+	char name[STATE_NAME_MAX];
+
 	dev->saved = calloc(1, sizeof(*dev->saved));
 	if (!dev->saved)
 		return err_set(err, -ENOMEM, "no memory for saved state");
-	dev->saved->dev = dev;
+	dev->saved->dev = dev->saved->ahead.dev = dev;
 	state_register(registry, &dev->state, dev->name, &state, dev->saved);
+	if (!setup_registry)
+		return 0;
+	snprintf(name, sizeof(name), "%s-setup", dev->name);
+	state_register(setup_registry, &dev->saved->ahead_state, name,
+		       &ahead_state, &dev->saved->ahead);
 	return 0;
 }
 
 void vdev_state_fini(struct vdev *dev)
 {
-	if (dev->saved)
+	if (dev->saved) {
 		state_unregister(&dev->state);
+		state_unregister(&dev->saved->ahead_state);
+	}
 	free(dev->saved);
 }

@@ -337,6 +337,8 @@ static void world_fini(struct world *world)
 
 static void work(struct world *world, struct vh_user *user)
 {
+	const struct vh_queues queues = { &world->vdev, 0, RINGS,
+					  1ull << 32 | 1ull << 28 };
 	struct vh_dev *dev = vh_user_dev(user);
 	struct err err = ERR_INIT;
 	uint8_t config[60];
@@ -345,8 +347,12 @@ static void work(struct world *world, struct vh_user *user)
 	ret = vh_user_get_config(user, config, sizeof(config), &err);
 	must(!ret || err.code);
 	err_clear(&err);
-	ret = vh_dev_start(dev, &world->vdev, 0, RINGS, 1ull << 32 | 1ull << 28,
-			   &err);
+	ret = vh_dev_build(dev, &queues, false, &err);
+	must(!ret || err.code);
+	err_clear(&err);
+	ret = vh_dev_start(dev, &queues, &err);
+	if (!ret)
+		ret = vh_dev_start_wait(dev, &err);
 	must(!ret || err.code);
 	if (mem_log_global_start(world->mem, NULL) == 0)
 		mem_log_sync(world->mem, false);

@@ -278,10 +278,13 @@ static inline void fake_init(struct fake *fake, struct world *world,
 	fake_init_rings(fake, world, name, FAKE_RINGS);
 }
 
-static inline void fake_start_at(struct fake *fake, uint64_t gpa)
+static inline struct vh_queues fake_queues(struct fake *fake)
 {
-	struct err err = ERR_INIT;
+	return (struct vh_queues){ &fake->vdev, 0, FAKE_RINGS, 0 };
+}
 
+static inline void fake_set_queues(struct fake *fake, uint64_t gpa)
+{
 	fake->vdev.queues = fake->queues;
 	for (unsigned int i = 0; i < FAKE_RINGS; i++)
 		fake->queues[i] = (struct vdev_queue){
@@ -292,7 +295,16 @@ static inline void fake_start_at(struct fake *fake, uint64_t gpa)
 			.driver = gpa + 0x3000 * i + 0x1000,
 			.device = gpa + 0x3000 * i + 0x2000,
 		};
-	if (vh_dev_start(&fake->dev, &fake->vdev, 0, FAKE_RINGS, 0, &err))
+}
+
+static inline void fake_start_at(struct fake *fake, uint64_t gpa)
+{
+	const struct vh_queues queues = fake_queues(fake);
+	struct err err = ERR_INIT;
+
+	fake_set_queues(fake, gpa);
+	if (vh_dev_start(&fake->dev, &queues, &err) ||
+	    vh_dev_start_wait(&fake->dev, &err))
 		fail_msg("%s", err_msg(&err));
 }
 

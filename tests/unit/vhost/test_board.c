@@ -384,19 +384,16 @@ static void test_more_pieces_of_ram_than_it_takes_break_a_device(void **state)
 static void test_ring_outside_of_ram_is_refused(void **state)
 {
 	struct fixture *f = *state;
+	const struct vh_queues queues = fake_queues(&f->a);
 	struct err err = ERR_INIT;
 
 	fake_start_at(&f->a, 0x10000);
 	vh_dev_stop(&f->a.dev, UINT64_MAX, NULL);
 	f->a.queues[1].device = WORLD_LOW_SIZE - 0x40;
-	assert_int_equal(
-		vh_dev_start(&f->a.dev, &f->a.vdev, 0, FAKE_RINGS, 0, &err),
-		-EFAULT);
+	assert_int_equal(vh_dev_start(&f->a.dev, &queues, &err), -EFAULT);
 	f->a.queues[1].device = ~0ull - 7;
 	err_clear(&err);
-	assert_int_equal(
-		vh_dev_start(&f->a.dev, &f->a.vdev, 0, FAKE_RINGS, 0, &err),
-		-EFAULT);
+	assert_int_equal(vh_dev_start(&f->a.dev, &queues, &err), -EFAULT);
 }
 
 /* ---- while rounds go on ---- */
