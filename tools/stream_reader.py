@@ -50,8 +50,9 @@ RUN_STATES = {1: "running", 2: "paused"}
 
 TYPES = {1: "MACHINE", 2: "SCHEMA", 3: "SETUP_STATE", 4: "SETUP_END", 5: "RAM", 6: "RAM_ZERO",
          7: "ROUND", 8: "STOPPED", 9: "STATE", 10: "VERIFY", 11: "END", 12: "GO", 13: "CANCEL",
-         14: "SWITCH", 0x101: "BUILT", 0x102: "READY", 0x103: "RUNNING", 0x104: "FAILED",
-         0x105: "ROUND_DONE", OPTIONAL | 0x106: "COSTS", OPTIONAL | 0x107: "CALLS"}
+         14: "SWITCH", OPTIONAL | 15: "SETUP_AGAIN",
+         0x101: "BUILT", 0x102: "READY", 0x103: "RUNNING", 0x104: "FAILED", 0x105: "ROUND_DONE",
+         OPTIONAL | 0x106: "COSTS", OPTIONAL | 0x107: "CALLS"}
 
 # For each record: the steps in which it may come, and the one it leads to (None: no change).
 Order = dict[str, tuple[tuple[str, ...], str | None]]
@@ -61,6 +62,7 @@ SAVED: Order = {
     "SCHEMA": (("setup",), None),
     "SETUP_STATE": (("setup",), None),
     "SETUP_END": (("setup",), "rounds"),
+    "SETUP_AGAIN": (("rounds",), None),
     "RAM": (("rounds", "stopped"), None),
     "RAM_ZERO": (("rounds", "stopped"), None),
     "ROUND": (("rounds",), None),
@@ -135,7 +137,7 @@ class Value:
 
 @dataclass
 class State:
-    record: str  # SETUP_STATE or STATE
+    record: str  # SETUP_STATE, SETUP_AGAIN (the last one, which holds), or STATE
     name: str
     version: int
     size: int
@@ -442,10 +444,21 @@ class Reader:
 
     def read_setup_state(self, body: Body) -> None:
         name = body.padded_text(NAME_SIZE, "entry name")
+        body.check(name not in self.stream.states, "entry name", name, "one that has not come yet")
+        self.read_entry(body, name)
+
+    read_state = read_setup_state
+
+    def read_setup_again(self, body: Body) -> None:
+        name = body.padded_text(NAME_SIZE, "entry name")
+        if name not in self.stream.states:
+            raise body.fault("entry name", name or "empty", "one whose SETUP_STATE has come")
+        self.read_entry(body, name)
+
+    def read_entry(self, body: Body, name: str) -> None:
         schema = self.stream.schemas.get(name)
         if schema is None:
             raise body.fault("entry name", name or "empty", "one that a SCHEMA described")
-        body.check(name not in self.stream.states, "entry name", name, "one that has not come yet")
         version = body.u16("version")
         body.check(1 <= version <= schema.version, "version", version, f"1 to {schema.version}")
         body.zero(2, "reserved")
@@ -453,8 +466,6 @@ class Reader:
         body.check(size == body.left, "size", size, f"{body.left}, the rest of the body")
         values = [self.read_field(body, each) for each in schema.fields if each.since <= version]
         self.stream.states[name] = State(body.record, name, version, size, values)
-
-    read_state = read_setup_state
 
     def read_field(self, body: Body, of: Field) -> Value:
         count = of.count

@@ -49,6 +49,7 @@ static const struct qmp_arg parameter_args[] = {
 	{ .name = "downtime-limit", .type = QMP_UINT, .is_optional = true },
 	{ .name = "max-cpu-throttle", .type = QMP_UINT, .is_optional = true },
 	{ .name = "x-log-stop-delay", .type = QMP_UINT, .is_optional = true },
+	{ .name = "x-switch", .type = QMP_STRING, .is_optional = true },
 	{ .name = "x-fail", .type = QMP_STRING, .is_optional = true },
 	{ .name = NULL },
 };

@@ -59,6 +59,21 @@ json_t *qmp_run_query_migrate(struct qmp_call *call, const json_t *args,
 
 /* Parameters */
 
+static int take_switch(const char *name, enum mig_switch *how, struct err *err)
+{
+	for (int i = 0; name && i < MIG_SWITCH_COUNT; i++) {
+		if (strcmp(name, mig_switch_name((enum mig_switch)i)) == 0) {
+			*how = (enum mig_switch)i;
+			return 0;
+		}
+	}
+	return name ? err_set(err, -EINVAL,
+			      "x-switch is early, batched or naive, not "
+			      "'%.64s'",
+			      name)
+		    : 0;
+}
+
 json_t *qmp_run_set_parameters(struct qmp_call *call, const json_t *args,
 			       struct err *err)
 {
@@ -77,6 +92,10 @@ json_t *qmp_run_set_parameters(struct qmp_call *call, const json_t *args,
 		qmp_arg_uint(args, "max-cpu-throttle", params.max_cpu_throttle);
 	params.log_stop_delay_ms = qmp_arg_uint(args, "x-log-stop-delay",
 						params.log_stop_delay_ms);
+	ret = take_switch(qmp_arg_string(args, "x-switch"),
+			  &params.how_to_switch, err);
+	if (ret)
+		return NULL;
 	ret = mig_set_params(call->mig, &params, err);
 	if (!ret && fail)
 		ret = mig_set_fail(call->mig, fail, err);
@@ -94,11 +113,12 @@ json_t *qmp_run_query_parameters(struct qmp_call *call, const json_t *args,
 	mig_params(call->mig, &params);
 	mig_fail(call->mig, fail);
 	return json_pack(
-		"{s:I, s:I, s:I, s:I, s:s}", "max-bandwidth",
+		"{s:I, s:I, s:I, s:I, s:s, s:s}", "max-bandwidth",
 		(json_int_t)params.max_bandwidth, "downtime-limit",
 		(json_int_t)params.downtime_limit_ms, "max-cpu-throttle",
 		(json_int_t)params.max_cpu_throttle, "x-log-stop-delay",
-		(json_int_t)params.log_stop_delay_ms, "x-fail", fail);
+		(json_int_t)params.log_stop_delay_ms, "x-switch",
+		mig_switch_name(params.how_to_switch), "x-fail", fail);
 }
 
 /* Capabilities */

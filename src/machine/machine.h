@@ -142,8 +142,9 @@ int machine_rehearse(struct machine *machine, uint64_t *ret_switch_ns,
 /* All fields are loaded: kernel state of the VM and of all vCPUs goes in, which
  * needs no guest memory. */
 int machine_load_accel(struct machine *machine, struct err *err);
-/* After that, with the topology committed and RAM complete: devices activate. */
-int machine_activate(struct machine *machine, struct err *err);
+/* After that, with the topology committed and RAM complete: devices activate.  All
+ * interrupt routes are told in @one_commit, or each function's in its own. */
+int machine_activate(struct machine *machine, bool one_commit, struct err *err);
 /* From inmigrate to running or paused, claimed already; -EINVAL when the machine
  * was ended meanwhile. */
 int machine_take_over(struct machine *machine, bool is_running,

@@ -291,13 +291,13 @@ int machine_load_accel(struct machine *machine, struct err *err)
 
 /* Vectors that changed since the pre-state are told in one commit of routes,
  * whatever the number of functions. */
-int machine_activate(struct machine *machine, struct err *err)
+int machine_activate(struct machine *machine, bool one_commit, struct err *err)
 {
 	const struct accel_ops *ops = machine->accel->ops;
 	struct err routes = ERR_INIT;
 	int ret;
 
-	if (!ops->routes_begin)
+	if (!ops->routes_begin || !one_commit)
 		return activate(&machine->state, err);
 	ops->routes_begin(machine->accel);
 	ret = activate(&machine->state, err);

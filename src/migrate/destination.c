@@ -19,6 +19,7 @@
 #include "mig_priv.h"
 #include "migrate/ram_recv.h"
 #include "migrate/records.h"
+#include "migrate/state_recv.h"
 #include "migrate/stream.h"
 #include "migrate/verify.h"
 #include "state/state.h"
@@ -30,17 +31,6 @@
  * so all the time has no more of this host's CPUs than others. */
 #define HURRIES_MAX  64
 #define HURRY_MAX_NS (1 * NS_PER_SEC)
-
-/* State records held until END: enough for a thousand vCPUs. */
-#define STATES_MAX (64u << 20)
-
-/* In front of each STATE's data, until the one load of all. */
-struct held_state {
-	struct state_entry *entry; /* borrowed from the machine */
-	uint64_t number;           /* of its record */
-	uint32_t size;
-	uint16_t version;
-};
 
 struct destination {
 	struct mig *mig;
@@ -58,12 +48,11 @@ struct destination {
 	unsigned int hurries;
 	uint64_t hurry_end_ns; /* 0: not in a hurry */
 
-	struct bytes_writer states; /* held_state and data, in turn */
-	unsigned int states_left;   /* entries whose body is still to come */
+	struct state_recv states;
 	bool is_loaded;
 
 	struct phase_clock phases;
-	uint64_t start_ns, commits;
+	uint64_t start_ns;
 	struct machine_calls calls; /* before the pause, then in it */
 	uint64_t hash, hash_pages;
 };
@@ -132,52 +121,10 @@ static int on_schema(struct destination *dst, struct err *err)
 	return state_describe_check(entry, &r, err);
 }
 
-/* The entry that a STATE or SETUP_STATE is of. */
-static int find_entry(struct state_registry *registry,
-		      const struct said_state *state,
-		      struct state_entry **ret_entry, struct err *err)
-{
-	struct state_entry *entry = state_find(registry, state->name);
-
-	if (!entry)
-		return err_set(err, -EINVAL,
-			       "machine differs: no '%s' here; give both sides "
-			       "the same devices",
-			       state->name);
-	if (entry->is_loaded)
-		return err_set(err, -EBADMSG, "the state of '%s' came twice",
-			       state->name);
-	entry->is_loaded = true;
-	*ret_entry = entry;
-	return 0;
-}
-
-/* Every entry came: what is not sent would keep what this host made up. */
-static int check_all_came(struct state_registry *registry, struct err *err)
-{
-	struct state_entry *entry;
-
-	list_for_each (entry, &registry->entries, link) {
-		if (!entry->is_loaded)
-			return err_set(
-				err, -EBADMSG,
-				"the state of '%s' is missing; give both "
-				"sides the same devices",
-				entry->name);
-	}
-	return 0;
-}
-
 static int on_setup_state(struct destination *dst, struct err *err)
 {
-	const struct said_state *state = &dst->said.state;
-	struct state_entry *entry = NULL;
-	int ret = find_entry(machine_setup_state(dst->machine), state, &entry,
-			     err);
-
-	return ret ? ret
-		   : state_load(entry, state->version, state->data, state->size,
-				err);
+	return state_recv_setup(&dst->states, &dst->said.state,
+				dst->record.number, err);
 }
 
 /* Send what is in dst->out, if there is a way back. */
@@ -195,6 +142,7 @@ static int reply(struct destination *dst, struct err *err)
  * why. */
 static void put_costs(struct destination *dst)
 {
+	struct bytes_writer *states = &dst->states.rest; /* empty as yet */
 	struct state_entry *entry;
 	struct fmt_costs costs;
 	uint64_t switch_ns, start, bytes = 0;
@@ -205,33 +153,28 @@ static void put_costs(struct destination *dst)
 	start = clock_mono_ns();
 	list_for_each (entry, &machine_state(dst->machine)->entries, link) {
 		bytes += sizeof(struct fmt_state);
-		ret = ret ? ret : state_save(entry, &dst->states, NULL);
+		ret = ret ? ret : state_save(entry, states, NULL);
 	}
 	/* Encoded there, decoded here. */
 	switch_ns += 2 * (clock_mono_ns() - start);
 	machine_hurry(dst->machine, false);
 	costs.switch_ns = le64_of(switch_ns);
-	costs.state_bytes = le64_of(bytes + dst->states.size);
-	dst->states.size = 0;
+	costs.state_bytes = le64_of(bytes + states->size);
+	states->size = 0;
 	if (!ret)
 		record_put(&dst->out, FMT_COSTS, &costs, sizeof(costs));
 }
 
 static int on_setup_end(struct destination *dst, struct err *err)
 {
-	struct state_entry *entry;
 	struct fmt_built built;
-	int ret = check_all_came(machine_setup_state(dst->machine), err);
+	int ret = state_recv_setup_end(&dst->states, err);
 
-	if (!ret)
-		ret = machine_load_setup(dst->machine, err);
 	if (ret)
 		return ret;
 	ram_recv_start(&dst->ram, dst->mem);
-	bytes_reserve(&dst->states,
+	bytes_reserve(&dst->states.rest,
 		      STATE_ROOM(machine_options(dst->machine)->cpus));
-	list_for_each (entry, &machine_state(dst->machine)->entries, link)
-		dst->states_left++;
 	if (!dst->channel->is_file)
 		put_costs(dst);
 	built.build_ns = le64_of(clock_mono_ns() - dst->start_ns);
@@ -240,7 +183,13 @@ static int on_setup_end(struct destination *dst, struct err *err)
 	return ret ? ret : mig_set_state(dst->mig, MIG_RECEIVING, err);
 }
 
-/* ---- RAM ---- */
+/* ---- rounds ---- */
+
+static int on_setup_again(struct destination *dst, struct err *err)
+{
+	return state_recv_again(&dst->states, &dst->said.state,
+				dst->record.number, err);
+}
 
 static void count_received(struct destination *dst)
 {
@@ -315,70 +264,30 @@ static int on_stopped(struct destination *dst, struct err *err)
 	return mig_set_state(dst->mig, MIG_STOPPED, err);
 }
 
-/* Fields only: nothing here may translate (state/state.h). */
-static int load_fields(struct destination *dst, struct err *err)
-{
-	struct bytes_reader r = bytes_read(dst->states.data, dst->states.size);
-	const uint64_t last_number = dst->record.number;
-	const uint32_t last_type = dst->record.type;
-
-	dst->record.type = FMT_STATE; /* it is to blame */
-	while (bytes_left(&r)) {
-		struct held_state held;
-		int ret;
-
-		bytes_take_copy(&r, &held, sizeof(held));
-		dst->record.number = held.number;
-		ret = state_load(held.entry, held.version,
-				 bytes_take(&r, held.size), held.size, err);
-		if (ret)
-			return ret;
-	}
-	dst->record.number = last_number;
-	dst->record.type = last_type;
-	return 0;
-}
-
 /* Once: what needs no RAM of all that arrived. */
 static int load_all(struct destination *dst, struct err *err)
 {
-	uint64_t commits = mem_commit_count(dst->mem);
 	int ret;
 
 	dst->is_loaded = true;
-	mem_load_begin(dst->mem);
-	mem_begin(dst->mem);
-	ret = load_fields(dst, err);
-	mem_commit(dst->mem);
-	mem_load_end(dst->mem);
-	dst->commits = mem_commit_count(dst->mem) - commits;
-	if (!ret)
-		ret = machine_load_accel(dst->machine, err);
+	ret = state_recv_load(&dst->states, err);
+	if (ret && dst->states.blamed_number) {
+		dst->record.type = dst->states.blamed_type;
+		dst->record.number = dst->states.blamed_number;
+	}
 	phase_end(&dst->phases, MIG_PHASE_DST_LOAD);
 	return ret;
 }
 
 static int on_state(struct destination *dst, struct err *err)
 {
-	const struct said_state *state = &dst->said.state;
-	struct held_state held = { .number = dst->record.number,
-				   .size = state->size,
-				   .version = state->version };
-	int ret = find_entry(machine_state(dst->machine), state, &held.entry,
-			     err);
+	int ret = state_recv_rest(&dst->states, &dst->said.state,
+				  dst->record.number, err);
 
-	if (ret)
-		return ret;
-	if (dst->states.size + state->size > STATES_MAX)
-		return err_set(err, -EBADMSG, "more than 64 MiB of state");
-	bytes_put(&dst->states, &held, sizeof(held));
-	bytes_put(&dst->states, state->data, state->size);
-	if (dst->states.is_failed)
-		return err_set(err, -ENOMEM, "no memory for device state");
 	/* The last one: it is loaded while RAM still arrives.  Not when RAM is
 	 * to be hashed: KVM writes some into it (the wall clock of kvmclock). */
-	if (--dst->states_left || dst->records.has_verify)
-		return 0;
+	if (ret || dst->states.left || dst->records.has_verify)
+		return ret;
 	phase_end(&dst->phases, MIG_PHASE_DST_RECEIVE);
 	return load_all(dst, err);
 }
@@ -392,7 +301,7 @@ static void put_report(struct destination *dst, uint32_t type)
 		.load_ns = le64_of(ns[MIG_PHASE_DST_LOAD]),
 		.activate_ns = le64_of(ns[MIG_PHASE_DST_ACTIVATE]),
 		.start_ns = le64_of(ns[MIG_PHASE_DST_START]),
-		.commits = le64_of(dst->commits),
+		.commits = le64_of(dst->states.commits),
 		.verified_pages = le64_of(dst->hash_pages),
 		.verify_hash = le64_of(dst->hash),
 	};
@@ -431,7 +340,7 @@ static int load_and_answer(struct destination *dst, struct err *err)
 	if (!ret && !dst->is_loaded)
 		ret = load_all(dst, err);
 	if (!ret)
-		ret = machine_activate(dst->machine, err);
+		ret = state_recv_activate(&dst->states, err);
 	if (!ret)
 		ret = machine_claim(dst->machine, err);
 	phase_end(&dst->phases, MIG_PHASE_DST_ACTIVATE);
@@ -448,7 +357,7 @@ static int load_and_answer(struct destination *dst, struct err *err)
 
 static int on_end(struct destination *dst, struct err *err)
 {
-	int ret = check_all_came(machine_state(dst->machine), err);
+	int ret = state_recv_end(&dst->states, err);
 
 	phase_end(&dst->phases, MIG_PHASE_DST_RECEIVE);
 	if (ret)
@@ -515,6 +424,7 @@ static const struct {
 	{ FMT_SCHEMA, on_schema },
 	{ FMT_SETUP_STATE, on_setup_state },
 	{ FMT_SETUP_END, on_setup_end },
+	{ FMT_SETUP_AGAIN, on_setup_again },
 	{ FMT_RAM, on_ram },
 	{ FMT_RAM_ZERO, on_ram_zero },
 	{ FMT_ROUND, on_round },
@@ -594,10 +504,13 @@ static void explain_failure(struct destination *dst, int code, struct err *err)
 
 static int receive(struct destination *dst, struct err *err)
 {
+	struct mig_params params;
 	int ret = accept_source(dst, err);
 
 	if (!ret)
 		ret = mig_set_state(dst->mig, MIG_BUILDING, err);
+	mig_params(dst->mig, &params);
+	state_recv_init(&dst->states, dst->machine, params.how_to_switch);
 	dst->start_ns = clock_mono_ns();
 	records_start(&dst->records, dst->channel->is_file);
 	while (!ret && !records_is_over(&dst->records)) {
@@ -663,12 +576,12 @@ void destination_run(struct mig *mig, struct err *err)
 	lock_acquire(&mig->lock);
 	for (int i = MIG_PHASE_DST_RECEIVE; i < MIG_PHASE_COUNT; i++)
 		mig->info.phase_ns[i] = dst.phases.ns[i];
-	mig->info.switch_commits = dst.commits;
+	mig->info.switch_commits = dst.states.commits;
 	mig->info.destination_calls = dst.calls;
 	mig->info.has_calls = !ret;
 	lock_release(&mig->lock);
 	mig_finish(mig, ret ? MIG_FAILED : MIG_RUNNING, ret ? err : NULL);
 	bytes_writer_fini(&dst.out);
-	bytes_writer_fini(&dst.states);
+	state_recv_fini(&dst.states);
 	record_fini(&dst.record);
 }

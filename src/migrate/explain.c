@@ -117,7 +117,11 @@ static int on_state(struct explainer *x, struct err *err)
 	if (!schema)
 		return err_set(err, -EBADMSG, "no SCHEMA describes '%s'",
 			       state->name);
-	if (schema->has_state)
+	if (x->record.type == FMT_SETUP_AGAIN && !schema->has_state)
+		return err_set(err, -EBADMSG,
+			       "'%s' has had no state that could change",
+			       state->name);
+	if (x->record.type != FMT_SETUP_AGAIN && schema->has_state)
 		return err_set(err, -EBADMSG, "the state of '%s' came twice",
 			       state->name);
 	schema->has_state = true;
@@ -195,6 +199,7 @@ static int explain_record(struct explainer *x, struct err *err)
 	case FMT_SCHEMA:
 		return on_schema(x, err);
 	case FMT_SETUP_STATE:
+	case FMT_SETUP_AGAIN:
 	case FMT_STATE:
 		return on_state(x, err);
 	case FMT_STOPPED:

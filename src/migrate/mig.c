@@ -347,6 +347,17 @@ void mig_params(struct mig *mig, struct mig_params *ret_params)
 	lock_release(&mig->lock);
 }
 
+const char *mig_switch_name(enum mig_switch how)
+{
+	static const char *const names[MIG_SWITCH_COUNT] = {
+		[MIG_SWITCH_EARLY] = "early",
+		[MIG_SWITCH_BATCHED] = "batched",
+		[MIG_SWITCH_NAIVE] = "naive",
+	};
+
+	return names[how];
+}
+
 int mig_set_params(struct mig *mig, const struct mig_params *params,
 		   struct err *err)
 {

@@ -58,6 +58,14 @@ enum mig_state {
 const char *mig_status(enum mig_state state);
 
 /* migrate-set-parameters; names and units are QEMU's. */
+/* x-switch, of a destination (state_recv.h): what is loaded when. */
+enum mig_switch {
+	MIG_SWITCH_EARLY, /* the default */
+	MIG_SWITCH_BATCHED,
+	MIG_SWITCH_NAIVE,
+	MIG_SWITCH_COUNT
+};
+
 struct mig_params {
 	uint64_t max_bandwidth;     /* bytes a second, 0: no limit */
 	uint64_t downtime_limit_ms; /* default 300 */
@@ -67,6 +75,7 @@ struct mig_params {
 	/* x-log-stop-delay: how long dirty logging stays on after the end
 	 * (default 1000); a migration until then finds it on. */
 	uint64_t log_stop_delay_ms;
+	enum mig_switch how_to_switch;
 };
 
 #define MIG_DOWNTIME_LIMIT_MAX_MS 2000000ull /* QEMU's limit */
@@ -158,6 +167,7 @@ int mig_incoming(struct mig *mig, const char *uri, struct err *err);
 
 void mig_query(struct mig *mig, struct mig_info *ret_info);
 void mig_params(struct mig *mig, struct mig_params *ret_params);
+const char *mig_switch_name(enum mig_switch how);
 /* -ERANGE with a reason; takes effect at once, also on a running migration. */
 int mig_set_params(struct mig *mig, const struct mig_params *params,
 		   struct err *err);

@@ -24,6 +24,7 @@
 #include "migrate/policy.h"
 #include "migrate/ram_send.h"
 #include "migrate/replies.h"
+#include "migrate/state_send.h"
 #include "migrate/stream.h"
 #include "migrate/verify.h"
 #include "state/state.h"
@@ -51,6 +52,7 @@ struct source {
 	struct channel *channel;
 	struct mig_caps caps;
 	struct ram_send ram;
+	struct state_send ahead;
 	struct policy policy;
 	struct phase_clock phases;
 	struct bytes_writer out; /* records on their way */
@@ -189,48 +191,6 @@ static void put_machine(struct source *src)
 	record_end(&src->out, begin);
 }
 
-static void put_schemas(struct source *src, struct state_registry *registry)
-{
-	struct state_entry *entry;
-
-	list_for_each (entry, &registry->entries, link) {
-		size_t begin = record_begin(&src->out, FMT_SCHEMA);
-
-		state_describe(entry, &src->out);
-		record_end(&src->out, begin);
-	}
-}
-
-/* Each entry's state as one record of @type. */
-static int put_states(struct source *src, struct state_registry *registry,
-		      uint32_t type, struct err *err)
-{
-	struct bytes_writer *out = &src->out;
-	struct state_entry *entry;
-
-	list_for_each (entry, &registry->entries, link) {
-		struct fmt_state head = {
-			.version = le16_of(entry->desc->version),
-		};
-		size_t begin = record_begin(out, type);
-		size_t start = out->size + sizeof(head);
-		int ret;
-
-		memcpy(head.name, entry->name,
-		       strnlen(entry->name, sizeof(head.name)));
-		bytes_put(out, &head, sizeof(head));
-		ret = state_save(entry, out, err);
-		if (ret)
-			return ret;
-		if (out->is_failed)
-			return err_set(err, -ENOMEM, "no memory for state");
-		head.size = le32_of((uint32_t)(out->size - start));
-		memcpy(out->data + start - sizeof(head), &head, sizeof(head));
-		record_end(out, begin);
-	}
-	return 0;
-}
-
 static int source_setup(struct source *src, struct err *err)
 {
 	struct mig *mig = src->mig;
@@ -248,10 +208,10 @@ static int source_setup(struct source *src, struct err *err)
 		      STATE_ROOM(machine_options(src->machine)->cpus));
 	record_put_header(&src->out, is_file ? FMT_FLAG_NO_PATH : 0);
 	put_machine(src);
-	put_schemas(src, machine_setup_state(src->machine));
-	put_schemas(src, machine_state(src->machine));
-	ret = put_states(src, machine_setup_state(src->machine),
-			 FMT_SETUP_STATE, err);
+	state_send_schemas(&src->out, machine_setup_state(src->machine));
+	state_send_schemas(&src->out, machine_state(src->machine));
+	ret = state_send_setup(&src->ahead, &src->out,
+			       machine_setup_state(src->machine), err);
 	if (ret)
 		return ret;
 	record_put(&src->out, FMT_SETUP_END, NULL, 0);
@@ -439,6 +399,19 @@ static int source_pass(struct source *src, struct policy_round *round,
 	return ret;
 }
 
+/* What the guest changed of its devices is built while it runs.  A round of its own: the
+ * time that takes says nothing about the link. */
+static int send_changed(struct source *src, struct err *err)
+{
+	bool any;
+	int ret = state_send_changed(&src->ahead, &src->out,
+				     machine_setup_state(src->machine), &any,
+				     err);
+
+	return ret || !any ? ret
+			   : end_round(src, src->mig->info.rounds, 0, err);
+}
+
 /* Once, by rounds of nothing, with both sides as quick to wake as they are in
  * the pause: the first makes the destination so.  Other rounds' answers wait for
  * whatever else these hosts run, a guest that is not stopped yet for one. */
@@ -517,6 +490,8 @@ static int source_rounds(struct source *src, struct err *err)
 		hold_back(src, &round);
 		ret = source_pass(src, &round, err);
 		if (!ret)
+			ret = send_changed(src, err);
+		if (!ret)
 			ret = pace_rounds(src, err);
 	}
 	return ret;
@@ -570,7 +545,7 @@ static int source_stop(struct source *src, struct err *err)
 		ret = machine_save_accel(src->machine, err);
 	if (ret)
 		return ret;
-	ret = put_states(src, machine_state(src->machine), FMT_STATE, err);
+	ret = state_send_all(&src->out, machine_state(src->machine), err);
 	phase_end(&src->phases, MIG_PHASE_SAVE_VCPUS);
 	return ret;
 }
@@ -902,6 +877,7 @@ void source_run(struct mig *mig, struct err *err)
 	else
 		source_complete(&src);
 	dirty_limit_give_log(mig->limit);
+	state_send_fini(&src.ahead);
 	bytes_writer_fini(&src.out);
 	record_fini(&src.reply);
 }

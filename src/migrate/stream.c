@@ -42,6 +42,7 @@ static const struct {
 	{ FMT_ROUND_DONE, "ROUND_DONE" },
 	{ FMT_COSTS, "COSTS" },
 	{ FMT_CALLS, "CALLS" },
+	{ FMT_SETUP_AGAIN, "SETUP_AGAIN" },
 };
 
 const char *record_name(uint32_t type)

@@ -86,6 +86,11 @@ def received(count: int, elements: bytes) -> Change:
     return change
 
 
+def set_up_again(name: str, which: int | str, before: str) -> Change:
+    """What a state said, as a SETUP_AGAIN."""
+    return lambda edit: insert(Edited(TYPES["SETUP_AGAIN"], edit.at(name, which).body), before)(edit)
+
+
 EVERY_OTHER = [(2 * index, 1) for index in range(1025)]
 PLACES = ("header", "end of file", "behind the last record")  # where no record is at fault
 
@@ -263,6 +268,14 @@ WRONG = [
     Wrong("state twice", again("STATE", "END"), "STATE", "entry name"),
     Wrong("setup state twice", again("SETUP_STATE", "SETUP_END"), "SETUP_STATE", "entry name",
           f"'{SETUP}' came twice"),
+    Wrong("set up again in the setup", set_up_again("SETUP_STATE", 0, "SETUP_END"), "SETUP_AGAIN",
+          "step"),
+    Wrong("set up again after SWITCH", set_up_again("SETUP_STATE", 0, "STOPPED"), "SETUP_AGAIN",
+          "step"),
+    Wrong("set up again, never before", set_up_again("STATE", "i8042", "ROUND"), "SETUP_AGAIN",
+          "entry name", "no 'i8042' here"),
+    Wrong("set up again, too short", insert(Edited(TYPES["SETUP_AGAIN"], b"x"), "ROUND"),
+          "SETUP_AGAIN", "entry name"),
     Wrong("state missing", drop("STATE", "END", which="i8042"), "END", "number of states",
           "the state of 'i8042' is missing"),
     # ram and runs
