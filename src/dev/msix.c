@@ -48,6 +48,13 @@ struct vector {
 	bool is_bound; /* protected by lock */
 };
 
+/* The table as it travels ahead, of a guest that runs. */
+struct msix_ahead {
+	struct msix *msix; /* borrowed; not saved */
+	uint32_t table_used;
+	uint32_t table[MSIX_VECTORS_MAX * ENTRY_WORDS];
+};
+
 struct msix {
 	/* immutable after init */
 	struct accel *accel; /* borrowed */
@@ -64,6 +71,8 @@ struct msix {
 	uint32_t table_used, pending_used; /* as saved; else constant */
 	uint32_t table[MSIX_VECTORS_MAX * ENTRY_WORDS];
 	uint64_t pending[MSIX_VECTORS_MAX / PENDING_BITS]; /* saved, loaded */
+
+	struct msix_ahead ahead; /* the migration thread's */
 };
 
 static uint32_t *entry_of(struct msix *msix, unsigned int vector)
@@ -273,11 +282,8 @@ static int wrong_size(const struct msix *msix, struct err *err)
 		       msix->table_used, msix->pending_used, msix->count);
 }
 
-static int load_table(void *obj, uint16_t version, struct err *err)
+static int load_table(struct msix *msix, struct err *err)
 {
-	struct msix *msix = obj;
-
-	(void)version;
 	if (msix->table_used != msix->count * ENTRY_WORDS)
 		return wrong_size(msix, err);
 	for (unsigned int i = 0; i < msix->count; i++) {
@@ -291,18 +297,18 @@ static int load(void *obj, uint16_t version, struct err *err)
 {
 	struct msix *msix = obj;
 
+	(void)version;
 	if (msix->pending_used != pending_words(msix))
 		return wrong_size(msix, err);
 	if (msix->count % PENDING_BITS)
 		msix->pending[pending_words(msix) - 1] &=
 			(1ull << msix->count % PENDING_BITS) - 1;
-	return load_table(obj, version, err);
+	return load_table(msix, err);
 }
 
 /* Whether it is enabled comes from the function's registers, which are first. */
-static int activate_table(void *obj, struct err *err)
+static int activate_table(struct msix *msix, struct err *err)
 {
-	struct msix *msix = obj;
 	int ret;
 
 	lock_acquire(&msix->lock);
@@ -314,7 +320,7 @@ static int activate_table(void *obj, struct err *err)
 static int activate(void *obj, struct err *err)
 {
 	struct msix *msix = obj;
-	int ret = activate_table(obj, err);
+	int ret = activate_table(msix, err);
 
 	for (unsigned int i = 0; i < msix->count; i++) {
 		if (msix->pending[i / PENDING_BITS] >> i % PENDING_BITS & 1)
@@ -335,17 +341,47 @@ static const struct state_desc state = {
 
 /* Early, of a guest that runs: so that routes and eventfds are there when it stops.
  * What is pending then is not to be seen here. */
-static const struct state_field setup_fields[] = {
-	STATE_VARRAY(struct msix, table, STATE_U32, table_used),
+static const struct state_field ahead_fields[] = {
+	STATE_VARRAY(struct msix_ahead, table, STATE_U32, table_used),
 };
 
-static const struct state_desc setup_state = {
+static int save_ahead(void *obj, struct err *err)
+{
+	struct msix_ahead *ahead = obj;
+	struct msix *msix = ahead->msix;
+
+	(void)err;
+	lock_acquire(&msix->lock);
+	ahead->table_used = msix->table_used;
+	memcpy(ahead->table, msix->table, msix->count * ENTRY_SIZE);
+	lock_release(&msix->lock);
+	return 0;
+}
+
+static int load_ahead(void *obj, uint16_t version, struct err *err)
+{
+	struct msix_ahead *ahead = obj;
+	struct msix *msix = ahead->msix;
+
+	(void)version;
+	msix->table_used = ahead->table_used;
+	memcpy(msix->table, ahead->table, msix->count * ENTRY_SIZE);
+	return load_table(msix, err);
+}
+
+static int activate_ahead(void *obj, struct err *err)
+{
+	return activate_table(((struct msix_ahead *)obj)->msix, err);
+}
+
+static const struct state_desc ahead_state = {
 	.version = 1,
 	.min_version = 1,
-	.fields = setup_fields,
-	.field_count = array_size(setup_fields),
-	.load = load_table,
-	.activate = activate_table,
+	.fields = ahead_fields,
+	.field_count = array_size(ahead_fields),
+	.save = save_ahead,
+	.load = load_ahead,
+	.activate = activate_ahead,
 };
 
 /* ---- life ---- */
@@ -424,6 +460,7 @@ int msix_new(struct mem *mem, const char *name, struct accel *accel,
 	msix->count = vectors;
 	msix->table_used = vectors * ENTRY_WORDS;
 	msix->pending_used = pending_words(msix);
+	msix->ahead.msix = msix;
 	lock_init(&msix->lock, LOCK_DEVICE);
 	clear_table(msix);
 	snprintf(full, sizeof(full), "%s-msix", name);
@@ -436,7 +473,7 @@ int msix_new(struct mem *mem, const char *name, struct accel *accel,
 	if (setup_registry) {
 		snprintf(full, sizeof(full), "%s-msix-setup", name);
 		state_register(setup_registry, &msix->setup_state, full,
-			       &setup_state, msix);
+			       &ahead_state, &msix->ahead);
 	}
 	*ret_msix = msix;
 	return 0;

@@ -204,6 +204,10 @@ int devices_pause(struct devices *devices, uint64_t deadline_ns,
 		if (devices->device[i].vdev)
 			vdev_pause_begin(devices->device[i].vdev);
 	}
+	for (unsigned int i = 0; i < count_of(devices); i++) {
+		if (devices->device[i].vdev)
+			vdev_pause_ask(devices->device[i].vdev, deadline_ns);
+	}
 	/* All are waited for, also when one does not end: none is left between. */
 	for (unsigned int i = 0; i < count_of(devices); i++) {
 		struct vdev *vdev = devices->device[i].vdev;

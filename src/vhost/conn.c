@@ -357,7 +357,7 @@ static int take_reply(const struct conn *conn,
 		return ret;
 	if (pending->kind == CONN_BASE)
 		return take_base(conn, pending, err);
-	if (in_u64(conn))
+	if (pending->kind == CONN_ACK && in_u64(conn))
 		return err_set(err, -EPROTO,
 			       "%s: its back end refuses request %u with %lu",
 			       conn->name, head.request, in_u64(conn));

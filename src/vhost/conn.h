@@ -34,6 +34,7 @@ enum conn_reply {
 	CONN_ACK,  /* zero, and only where REPLY_ACK was negotiated */
 	CONN_LOG,  /* of UM_SET_LOG_BASE: that it came */
 	CONN_BASE, /* of UM_GET_VRING_BASE */
+	CONN_ANY,  /* a number that does not matter: all before it is done */
 };
 
 struct conn_pending {

@@ -362,17 +362,43 @@ int vh_dev_back(struct vh_dev *dev, const struct vh_mem_table *table,
 	return ret;
 }
 
-void vh_dev_stop_begin(struct vh_dev *dev)
+static bool is_all_idle(const struct vh_dev *dev)
+{
+	for (unsigned int i = 0; i < dev->ring_count; i++) {
+		if (dev->rings[i].is_live && !is_idle(&dev->rings[i]))
+			return false;
+	}
+	return true;
+}
+
+/* Once it may be asked, which a hasty one may that has nothing to do. */
+static void stop_soon(struct vh_dev *dev, uint64_t deadline_ns)
 {
 	struct err err = ERR_INIT;
-	int ret;
+	int ret = 0;
 
-	vh_dev_lock(dev);
-	if (dev->is_started && !vh_dev_is_away(dev) && !dev->is_hasty) {
+	if (!dev->is_started || vh_dev_is_away(dev))
+		return;
+	if (dev->is_hasty && !is_all_idle(dev))
+		ret = wait_rings(dev, deadline_ns, is_idle, &err);
+	/* It may have gone while it was waited for. */
+	if (!ret && dev->is_started && !vh_dev_is_away(dev))
 		ret = vh_dev_ask_stop(dev, &err);
-		if (ret)
-			vh_dev_fail(dev, ret, &err);
-	}
+	if (ret && ret != -ETIMEDOUT)
+		vh_dev_fail(dev, ret, &err);
+}
+
+void vh_dev_stop_begin(struct vh_dev *dev)
+{
+	vh_dev_lock(dev);
+	stop_soon(dev, 0);
+	vh_dev_unlock(dev);
+}
+
+void vh_dev_stop_ask(struct vh_dev *dev, uint64_t deadline_ns)
+{
+	vh_dev_lock(dev);
+	stop_soon(dev, deadline_ns);
 	vh_dev_unlock(dev);
 }
 

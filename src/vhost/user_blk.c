@@ -171,6 +171,11 @@ static void user_blk_stop_begin(struct vdev *vdev)
 	vh_dev_stop_begin(vh_user_dev(blk_of(vdev)->user));
 }
 
+static void user_blk_stop_ask(struct vdev *vdev, uint64_t deadline_ns)
+{
+	vh_dev_stop_ask(vh_user_dev(blk_of(vdev)->user), deadline_ns);
+}
+
 static int user_blk_stop(struct vdev *vdev, uint64_t deadline_ns,
 			 struct err *err)
 {
@@ -202,6 +207,7 @@ static const struct vdev_type user_blk_type = {
 	.start = user_blk_start,
 	.start_wait = user_blk_start_wait,
 	.stop_begin = user_blk_stop_begin,
+	.stop_ask = user_blk_stop_ask,
 	.stop = user_blk_stop,
 	.reset = user_blk_reset,
 	.free = user_blk_free,

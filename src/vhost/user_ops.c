@@ -26,8 +26,9 @@ static struct vh_user *user_of(struct vh_dev *dev)
 	return container_of(dev, struct vh_user, dev);
 }
 
-static int say(struct vh_dev *dev, enum um_request request, const void *payload,
-	       size_t size, int fd, struct err *err)
+static int say_for(struct vh_dev *dev, enum um_request request,
+		   const void *payload, size_t size, int fd,
+		   enum conn_reply reply, struct err *err)
 {
 	struct vh_user *user = user_of(dev);
 	const struct conn_message message = {
@@ -36,10 +37,33 @@ static int say(struct vh_dev *dev, enum um_request request, const void *payload,
 		.size = size,
 		.fds = &fd,
 		.fd_count = fd >= 0,
-		.reply = CONN_ACK,
+		.reply = reply,
 	};
 
 	return conn_send(&user->conn, &message, dev->deadline_ns, err);
+}
+
+static int say(struct vh_dev *dev, enum um_request request, const void *payload,
+	       size_t size, int fd, struct err *err)
+{
+	return say_for(dev, request, payload, size, fd, CONN_ACK, err);
+}
+
+/*
+ * What has to be said of each ring in the pause of a move, with one answer for all: an
+ * acknowledgement costs qemu-storage-daemon as much as the message.  One that cannot do
+ * it ends the connection, as where nobody asks for acknowledgements.
+ */
+static int say_fast(struct vh_dev *dev, enum um_request request,
+		    const void *payload, size_t size, int fd, struct err *err)
+{
+	return say_for(dev, request, payload, size, fd, CONN_NO_REPLY, err);
+}
+
+/* They are answered in the order in which they are asked. */
+static int user_fence(struct vh_dev *dev, struct err *err)
+{
+	return say_for(dev, UM_GET_FEATURES, NULL, 0, -1, CONN_ANY, err);
 }
 
 static int user_set_features(struct vh_dev *dev, uint64_t features,
@@ -152,24 +176,20 @@ static int user_prepare(struct vh_dev *dev, uint16_t size, struct err *err)
 			 sizeof(user->inflight), user->inflight_fd, err);
 }
 
-static int say_state(struct vh_dev *dev, enum um_request request,
-		     unsigned int index, uint32_t num, struct err *err)
-{
-	const struct um_state state = { index, num };
-
-	return say(dev, request, &state, sizeof(state), -1, err);
-}
-
 static int user_set_vring_num(struct vh_dev *dev, unsigned int index,
 			      unsigned int size, struct err *err)
 {
-	return say_state(dev, UM_SET_VRING_NUM, index, size, err);
+	const struct um_state state = { index, size };
+
+	return say(dev, UM_SET_VRING_NUM, &state, sizeof(state), -1, err);
 }
 
 static int user_set_vring_base(struct vh_dev *dev, unsigned int index,
 			       uint32_t base, struct err *err)
 {
-	return say_state(dev, UM_SET_VRING_BASE, index, base, err);
+	const struct um_state state = { index, base };
+
+	return say_fast(dev, UM_SET_VRING_BASE, &state, sizeof(state), -1, err);
 }
 
 static int user_set_vring_addr(struct vh_dev *dev, unsigned int index,
@@ -185,7 +205,7 @@ static int user_set_vring_addr(struct vh_dev *dev, unsigned int index,
 		.log = addr->used_gpa,
 	};
 
-	return say(dev, UM_SET_VRING_ADDR, &where, sizeof(where), -1, err);
+	return say_fast(dev, UM_SET_VRING_ADDR, &where, sizeof(where), -1, err);
 }
 
 static int user_set_vring_kick(struct vh_dev *dev, unsigned int index, int fd,
@@ -193,7 +213,8 @@ static int user_set_vring_kick(struct vh_dev *dev, unsigned int index, int fd,
 {
 	uint64_t payload = index & UM_VRING_INDEX_MASK;
 
-	return say(dev, UM_SET_VRING_KICK, &payload, sizeof(payload), fd, err);
+	return say_fast(dev, UM_SET_VRING_KICK, &payload, sizeof(payload), fd,
+			err);
 }
 
 static int user_set_vring_call(struct vh_dev *dev, unsigned int index, int fd,
@@ -209,10 +230,12 @@ static int user_set_vring_call(struct vh_dev *dev, unsigned int index, int fd,
 static int user_set_vring_enable(struct vh_dev *dev, unsigned int index,
 				 bool is_enabled, struct err *err)
 {
+	const struct um_state state = { index, is_enabled };
+
 	/* Without protocol features rings are enabled from the start. */
 	if (!(dev->backend_features & 1ull << UM_F_PROTOCOL_FEATURES))
 		return 0;
-	return say_state(dev, UM_SET_VRING_ENABLE, index, is_enabled, err);
+	return say(dev, UM_SET_VRING_ENABLE, &state, sizeof(state), -1, err);
 }
 
 static int user_get_vring_base(struct vh_dev *dev, unsigned int index,
@@ -284,6 +307,7 @@ const struct vh_ops user_ops = {
 	.set_vring_kick = user_set_vring_kick,
 	.set_vring_call = user_set_vring_call,
 	.set_vring_enable = user_set_vring_enable,
+	.fence = user_fence,
 	.get_vring_base = user_get_vring_base,
 	.settle = user_settle,
 	.fail = user_fail,

@@ -108,6 +108,9 @@ struct vh_ops {
 				bool is_enabled, struct err *err);
 	/* An enabled ring works, kicked or not: it cannot be enabled ahead. */
 	bool enable_starts;
+	/* When this is settled, bases, addresses and kicks have been taken, which are
+	 * not answered one by one.  NULL: they are. */
+	int (*fence)(struct vh_dev *dev, struct err *err);
 	/* Stops the ring.  *@ret_base is set at the latest by settle(), and stays
 	 * borrowed until then. */
 	int (*get_vring_base)(struct vh_dev *dev, unsigned int index,

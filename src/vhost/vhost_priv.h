@@ -229,6 +229,8 @@ int vh_dev_start(struct vh_dev *dev, const struct vh_queues *queues,
 		 struct err *err);
 int vh_dev_start_wait(struct vh_dev *dev, struct err *err);
 void vh_dev_stop_begin(struct vh_dev *dev);
+/* As stop_ask of struct vdev_type. */
+void vh_dev_stop_ask(struct vh_dev *dev, uint64_t deadline_ns);
 /* As stop of struct vdev_type. */
 int vh_dev_stop(struct vh_dev *dev, uint64_t deadline_ns, struct err *err);
 /* Rings [0, count) are enabled and the others are not: what comes for those is

@@ -180,6 +180,14 @@ void vdev_pause_begin(struct vdev *dev)
 	lock_release(&dev->lock);
 }
 
+void vdev_pause_ask(struct vdev *dev, uint64_t deadline_ns)
+{
+	lock_acquire(&dev->lock);
+	if (dev->is_working && dev->type->stop_ask)
+		dev->type->stop_ask(dev, deadline_ns);
+	lock_release(&dev->lock);
+}
+
 int vdev_pause(struct vdev *dev, uint64_t deadline_ns, struct err *err)
 {
 	int ret;

@@ -99,6 +99,9 @@ struct vdev_type {
 	/* Several devices stop at a time: first all begin, then each is waited
 	 * for.  Optional. */
 	void (*stop_begin)(struct vdev *dev);
+	/* In between, of all too: a back end that cannot be asked to stop before it
+	 * has done what it took is asked as soon as it has.  Optional. */
+	void (*stop_ask)(struct vdev *dev, uint64_t deadline_ns);
 	/* When this returned 0 the back end touches no guest memory any more,
 	 * every request it took is completed in the used ring, and next_avail
 	 * and next_used are right.  -ETIMEDOUT at @deadline_ns (clock_mono_ns()):
@@ -213,6 +216,7 @@ void vdev_arrived(struct vdev *dev);
 /* Each begin has its pause, even when another device's has failed meanwhile.
  * -ETIMEDOUT: it works on; vdev_run() says that the machine does, too. */
 void vdev_pause_begin(struct vdev *dev);
+void vdev_pause_ask(struct vdev *dev, uint64_t deadline_ns);
 int vdev_pause(struct vdev *dev, uint64_t deadline_ns, struct err *err);
 
 /* ---- for the transport; with dev->lock ---- */

@@ -166,6 +166,8 @@ static void read_and_answer(struct back_end *be)
 			be_reply_u64(&message, 0);
 		if (message.has_reply && !be->is_failed)
 			reply(be, &message);
+		else if (fault_for(be, &message) == BE_GONE)
+			be->is_failed = true;
 	}
 	for (unsigned int i = 0; i < message.fd_count; i++)
 		close(message.fds[i]);

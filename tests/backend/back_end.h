@@ -19,7 +19,8 @@
 #define BE_QUEUES_MAX 64u
 #define BE_SECTOR     512u
 
-/* What is done instead of the right reply to a request. */
+/* What is done instead of the right reply to a request; where none is due, only BE_GONE
+ * is. */
 enum be_fault_kind {
 	BE_RIGHT,
 	BE_SILENT,   /* none */

@@ -24,28 +24,36 @@ enum stage {
 	AT_STOP
 };
 
+enum answer {
+	VALUE,
+	ACK,
+	NONE, /* those of a fence behind them */
+};
+
 static const struct {
 	enum um_request request;
 	enum stage stage;
-	bool is_ack;
+	enum answer answer;
+	unsigned int skip;
 } requests[] = {
-	{ UM_GET_FEATURES, AT_NEW, false },
-	{ UM_GET_PROTOCOL_FEATURES, AT_NEW, false },
-	{ UM_GET_QUEUE_NUM, AT_NEW, false },
-	{ UM_SET_BACKEND_REQ_FD, AT_NEW, true },
-	{ UM_GET_CONFIG, AT_NEW, false },
-	{ UM_SET_MEM_TABLE, AT_NEW, true },
-	{ UM_SET_FEATURES, AT_START, true },
-	{ UM_GET_INFLIGHT_FD, AT_START, false },
-	{ UM_SET_INFLIGHT_FD, AT_START, true },
-	{ UM_SET_VRING_NUM, AT_START, true },
-	{ UM_SET_VRING_BASE, AT_START, true },
-	{ UM_SET_VRING_ADDR, AT_START, true },
-	{ UM_SET_VRING_CALL, AT_START, true },
-	{ UM_SET_VRING_KICK, AT_START, true },
-	{ UM_SET_VRING_ENABLE, AT_START, true },
-	{ UM_SET_LOG_BASE, AT_LOG, false },
-	{ UM_GET_VRING_BASE, AT_STOP, false },
+	{ UM_GET_FEATURES, AT_NEW, VALUE, 0 },
+	{ UM_GET_PROTOCOL_FEATURES, AT_NEW, VALUE, 0 },
+	{ UM_GET_QUEUE_NUM, AT_NEW, VALUE, 0 },
+	{ UM_SET_BACKEND_REQ_FD, AT_NEW, ACK, 0 },
+	{ UM_GET_CONFIG, AT_NEW, VALUE, 0 },
+	{ UM_SET_MEM_TABLE, AT_NEW, ACK, 0 },
+	{ UM_SET_FEATURES, AT_START, ACK, 0 },
+	{ UM_GET_INFLIGHT_FD, AT_START, VALUE, 0 },
+	{ UM_SET_INFLIGHT_FD, AT_START, ACK, 0 },
+	{ UM_SET_VRING_NUM, AT_START, ACK, 0 },
+	{ UM_SET_VRING_BASE, AT_START, NONE, 0 },
+	{ UM_SET_VRING_ADDR, AT_START, NONE, 0 },
+	{ UM_SET_VRING_CALL, AT_START, ACK, 0 },
+	{ UM_SET_VRING_KICK, AT_START, NONE, 0 },
+	{ UM_SET_VRING_ENABLE, AT_START, ACK, 0 },
+	{ UM_GET_FEATURES, AT_START, VALUE, 1 }, /* a fence */
+	{ UM_SET_LOG_BASE, AT_LOG, VALUE, 0 },
+	{ UM_GET_VRING_BASE, AT_STOP, VALUE, 0 },
 };
 
 struct fixture {
@@ -142,6 +150,8 @@ static bool applies(unsigned int i, enum be_fault_kind kind)
 		return false;
 	if (kind == BE_NO_FD)
 		return requests[i].request == UM_GET_INFLIGHT_FD;
+	if (requests[i].answer == NONE)
+		return kind == BE_GONE;
 	return true;
 }
 
@@ -155,7 +165,7 @@ static bool must_fail(unsigned int i, enum be_fault_kind kind)
 	case BE_TORN:
 		return false;
 	case BE_REFUSED:
-		return requests[i].is_ack;
+		return requests[i].answer == ACK;
 	default:
 		return true;
 	}
@@ -172,6 +182,7 @@ static void test_wrong_replies_break_the_device_and_nothing_else(void **state)
 			if (!applies(i, (enum be_fault_kind)kind))
 				continue;
 			start(f, requests[i].request, (enum be_fault_kind)kind);
+			f->be.options.fault.skip = requests[i].skip;
 			live(f, requests[i].stage,
 			     must_fail(i, (enum be_fault_kind)kind));
 			be_end(&f->be);
@@ -184,13 +195,14 @@ static void test_wrong_replies_break_the_device_and_nothing_else(void **state)
 
 static void test_back_end_that_does_not_answer_is_given_up(void **state)
 {
-	static const unsigned int silent[] = { 0, 4, 11 };
+	static const unsigned int silent[] = { 0, 4, 12, 15 };
 	struct fixture *f = *state;
 
 	for (unsigned int i = 0; i < array_size(silent); i++) {
 		uint64_t start_ns = clock_mono_ns();
 
 		start(f, requests[silent[i]].request, BE_SILENT);
+		f->be.options.fault.skip = requests[silent[i]].skip;
 		live(f, requests[silent[i]].stage, true);
 		be_end(&f->be);
 		assert_true(clock_mono_ns() - start_ns < PATIENCE_NS);
