@@ -43,6 +43,7 @@ struct fake {
 	char told[4096]; /* words behind each other */
 	int result;      /* of every call */
 	int breaks;      /* vdev_break() */
+	int call_fd;     /* of all its queues */
 };
 
 int __wrap_vdev_call_fd(const struct vdev *dev, const struct vdev_queue *queue);
@@ -50,9 +51,8 @@ void __wrap_vdev_break(struct vdev *dev, const struct err *reason);
 
 int __wrap_vdev_call_fd(const struct vdev *dev, const struct vdev_queue *queue)
 {
-	(void)dev;
 	(void)queue;
-	return -1;
+	return container_of(dev, struct fake, vdev)->call_fd;
 }
 
 void __wrap_vdev_break(struct vdev *dev, const struct err *reason)
@@ -262,6 +262,7 @@ static inline void fake_init_rings(struct fake *fake, struct world *world,
 
 	memset(fake, 0, sizeof(*fake));
 	snprintf(fake->name, sizeof(fake->name), "%s", name);
+	fake->call_fd = -1;
 	fake->dev.ops = &fake_ops;
 	fake->dev.name = fake->name;
 	if (vh_dev_join(&fake->dev, world->board, VH_USER, rings, &err))

@@ -61,7 +61,8 @@ struct toy {
 
 	/* what it was asked, and what it says */
 	unsigned int accepts, starts, begins, stops, resets, config_reads;
-	int accept_result, start_result, stop_result;
+	unsigned int builds, last_builds, waits;
+	int accept_result, build_result, start_result, wait_result, stop_result;
 	unsigned int enabled_at_start;
 	uint32_t write_offset, write_size;
 	uint8_t written[8];
@@ -91,6 +92,27 @@ static inline void toy_config_write(struct vdev *dev, uint32_t offset,
 	toy->write_offset = offset;
 	toy->write_size = size;
 	memcpy(toy->written, bytes, size);
+}
+
+static inline int toy_build(struct vdev *dev, bool is_last, struct err *err)
+{
+	struct toy *toy = toy_of(dev);
+
+	toy->builds++;
+	toy->last_builds += is_last;
+	return toy->build_result
+		       ? err_set(err, toy->build_result, "the toy is in pieces")
+		       : 0;
+}
+
+static inline int toy_start_wait(struct vdev *dev, struct err *err)
+{
+	struct toy *toy = toy_of(dev);
+
+	toy->waits++;
+	return toy->wait_result
+		       ? err_set(err, toy->wait_result, "the toy fell asleep")
+		       : 0;
 }
 
 static inline int toy_start(struct vdev *dev, struct err *err)
@@ -133,6 +155,8 @@ static const struct vdev_type toy_type = {
 	.id = 42,
 	.pci_class = 0x088000,
 	.accept = toy_accept,
+	.build = toy_build,
+	.start_wait = toy_start_wait,
 	.config_read = toy_config_read,
 	.config_write = toy_config_write,
 	.start = toy_start,
@@ -154,6 +178,7 @@ static inline void toy_init_with(struct toy *toy, const struct vdev_type *type)
 	site.memory = toy->board.memory;
 	site.bus = toy->board.bus;
 	site.state = &toy->board.state;
+	site.setup_state = &toy->board.setup_state;
 	if (ram_block_new(toy->board.mem, "ram", TOY_RAM, &options, &toy->ram,
 			  &err) ||
 	    vdev_init(&toy->dev, type, &site, 1ull << TOY_FEATURE, TOY_CONFIG,
@@ -204,6 +229,31 @@ static inline int toy_teardown(void **state)
 	toy_fini(*state);
 	free(*state);
 	return 0;
+}
+
+/* Save what travels ahead of @from and build @to by it, as a migration does while the
+ * guest runs; what load or activate said. */
+static inline int toy_move_ahead(struct toy *from, struct toy *to,
+				 struct err *err)
+{
+	struct state_entry *entry;
+	int ret = 0;
+
+	list_for_each (entry, &from->board.setup_state.entries, link) {
+		struct bytes_writer bytes = { .data = NULL };
+		struct state_entry *other =
+			state_find(&to->board.setup_state, entry->name);
+
+		assert_non_null(other);
+		assert_int_equal(state_save(entry, &bytes, NULL), 0);
+		if (ret == 0)
+			ret = state_load(other, entry->desc->version,
+					 bytes.data, bytes.size, err);
+		if (ret == 0)
+			ret = state_activate(other, err);
+		bytes_writer_fini(&bytes);
+	}
+	return ret;
 }
 
 /* Save @from and load @to, as a migration does; what load or activate said. */

@@ -1,0 +1,203 @@
+// SPDX-License-Identifier: Apache-2.0
+/* What a back end is told before its guest is there, and what is left for the start. */
+#include <errno.h>
+
+#include "fake.h"
+
+#define AHEAD \
+	"features num call enable num call enable num call enable num call enable "
+#define START "base addr kick base addr kick base addr kick base addr kick "
+
+struct fixture {
+	struct world world;
+	struct fake a;
+	struct err err;
+};
+
+static int setup(void **state)
+{
+	struct fixture *f = calloc(1, sizeof(*f));
+
+	world_init(&f->world, false);
+	fake_init(&f->a, &f->world, "a");
+	fake_set_queues(&f->a, 0x10000);
+	vh_dev_lock(&f->a.dev);
+	vh_dev_tell_table(&f->a.dev, world_side(&f->world)->table, NULL);
+	vh_dev_unlock(&f->a.dev);
+	f->a.told[0] = '\0';
+	*state = f;
+	return 0;
+}
+
+static int teardown(void **state)
+{
+	struct fixture *f = *state;
+
+	f->a.result = 0;
+	fake_fini(&f->a);
+	world_fini(&f->world);
+	free(f);
+	return 0;
+}
+
+static int build(struct fixture *f, bool must_be_there)
+{
+	const struct vh_queues queues = fake_queues(&f->a);
+
+	f->a.told[0] = '\0';
+	err_clear(&f->err);
+	return vh_dev_build(&f->a.dev, &queues, must_be_there, &f->err);
+}
+
+static void start(struct fixture *f)
+{
+	const struct vh_queues queues = fake_queues(&f->a);
+
+	f->a.told[0] = '\0';
+	assert_int_equal(vh_dev_start(&f->a.dev, &queues, &f->err), 0);
+	assert_int_equal(vh_dev_start_wait(&f->a.dev, &f->err), 0);
+}
+
+static void test_back_end_learns_ahead_what_needs_no_guest_memory(void **state)
+{
+	struct fixture *f = *state;
+
+	assert_int_equal(build(f, false), 0);
+	assert_string_equal(f->a.told, AHEAD);
+	assert_false(vh_dev_is_live(&f->a.dev));
+	start(f);
+	assert_string_equal(f->a.told, START);
+	assert_true(vh_dev_is_live(&f->a.dev));
+}
+
+static void test_nothing_is_told_ahead_twice(void **state)
+{
+	struct fixture *f = *state;
+
+	assert_int_equal(build(f, false), 0);
+	assert_int_equal(build(f, true), 0);
+	assert_string_equal(f->a.told, "");
+}
+
+/* Rings lie where the driver says as they begin, whatever was there before. */
+static void test_only_what_the_driver_changed_is_told_again(void **state)
+{
+	struct fixture *f = *state;
+
+	assert_int_equal(build(f, false), 0);
+	f->a.queues[2].size = FAKE_SIZE / 2;
+	assert_int_equal(build(f, false), 0);
+	assert_string_equal(f->a.told, "num ");
+	f->a.call_fd = 77;
+	assert_int_equal(build(f, false), 0);
+	assert_string_equal(f->a.told, "call call call call ");
+	f->a.queues[1].size = FAKE_SIZE / 4;
+	f->a.queues[3].desc += 0x1000;
+	start(f);
+	assert_string_equal(f->a.told, "base addr kick num base addr kick "
+				       "base addr kick base addr kick ");
+}
+
+static void test_ring_that_the_driver_took_back_does_not_begin(void **state)
+{
+	struct fixture *f = *state;
+
+	assert_int_equal(build(f, false), 0);
+	f->a.queues[0].is_enabled = f->a.queues[3].is_enabled = 0;
+	start(f);
+	assert_string_equal(f->a.told, "base addr kick base addr kick ");
+	assert_false(f->a.dev.rings[0].is_live);
+}
+
+/* Some take rings away that those do not have. */
+static void test_other_features_have_all_told_again(void **state)
+{
+	struct fixture *f = *state;
+	struct vh_queues queues = fake_queues(&f->a);
+
+	assert_int_equal(build(f, false), 0);
+	queues.features = 1ull << 29;
+	f->a.told[0] = '\0';
+	assert_int_equal(vh_dev_build(&f->a.dev, &queues, false, &f->err), 0);
+	assert_string_equal(f->a.told, AHEAD);
+}
+
+static void
+test_rings_that_are_not_wanted_are_told_so_as_they_begin(void **state)
+{
+	struct fixture *f = *state;
+
+	assert_int_equal(build(f, false), 0);
+	assert_int_equal(vh_dev_set_count(&f->a.dev, 3, &f->err), 0);
+	start(f);
+	assert_string_equal(f->a.told, START "enable ");
+}
+
+static void test_a_stop_takes_back_what_was_told_ahead(void **state)
+{
+	struct fixture *f = *state;
+
+	assert_int_equal(build(f, false), 0);
+	start(f);
+	assert_int_equal(vh_dev_stop(&f->a.dev, UINT64_MAX, &f->err), 0);
+	start(f);
+	assert_memory_equal(f->a.told,
+			    "features num base addr call kick enable ", 40);
+}
+
+static void test_back_end_that_comes_after_it_is_told_all(void **state)
+{
+	struct fixture *f = *state;
+
+	assert_int_equal(build(f, false), 0);
+	fake_die(&f->a);
+	assert_int_equal(build(f, false), 0); /* there may be one in time */
+	assert_string_equal(f->a.told, "");
+	assert_int_equal(build(f, true), -ENOTCONN);
+	fake_arrive(&f->a);
+	assert_int_equal(build(f, true), 0);
+	assert_string_equal(f->a.told, AHEAD);
+	assert_int_equal(f->a.breaks, 0);
+}
+
+static void test_refusal_fails_the_move_and_not_the_device(void **state)
+{
+	struct fixture *f = *state;
+
+	f->a.result = -EPROTO;
+	assert_int_equal(build(f, false), -EPROTO);
+	assert_int_equal(f->a.breaks, 0);
+	assert_true(vh_dev_is_away(&f->a.dev));
+}
+
+static void test_log_makes_other_features_at_the_start(void **state)
+{
+	struct fixture *f = *state;
+
+	assert_int_equal(build(f, false), 0);
+	assert_int_equal(mem_log_global_start(f->world.mem, &f->err), 0);
+	start(f);
+	assert_memory_equal(f->a.told,
+			    "log features+log num base addr+log call ", 40);
+	mem_log_global_stop(f->world.mem, 0);
+}
+
+#define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+
+int main(void)
+{
+	static const struct CMUnitTest tests[] = {
+		TEST(test_back_end_learns_ahead_what_needs_no_guest_memory),
+		TEST(test_nothing_is_told_ahead_twice),
+		TEST(test_only_what_the_driver_changed_is_told_again),
+		TEST(test_ring_that_the_driver_took_back_does_not_begin),
+		TEST(test_other_features_have_all_told_again),
+		TEST(test_rings_that_are_not_wanted_are_told_so_as_they_begin),
+		TEST(test_a_stop_takes_back_what_was_told_ahead),
+		TEST(test_back_end_that_comes_after_it_is_told_all),
+		TEST(test_refusal_fails_the_move_and_not_the_device),
+		TEST(test_log_makes_other_features_at_the_start),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
