@@ -195,6 +195,14 @@ void devices_run(struct devices *devices)
 	}
 }
 
+void devices_probe(struct devices *devices)
+{
+	for (unsigned int i = 0; i < count_of(devices); i++) {
+		if (devices->device[i].vdev)
+			vdev_probe(devices->device[i].vdev);
+	}
+}
+
 int devices_pause(struct devices *devices, uint64_t deadline_ns,
 		  struct err *err)
 {

@@ -50,6 +50,9 @@ void devices_run(struct devices *devices);
 int devices_pause(struct devices *devices, uint64_t deadline_ns,
 		  struct err *err);
 
+/* vdev_probe() of all. */
+void devices_probe(struct devices *devices);
+
 /* claim of all, or of none (nothing when they have it); disclaim; and
  * vdev_arrived() of all (virtio/vdev.h). */
 int devices_claim(struct devices *devices, struct err *err);

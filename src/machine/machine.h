@@ -140,7 +140,7 @@ int machine_load_setup(struct machine *machine, struct err *err);
 int machine_rehearse(struct machine *machine, uint64_t *ret_switch_ns,
 		     struct err *err);
 /* All fields are loaded: kernel state of the VM and of all vCPUs goes in, which
- * needs no guest memory. */
+ * needs no guest memory, while back ends say that they are there. */
 int machine_load_accel(struct machine *machine, struct err *err);
 /* After that, with the topology committed and RAM complete: devices activate.  All
  * interrupt routes are told in @one_commit, or each function's in its own. */

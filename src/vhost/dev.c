@@ -292,6 +292,21 @@ int vh_dev_build(struct vh_dev *dev, const struct vh_queues *queues,
 	return ret;
 }
 
+void vh_dev_probe(struct vh_dev *dev)
+{
+	struct err err = ERR_INIT;
+	int ret;
+
+	vh_dev_lock(dev);
+	if (!vh_dev_is_away(dev)) {
+		dev->deadline_ns = clock_mono_ns() + VH_REPLY_NS;
+		ret = vh_dev_tell_fence(dev, &err);
+		if (ret)
+			vh_dev_fail(dev, ret, &err);
+	}
+	vh_dev_unlock(dev);
+}
+
 /* What the back end said, or did not say, of a start. */
 static int judge_start(struct vh_dev *dev, int ret, struct err *err)
 {

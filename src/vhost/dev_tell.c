@@ -177,7 +177,7 @@ static int tell_enable(struct vh_dev *dev, unsigned int index, struct err *err)
 			      err);
 }
 
-static int tell_fence(struct vh_dev *dev, struct err *err)
+int vh_dev_tell_fence(struct vh_dev *dev, struct err *err)
 {
 	return dev->ops->fence ? call(dev, fence, err) : 0;
 }
@@ -318,7 +318,7 @@ int vh_dev_go(struct vh_dev *dev, const struct vh_mem_table *table,
 	if (!ret)
 		ret = tell_rings(dev, log != NULL, err);
 	if (!ret)
-		ret = tell_fence(dev, err);
+		ret = vh_dev_tell_fence(dev, err);
 	vh_dev_forget_told(dev); /* a stop takes some of it back */
 	return ret;
 }
@@ -348,7 +348,7 @@ int vh_dev_set_logging(struct vh_dev *dev, const struct vh_log *log,
 		if (ring->is_live)
 			ret = call(dev, set_vring_addr, i, &ring->addr, err);
 	}
-	return ret ? ret : tell_fence(dev, err);
+	return ret ? ret : vh_dev_tell_fence(dev, err);
 }
 
 int vh_dev_ask_stop(struct vh_dev *dev, struct err *err)

@@ -237,6 +237,13 @@ static int user_build(void *opaque, struct vdev *vdev, bool is_last,
 	return vh_dev_build(vh_user_dev(net->user), &queues, is_last, err);
 }
 
+static void user_probe(void *opaque)
+{
+	struct vh_net *net = opaque;
+
+	vh_dev_probe(vh_user_dev(net->user));
+}
+
 static int user_start(void *opaque, struct vdev *vdev, unsigned int pairs,
 		      struct err *err)
 {
@@ -288,6 +295,7 @@ static const struct net_backend_ops user_net_ops = {
 	.features = user_features,
 	.accept = user_accept,
 	.build = user_build,
+	.probe = user_probe,
 	.start = user_start,
 	.start_wait = user_start_wait,
 	.stop_begin = user_stop_begin,

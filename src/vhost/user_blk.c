@@ -154,6 +154,11 @@ static int user_blk_build(struct vdev *vdev, bool is_last, struct err *err)
 			    err);
 }
 
+static void user_blk_probe(struct vdev *vdev)
+{
+	vh_dev_probe(vh_user_dev(blk_of(vdev)->user));
+}
+
 static int user_blk_start(struct vdev *vdev, struct err *err)
 {
 	const struct vh_queues queues = queues_of(vdev);
@@ -204,6 +209,7 @@ static const struct vdev_type user_blk_type = {
 	.config_read = user_blk_config_read,
 	.config_load = user_blk_config_load,
 	.build = user_blk_build,
+	.probe = user_blk_probe,
 	.start = user_blk_start,
 	.start_wait = user_blk_start_wait,
 	.stop_begin = user_blk_stop_begin,

@@ -222,6 +222,9 @@ struct vh_queues {
  * -ENOTCONN where it @must_be_there and is not. */
 int vh_dev_build(struct vh_dev *dev, const struct vh_queues *queues,
 		 bool must_be_there, struct err *err);
+/* Ask whether it is at work still; the next build sees the answer, so that many are asked
+ * at a time. */
+void vh_dev_probe(struct vh_dev *dev);
 /* Have @queues worked on.  -EFAULT: a ring is not in RAM; or what the back end said.
  * Without a back end, 0: it will begin when there is one.  All is sent, and what the
  * back end says is seen by vh_dev_start_wait(), so that many begin at a time. */
@@ -260,6 +263,8 @@ int vh_dev_back(struct vh_dev *dev, const struct vh_mem_table *table,
 int vh_dev_tell_ahead(struct vh_dev *dev, const struct vh_queues *queues,
 		      struct err *err);
 void vh_dev_forget_told(struct vh_dev *dev);
+/* All that was said is done once it is settled. */
+int vh_dev_tell_fence(struct vh_dev *dev, struct err *err);
 /* Only the table, when it is not the one that was told. */
 int vh_dev_tell_table(struct vh_dev *dev, const struct vh_mem_table *table,
 		      struct err *err);

@@ -183,6 +183,14 @@ static int net_build(struct vdev *dev, bool is_last, struct err *err)
 		       : 0;
 }
 
+static void net_probe(struct vdev *dev)
+{
+	const struct net *net = net_of(dev);
+
+	if (net->ops->probe)
+		net->ops->probe(net->backend);
+}
+
 static int net_start(struct vdev *dev, struct err *err)
 {
 	struct net *net = net_of(dev);
@@ -302,6 +310,7 @@ static const struct vdev_type net_type = {
 	.config_read = net_config_read,
 	.config_load = net_config_load,
 	.build = net_build,
+	.probe = net_probe,
 	.start = net_start,
 	.start_wait = net_start_wait,
 	.stop_begin = net_stop_begin,

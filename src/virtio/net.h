@@ -59,10 +59,10 @@ bool net_filter_takes(const struct net_rx_filter *filter,
 		      const uint8_t address[6]);
 
 /*
- * A back end of data queues.  features, accept, build, start, start_wait, stop_begin
- * and stop are called as the ops of struct vdev_type of the same name, with the
+ * A back end of data queues.  features, accept, build, probe, start, start_wait,
+ * stop_begin and stop are called as the ops of struct vdev_type of the same name, with the
  * device's lock; the others by the device's own thread without it (above).  build,
- * start_wait and those from claim on may be NULL.
+ * probe, start_wait and those from claim on may be NULL.
  */
 struct net_backend_ops {
 	/* The features of the device type that it can do: a mask, without those
@@ -72,6 +72,7 @@ struct net_backend_ops {
 	int (*accept)(void *opaque, uint64_t features, struct err *err);
 	int (*build)(void *opaque, struct vdev *dev, bool is_last,
 		     struct err *err);
+	void (*probe)(void *opaque);
 	/* Work on the first @pairs pairs of those that are enabled. */
 	int (*start)(void *opaque, struct vdev *dev, unsigned int pairs,
 		     struct err *err);

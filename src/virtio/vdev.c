@@ -156,6 +156,14 @@ void vdev_run(struct vdev *dev)
 	lock_release(&dev->lock);
 }
 
+void vdev_probe(struct vdev *dev)
+{
+	lock_acquire(&dev->lock);
+	if ((dev->status & VIRTIO_CONFIG_S_DRIVER_OK) && dev->type->probe)
+		dev->type->probe(dev);
+	lock_release(&dev->lock);
+}
+
 void vdev_arrived(struct vdev *dev)
 {
 	lock_acquire(&dev->lock);

@@ -90,6 +90,9 @@ struct vdev_type {
 	 * memory nor indices.  Again when registers changed, and (@is_last) when
 	 * the guest has stopped there; a failure fails its move.  Optional. */
 	int (*build)(struct vdev *dev, bool is_last, struct err *err);
+	/* Ask its back end whether it is there still.  The last build sees what it
+	 * answers, and other work is done meanwhile.  Optional. */
+	void (*probe)(struct vdev *dev);
 	/* Work on all enabled queues.  A failure is the device's: it is broken
 	 * with that reason. */
 	int (*start)(struct vdev *dev, struct err *err);
@@ -208,6 +211,8 @@ void vdev_break(struct vdev *dev, const struct err *reason);
  * each before, several do so at a time. */
 void vdev_run_begin(struct vdev *dev);
 void vdev_run(struct vdev *dev);
+/* All of its registers are loaded, and it is activated soon. */
+void vdev_probe(struct vdev *dev);
 /* The guest came here from elsewhere, a moment ago.  It gets an interrupt for each
  * queue and for its configuration: one that a back end caused at the source may have
  * come behind the saving of the vCPU it was for.  A driver that finds nothing to do
