@@ -86,3 +86,70 @@ def test_nbd_server_that_does_not_answer_at_the_switch_fails_it_in_time(
     source, told = stopped_at_switch(fleet, servers[0], *sides)
     assert "disk0" in told, told
     assert_moves_next(fleet, source, **sides[1])
+
+
+# ---- at the destination: the source's guest never stops for long
+
+
+# tests/backend/back_end.h
+SILENT, REFUSED = 1, 12
+# vhost-user: what a destination tells ahead, which is acknowledged
+SET_FEATURES, SET_VRING_NUM, SET_VRING_CALL, SET_VRING_ENABLE, SET_INFLIGHT_FD = 2, 8, 13, 18, 32
+
+
+def runs_on(source: Machine, destination: Machine, longest_s: float) -> str:
+    """The move failed and the guest did not notice; why."""
+    assert wait(source, 60) == "failed"
+    assert source.status == "running"
+    source.serial.wait_ticks(50)
+    assert source.serial.longest_gap_ns < longest_s * 1e9
+    assert destination.wait_end() == 6
+    return source.qmp.command("query-migrate")["error-desc"]
+
+
+@pytest.mark.parametrize("request_number", [SET_FEATURES, SET_VRING_NUM, SET_VRING_CALL,
+                                            SET_VRING_ENABLE, SET_INFLIGHT_FD])
+@pytest.mark.parametrize("kind", [SILENT, REFUSED], ids=["silent", "refuses"])
+def test_destination_whose_back_end_cannot_be_built_fails_the_move_before_the_guest_stops(
+        kvm: None, back_ends: BackEnds, fleet: Fleet, image: Path, request_number: int,  # noqa: F811
+        kind: int) -> None:
+    here = back_ends.recorded("blk0", image)
+    there = back_ends.recorded("blk1", image, f"fault={request_number},{kind}")
+    source = working(fleet, **options_of(here, extra=()))
+    destination, uri = listening(fleet, **options_of(there, extra=()))
+    source.serial.longest_gap_ns = 0
+    source.qmp.take_events()
+    start(source, uri)
+    told = runs_on(source, destination, SLACK_S)
+    assert "disk0" in told and "back end" in told, told
+    again = back_ends.recorded("blk2", image)
+    assert_moves_next(fleet, source, **options_of(again, extra=()))
+
+
+@pytest.mark.parametrize("kind", ["recorded", "daemon"])
+@pytest.mark.parametrize("fate", ["killed", "silent"])
+def test_destination_whose_back_end_is_gone_at_the_switch_gives_the_guest_back(
+        kvm: None, back_ends: BackEnds, fleet: Fleet, image: Path, kind: str,  # noqa: F811
+        fate: str) -> None:
+    ends = [getattr(back_ends, kind)(f"blk{number}", image) for number in range(2)]
+    sides = [options_of(end, extra=()) for end in ends]
+    source = working(fleet, **sides[0])
+    destination, uri = listening(fleet, **sides[1])
+    source.serial.longest_gap_ns = 0
+    slow(source, SLOW)
+    start(source, uri)
+    wait(source, 30, "active")
+    if fate == "killed":
+        ends[1].kill()
+    else:
+        ends[1].pause()
+    source.qmp.take_events()
+    source.qmp.command("migrate-set-parameters", max_bandwidth=0, max_cpu_throttle=99,
+                       downtime_limit=DOWNTIME_LIMIT_MS)
+    told = runs_on(source, destination, STOP_MAX_S + SLACK_S)
+    if fate == "killed":
+        assert "disk0" in told and "back end" in told, told
+    else:
+        ends[1].go_on()
+    again = getattr(back_ends, kind)("blk2", image)
+    assert_moves_next(fleet, source, **options_of(again, extra=()))

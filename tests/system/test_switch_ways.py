@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The three ways to switch (x-switch), and what each calls in the pause."""
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import test_churn
+from harness import guest
+from harness.back_end import BackEnds
+from harness.machine import Fleet, Machine
+from harness.move import move, start, wait
+from harness.scene import listening, slow
+from harness.travel import leave
+from test_back_ends import assert_whole, image, options_of, wait_progress, working  # noqa: F401
+from test_switch import DISKS, options
+
+WAYS = ("early", "batched", "naive")
+
+
+def switched(fleet: Fleet, source: Machine, way: str, name: str, **both: Any
+             ) -> tuple[Machine, dict[str, dict[str, int]]]:
+    """Where the guest is now, and the calls of its pause."""
+    there, uri = listening(fleet, name, **both)
+    there.qmp.command("migrate-set-parameters", x_switch=way)
+    assert there.qmp.command("query-migrate-parameters")["x-switch"] == way
+    moved = move(source, there, uri)
+    assert moved.status == "completed", moved.info
+    return there, moved.info["pause"]["calls"]
+
+
+def test_each_way_commits_as_often_as_it_says(kvm: None, fleet: Fleet, folder: Path) -> None:
+    every = options(folder, ",msix=on")
+    machine = fleet.start("m0", **every)
+    machine.serial.wait_line(r"ready\b")
+    machine.serial.wait_ticks(50)
+    for number, way in enumerate(WAYS):
+        there, both = switched(fleet, machine, way, f"m{number + 1}", **every)
+        calls = both["destination"]
+        leave(fleet, machine)
+        machine = there
+        if way == "early":
+            assert not any(calls.values()), calls
+        elif way == "batched":
+            assert (calls["commits"], calls["route-commits"]) == (1, 1), calls
+            assert calls["irqfd-calls"] > 0, calls
+        else:
+            assert calls["commits"] >= DISKS and calls["route-commits"] >= DISKS, calls
+    machine.serial.wait_ticks(50)
+    assert machine.report()["errors"] == 0 and not guest.complaints(machine.serial)
+
+
+@pytest.mark.parametrize("way", WAYS[1:])
+def test_guest_that_changes_its_devices_is_whole_whichever_way_it_goes(
+        kvm: None, fleet: Fleet, folder: Path, way: str) -> None:
+    every = test_churn.disk_machine(folder, "what=bars+msix+reset+queues")
+    machine = fleet.start("m0", **every)
+    machine.serial.wait_line(r"ready\b")
+    for number in range(1, test_churn.MOVES + 1):
+        test_churn.wait_changes(machine, 1)
+        there, _ = switched(fleet, machine, way, f"m{number}", **every)
+        assert not guest.complaints(machine.serial)
+        leave(fleet, machine)
+        machine = there
+    test_churn.wait_changes(machine, test_churn.CHANGES)
+    assert test_churn.last_report(machine)["errors"] == 0
+
+
+@pytest.mark.parametrize("kind", ["recorded", "daemon"])
+def test_ring_costs_its_base_its_addresses_and_its_kick(
+        kvm: None, back_ends: BackEnds, fleet: Fleet, image: Path, kind: str) -> None:  # noqa: F811
+    queues = 4
+    argument = "queues=4" if kind == "recorded" else queues
+    ends = [getattr(back_ends, kind)(f"blk{number}", image, argument) for number in range(2)]
+    sides = [options_of(end, program=",queues=all", disk=f",queues={queues}", extra=())
+             for end in ends]
+    source = working(fleet, **sides[0])
+    there, calls = switched(fleet, source, "early", "m1", **sides[1])
+    told = calls["destination"]
+    # And two questions: whether it is there still, and whether it has begun.
+    assert told["vhost-calls"] == 3 * queues + 2, told
+    assert told["vhost-tables"] == told["commits"] == 0 and told["route-commits"] <= 1, told
+    assert calls["source"]["vhost-calls"] == queues
+    wait_progress(there)
+    assert_whole(there)
+
+
+def test_devices_that_change_in_the_rounds_are_built_before_the_switch(
+        kvm: None, fleet: Fleet, folder: Path) -> None:
+    """Each change goes out again, and those that came too late are made in one transaction."""
+    every = test_churn.disk_machine(folder, "what=bars+msix")
+    every["extra"] += ["--trace", "mig_setup_again"]
+    source = fleet.start("m0", **every)
+    source.serial.wait_line(r"ready\b")
+    there, uri = listening(fleet, "m1", **every)
+    slow(source, test_churn.TRICKLE)
+    start(source, uri)
+    wait(source, 30, "active")
+    test_churn.wait_rounds(source)
+    source.qmp.command("migrate-set-parameters", max_bandwidth=0, downtime_limit=300)
+    assert wait(source) == "completed", source.qmp.command("query-migrate")
+    calls = source.qmp.command("query-migrate")["pause"]["calls"]["destination"]
+    assert calls["commits"] <= 1 and calls["route-commits"] <= 1, calls
+    sent = re.findall(r"mig_setup_again.*", source.output)
+    assert sent and len(re.findall(r"mig_setup_again.*", there.output)) == len(sent)
+    test_churn.wait_changes(there, test_churn.CHANGES)
+    assert test_churn.last_report(there)["errors"] == 0
