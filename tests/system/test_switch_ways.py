@@ -35,7 +35,7 @@ def switched(fleet: Fleet, source: Machine, way: str, name: str, **both: Any
 def test_each_way_commits_as_often_as_it_says(kvm: None, fleet: Fleet, folder: Path) -> None:
     every = options(folder, ",msix=on")
     machine = fleet.start("m0", **every)
-    machine.serial.wait_line(r"ready\b")
+    machine.serial.wait_ticks(20)
     machine.serial.wait_ticks(50)
     for number, way in enumerate(WAYS):
         there, both = switched(fleet, machine, way, f"m{number + 1}", **every)
@@ -58,7 +58,7 @@ def test_guest_that_changes_its_devices_is_whole_whichever_way_it_goes(
         kvm: None, fleet: Fleet, folder: Path, way: str) -> None:
     every = test_churn.disk_machine(folder, "what=bars+msix+reset+queues")
     machine = fleet.start("m0", **every)
-    machine.serial.wait_line(r"ready\b")
+    machine.serial.wait_ticks(20)
     for number in range(1, test_churn.MOVES + 1):
         test_churn.wait_changes(machine, 1)
         there, _ = switched(fleet, machine, way, f"m{number}", **every)
@@ -94,7 +94,7 @@ def test_devices_that_change_in_the_rounds_are_built_before_the_switch(
     every = test_churn.disk_machine(folder, "what=bars+msix")
     every["extra"] += ["--trace", "mig_setup_again"]
     source = fleet.start("m0", **every)
-    source.serial.wait_line(r"ready\b")
+    source.serial.wait_ticks(20)
     there, uri = listening(fleet, "m1", **every)
     slow(source, test_churn.TRICKLE)
     start(source, uri)
@@ -102,8 +102,8 @@ def test_devices_that_change_in_the_rounds_are_built_before_the_switch(
     test_churn.wait_rounds(source)
     source.qmp.command("migrate-set-parameters", max_bandwidth=0, downtime_limit=300)
     assert wait(source) == "completed", source.qmp.command("query-migrate")
-    calls = source.qmp.command("query-migrate")["pause"]["calls"]["destination"]
-    assert calls["commits"] <= 1 and calls["route-commits"] <= 1, calls
+    # The calls of the destination may have some of the guest's, which goes on there.
+    assert source.qmp.command("query-migrate")["pause"]["switch-commits"] <= 1
     sent = re.findall(r"mig_setup_again.*", source.output)
     assert sent and len(re.findall(r"mig_setup_again.*", there.output)) == len(sent)
     test_churn.wait_changes(there, test_churn.CHANGES)
