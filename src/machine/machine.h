@@ -139,8 +139,11 @@ int machine_load_setup(struct machine *machine, struct err *err);
  * machine_load_accel(); afterwards all is as it was. */
 int machine_rehearse(struct machine *machine, uint64_t *ret_switch_ns,
 		     struct err *err);
+/* The guest is about to stop there: ask back ends that were built whether they are at
+ * work still.  Activation sees what they say. */
+void machine_probe(struct machine *machine);
 /* All fields are loaded: kernel state of the VM and of all vCPUs goes in, which
- * needs no guest memory, while back ends say that they are there. */
+ * needs no guest memory. */
 int machine_load_accel(struct machine *machine, struct err *err);
 /* After that, with the topology committed and RAM complete: devices activate.  All
  * interrupt routes are told in @one_commit, or each function's in its own. */

@@ -279,14 +279,16 @@ int machine_rehearse(struct machine *machine, uint64_t *ret_switch_ns,
 	return ret;
 }
 
+void machine_probe(struct machine *machine)
+{
+	devices_probe(machine->devices);
+}
+
 int machine_load_accel(struct machine *machine, struct err *err)
 {
-	int ret;
-
-	/* They answer while vCPUs are loaded. */
-	devices_probe(machine->devices);
 	/* The clock first: the vCPUs' TSC offsets follow from it. */
-	ret = machine->accel->ops->vm_load(machine->accel, err);
+	int ret = machine->accel->ops->vm_load(machine->accel, err);
+
 	return ret ? ret
 		   : vcpu_set_work(machine->vcpus,
 				   machine->accel->ops->vcpu_load, err);

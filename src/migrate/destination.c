@@ -254,6 +254,14 @@ static int on_round(struct destination *dst, struct err *err)
 
 /* ---- the switch ---- */
 
+/* It woke us, and back ends have until READY to answer. */
+static int on_switch(struct destination *dst, struct err *err)
+{
+	(void)err;
+	machine_probe(dst->machine);
+	return 0;
+}
+
 static int on_stopped(struct destination *dst, struct err *err)
 {
 	dst->is_running_wanted = dst->said.stopped.is_running_wanted;
@@ -428,6 +436,7 @@ static const struct {
 	{ FMT_RAM, on_ram },
 	{ FMT_RAM_ZERO, on_ram_zero },
 	{ FMT_ROUND, on_round },
+	{ FMT_SWITCH, on_switch },
 	{ FMT_STOPPED, on_stopped },
 	{ FMT_STATE, on_state },
 	{ FMT_END, on_end },
@@ -436,7 +445,7 @@ static const struct {
 	{ FMT_CANCEL, on_cancel },
 };
 
-/* SWITCH only wakes, and records that are not known are optional. */
+/* Records that are not known are optional. */
 static int handle_record(struct destination *dst, struct err *err)
 {
 	int ret = records_take(&dst->records, &dst->record, &dst->said, err);

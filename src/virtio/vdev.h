@@ -211,7 +211,7 @@ void vdev_break(struct vdev *dev, const struct err *reason);
  * each before, several do so at a time. */
 void vdev_run_begin(struct vdev *dev);
 void vdev_run(struct vdev *dev);
-/* All of its registers are loaded, and it is activated soon. */
+/* It was built, and is activated soon. */
 void vdev_probe(struct vdev *dev);
 /* The guest came here from elsewhere, a moment ago.  It gets an interrupt for each
  * queue and for its configuration: one that a back end caused at the source may have

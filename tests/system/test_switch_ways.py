@@ -35,7 +35,6 @@ def switched(fleet: Fleet, source: Machine, way: str, name: str, **both: Any
 def test_each_way_commits_as_often_as_it_says(kvm: None, fleet: Fleet, folder: Path) -> None:
     every = options(folder, ",msix=on")
     machine = fleet.start("m0", **every)
-    machine.serial.wait_ticks(20)
     machine.serial.wait_ticks(50)
     for number, way in enumerate(WAYS):
         there, both = switched(fleet, machine, way, f"m{number + 1}", **every)
@@ -80,8 +79,8 @@ def test_ring_costs_its_base_its_addresses_and_its_kick(
     source = working(fleet, **sides[0])
     there, calls = switched(fleet, source, "early", "m1", **sides[1])
     told = calls["destination"]
-    # And two questions: whether it is there still, and whether it has begun.
-    assert told["vhost-calls"] == 3 * queues + 2, told
+    # And whether all of them have been taken.
+    assert told["vhost-calls"] == 3 * queues + 1, told
     assert told["vhost-tables"] == told["commits"] == 0 and told["route-commits"] <= 1, told
     assert calls["source"]["vhost-calls"] == queues
     wait_progress(there)
