@@ -51,7 +51,7 @@ RUN_STATES = {1: "running", 2: "paused"}
 TYPES = {1: "MACHINE", 2: "SCHEMA", 3: "SETUP_STATE", 4: "SETUP_END", 5: "RAM", 6: "RAM_ZERO",
          7: "ROUND", 8: "STOPPED", 9: "STATE", 10: "VERIFY", 11: "END", 12: "GO", 13: "CANCEL",
          14: "SWITCH", 0x101: "BUILT", 0x102: "READY", 0x103: "RUNNING", 0x104: "FAILED",
-         0x105: "ROUND_DONE", OPTIONAL | 0x106: "COSTS", OPTIONAL | 0x107: "CALLS"}
+         0x105: "ROUND_DONE", OPTIONAL | 0xf: "EARLY_STATE", OPTIONAL | 0x106: "COSTS", OPTIONAL | 0x107: "CALLS"}
 
 # For each record: the steps in which it may come, and the one it leads to (None: no change).
 Order = dict[str, tuple[tuple[str, ...], str | None]]
@@ -60,6 +60,7 @@ SAVED: Order = {
     "MACHINE": (("start",), "setup"),
     "SCHEMA": (("setup",), None),
     "SETUP_STATE": (("setup",), None),
+    "EARLY_STATE": (("setup",), None),
     "SETUP_END": (("setup",), "rounds"),
     "RAM": (("rounds", "stopped"), None),
     "RAM_ZERO": (("rounds", "stopped"), None),
@@ -135,7 +136,7 @@ class Value:
 
 @dataclass
 class State:
-    record: str  # SETUP_STATE or STATE
+    record: str  # SETUP_STATE, EARLY_STATE or STATE
     name: str
     version: int
     size: int
@@ -454,7 +455,7 @@ class Reader:
         values = [self.read_field(body, each) for each in schema.fields if each.since <= version]
         self.stream.states[name] = State(body.record, name, version, size, values)
 
-    read_state = read_setup_state
+    read_state = read_early_state = read_setup_state
 
     def read_field(self, body: Body, of: Field) -> Value:
         count = of.count

@@ -132,7 +132,7 @@ static int on_schema(struct destination *dst, struct err *err)
 	return state_describe_check(entry, &r, err);
 }
 
-/* The entry that a STATE or SETUP_STATE is of. */
+/* The entry that a STATE, SETUP_STATE or EARLY_STATE is of. */
 static int find_entry(struct state_registry *registry,
 		      const struct said_state *state,
 		      struct state_entry **ret_entry, struct err *err)
@@ -158,7 +158,7 @@ static int check_all_came(struct state_registry *registry, struct err *err)
 	struct state_entry *entry;
 
 	list_for_each (entry, &registry->entries, link) {
-		if (!entry->is_loaded)
+		if (!entry->is_loaded && !entry->desc->is_optional)
 			return err_set(
 				err, -EBADMSG,
 				"the state of '%s' is missing; give both "
@@ -178,6 +178,15 @@ static int on_setup_state(struct destination *dst, struct err *err)
 	return ret ? ret
 		   : state_load(entry, state->version, state->data, state->size,
 				err);
+}
+
+/* Of what this one does not know it can do without. */
+static int on_early_state(struct destination *dst, struct err *err)
+{
+	return state_find(machine_setup_state(dst->machine),
+			  dst->said.state.name)
+		       ? on_setup_state(dst, err)
+		       : 0;
 }
 
 /* Send what is in dst->out, if there is a way back. */
@@ -514,6 +523,7 @@ static const struct {
 	{ FMT_MACHINE, on_machine },
 	{ FMT_SCHEMA, on_schema },
 	{ FMT_SETUP_STATE, on_setup_state },
+	{ FMT_EARLY_STATE, on_early_state },
 	{ FMT_SETUP_END, on_setup_end },
 	{ FMT_RAM, on_ram },
 	{ FMT_RAM_ZERO, on_ram_zero },

@@ -201,7 +201,7 @@ static void put_schemas(struct source *src, struct state_registry *registry)
 	}
 }
 
-/* Each entry's state as one record of @type. */
+/* Each entry's state as one record of @type, or as one that may be skipped. */
 static int put_states(struct source *src, struct state_registry *registry,
 		      uint32_t type, struct err *err)
 {
@@ -212,7 +212,8 @@ static int put_states(struct source *src, struct state_registry *registry,
 		struct fmt_state head = {
 			.version = le16_of(entry->desc->version),
 		};
-		size_t begin = record_begin(out, type);
+		size_t begin = record_begin(
+			out, entry->desc->is_optional ? FMT_EARLY_STATE : type);
 		size_t start = out->size + sizeof(head);
 		int ret;
 
@@ -250,8 +251,10 @@ static int source_setup(struct source *src, struct err *err)
 	put_machine(src);
 	put_schemas(src, machine_setup_state(src->machine));
 	put_schemas(src, machine_state(src->machine));
-	ret = put_states(src, machine_setup_state(src->machine),
-			 FMT_SETUP_STATE, err);
+	ret = machine_save_setup(src->machine, err);
+	if (!ret)
+		ret = put_states(src, machine_setup_state(src->machine),
+				 FMT_SETUP_STATE, err);
 	if (ret)
 		return ret;
 	record_put(&src->out, FMT_SETUP_END, NULL, 0);

@@ -100,6 +100,7 @@ struct state_desc {
 	int (*save)(void *obj, struct err *err); /* fill the fields, stopped */
 	int (*load)(void *obj, uint16_t version, struct err *err);
 	int (*activate)(void *obj, struct err *err);
+	bool is_optional; /* pre-state that a machine can do without */
 };
 
 /* All saveable state of a machine, in load order. */
