@@ -45,15 +45,21 @@ def qemu_version(qemu: Sequence[str] = (QEMU,)) -> str:
 
 
 class Side:
-    """One process of either monitor; @qemu is what to start for QEMU, and its first arguments."""
+    """One process of either monitor that runs guest program @program; @devices are arguments in
+    the monitor's own words, their back ends can have the memory if that @is_shared; @qemu is
+    what to start for QEMU, and its first arguments."""
 
     def __init__(self, kind: str, build: Path, folder: Path, name: str, memory: str, append: str,
-                 incoming: str | None = None, accel: str = "kvm",
-                 qemu: Sequence[str] = (QEMU,)) -> None:
+                 incoming: str | None = None, accel: str = "kvm", qemu: Sequence[str] = (QEMU,),
+                 program: str = "stress", devices: Sequence[str] = (),
+                 is_shared: bool = False) -> None:
         self.kind, self.name = kind, name
         self.qmp_path, self.serial_path = f"{folder}/{name}.qmp", f"{folder}/{name}.serial"
-        self.argv = command_line(kind, build, self.qmp_path, self.serial_path, memory, append,
-                                 incoming, accel, qemu)
+        self.argv = command_line(kind, str(build / "guest" / f"{program}.elf"),
+                                 str(build / "godwit"), self.qmp_path, self.serial_path, memory,
+                                 append, accel, qemu, is_shared)
+        self.argv += [*devices, *(["--incoming" if kind == "godwit" else "-incoming", incoming]
+                                  if incoming else [])]
         self._output = tempfile.TemporaryFile()
         self.process = subprocess.Popen(self.argv, stdin=subprocess.DEVNULL, stdout=self._output,
                                         stderr=self._output)
@@ -80,25 +86,25 @@ class Side:
         self._output.close()
 
 
-def command_line(kind: str, build: Path, qmp: str, serial: str, memory: str, append: str,
-                 incoming: str | None, accel: str = "kvm",
-                 qemu: Sequence[str] = (QEMU,)) -> list[str]:
-    kernel = str(build / "guest" / "stress.elf")
+def command_line(kind: str, kernel: str, godwit: str, qmp: str, serial: str, memory: str,
+                 append: str, accel: str, qemu: Sequence[str], is_shared: bool) -> list[str]:
     if kind == "godwit":
-        argv = [str(build / "godwit"), "run", "--accel", accel, "--memory", memory, "--cpus", "1",
+        return [godwit, "run", "--accel", accel, "--memory", memory, "--cpus", "1",
                 "--kernel", kernel, "--append", append, "--serial", f"unix:{serial}",
                 "--qmp", f"unix:{qmp}"]
-        return argv + (["--incoming", incoming] if incoming else [])
-    # More than the machine has is refused unless none of it is reserved.
-    is_large = memory.endswith("G") and int(memory[:-1]) > 8
-    backend = ["-object", f"memory-backend-ram,id=ram,size={memory},reserve=off"]
-    argv = [*qemu, "-accel", accel, "-machine",
-            "microvm,memory-backend=ram" if is_large else "microvm", *(backend if is_large else []),
-            "-cpu", "host,-arch-capabilities", "-m", memory, "-smp", "1", "-nodefaults", "-no-user-config", "-nographic",
-            "-no-reboot", "-kernel", kernel, "-append", append,
-            "-serial", f"unix:{serial},server=on,wait=off",
+    machine, backend = "microvm", []
+    if is_shared:
+        machine += ",pcie=on,memory-backend=ram"
+        backend = ["-object", f"memory-backend-memfd,id=ram,size={memory},share=on,reserve=off"]
+    elif memory.endswith("G") and int(memory[:-1]) > 8:
+        # More than the machine has is refused unless none of it is reserved.
+        machine += ",memory-backend=ram"
+        backend = ["-object", f"memory-backend-ram,id=ram,size={memory},reserve=off"]
+    return [*qemu, "-accel", accel, "-machine", machine, *backend, "-cpu",
+            "host,-arch-capabilities", "-m", memory, "-smp", "1", "-nodefaults", "-no-user-config",
+            "-nographic", "-no-reboot", "-name", "guest,debug-threads=on", "-kernel", kernel,
+            "-append", append, "-serial", f"unix:{serial},server=on,wait=off",
             "-qmp", f"unix:{qmp},server=on,wait=off"]
-    return argv + (["-incoming", incoming] if incoming else [])
 
 
 def migrate(source: Side, uri: str, limit_s: float = 120.0) -> float:

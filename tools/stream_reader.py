@@ -50,7 +50,7 @@ RUN_STATES = {1: "running", 2: "paused"}
 
 TYPES = {1: "MACHINE", 2: "SCHEMA", 3: "SETUP_STATE", 4: "SETUP_END", 5: "RAM", 6: "RAM_ZERO",
          7: "ROUND", 8: "STOPPED", 9: "STATE", 10: "VERIFY", 11: "END", 12: "GO", 13: "CANCEL",
-         14: "SWITCH", OPTIONAL | 15: "SETUP_AGAIN",
+         14: "SWITCH", OPTIONAL | 0xf: "EARLY_STATE", OPTIONAL | 0x10: "SETUP_AGAIN",
          0x101: "BUILT", 0x102: "READY", 0x103: "RUNNING", 0x104: "FAILED", 0x105: "ROUND_DONE",
          OPTIONAL | 0x106: "COSTS", OPTIONAL | 0x107: "CALLS"}
 
@@ -61,6 +61,7 @@ SAVED: Order = {
     "MACHINE": (("start",), "setup"),
     "SCHEMA": (("setup",), None),
     "SETUP_STATE": (("setup",), None),
+    "EARLY_STATE": (("setup",), None),
     "SETUP_END": (("setup",), "rounds"),
     "SETUP_AGAIN": (("rounds",), None),
     "RAM": (("rounds", "stopped"), None),
@@ -137,7 +138,7 @@ class Value:
 
 @dataclass
 class State:
-    record: str  # SETUP_STATE, SETUP_AGAIN (the last one, which holds), or STATE
+    record: str  # SETUP_STATE, EARLY_STATE, SETUP_AGAIN (the last one, which holds), or STATE
     name: str
     version: int
     size: int
@@ -447,12 +448,12 @@ class Reader:
         body.check(name not in self.stream.states, "entry name", name, "one that has not come yet")
         self.read_entry(body, name)
 
-    read_state = read_setup_state
+    read_state = read_early_state = read_setup_state
 
     def read_setup_again(self, body: Body) -> None:
         name = body.padded_text(NAME_SIZE, "entry name")
         if name not in self.stream.states:
-            raise body.fault("entry name", name or "empty", "one whose SETUP_STATE has come")
+            raise body.fault("entry name", name or "empty", "one whose SETUP_STATE or EARLY_STATE has come")
         self.read_entry(body, name)
 
     def read_entry(self, body: Body, name: str) -> None:

@@ -205,8 +205,10 @@ struct accel_ops {
 	/* Clock and interrupt controllers, likewise. */
 	int (*vm_save)(struct accel *accel, struct err *err);
 	int (*vm_load)(struct accel *accel, struct err *err);
-	/* The pre-state (CPUID): once, before the first run. */
+	/* The pre-state (CPUID): once, before the first run; then, where there is
+	 * one, that of each vCPU, as vcpu_load. */
 	int (*setup_load)(struct accel *accel, struct err *err);
+	int (*vcpu_setup_load)(struct accel_vcpu *vcpu, struct err *err);
 
 	uint32_t (*tsc_khz)(struct accel *accel);
 

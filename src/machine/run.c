@@ -245,10 +245,22 @@ static int activate(struct state_registry *registry, struct err *err)
 	return 0;
 }
 
+int machine_save_setup(struct machine *machine, struct err *err)
+{
+	const struct accel_ops *ops = machine->accel->ops;
+
+	return ops->vcpu_setup_load
+		       ? vcpu_set_interrupt(machine->vcpus, ops->vcpu_save, err)
+		       : 0;
+}
+
 int machine_load_setup(struct machine *machine, struct err *err)
 {
-	int ret = machine->accel->ops->setup_load(machine->accel, err);
+	const struct accel_ops *ops = machine->accel->ops;
+	int ret = ops->setup_load(machine->accel, err);
 
+	if (!ret && ops->vcpu_setup_load)
+		ret = vcpu_set_work(machine->vcpus, ops->vcpu_setup_load, err);
 	return ret ? ret : activate(&machine->setup_state, err);
 }
 

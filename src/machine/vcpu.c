@@ -311,6 +311,13 @@ void vcpu_set_resume(struct vcpu_set *set)
 }
 
 /* With the lock. */
+static void kick(struct vcpu *vcpu)
+{
+	vcpu->accel_vcpu->ops->vcpu_kick(vcpu->accel_vcpu);
+	pthread_kill(vcpu->thread, ACCEL_KICK_SIGNAL);
+}
+
+/* With the lock. */
 static void kick_all(struct vcpu_set *set)
 {
 	set->want_run = false;
@@ -319,8 +326,7 @@ static void kick_all(struct vcpu_set *set)
 
 		if (vcpu->is_parked)
 			continue;
-		vcpu->accel_vcpu->ops->vcpu_kick(vcpu->accel_vcpu);
-		pthread_kill(vcpu->thread, ACCEL_KICK_SIGNAL);
+		kick(vcpu);
 		/* Not before: urgent and not kicked, it would run its guest in
 		 * front of this thread. */
 		if (set->is_urgent)
@@ -365,8 +371,7 @@ void vcpu_set_hold(struct vcpu_set *set, unsigned int index, uint64_t until_ns)
 	lock_acquire(&set->lock);
 	vcpu->hold_until_ns = until_ns;
 	if (!vcpu->is_parked && until_ns) {
-		vcpu->accel_vcpu->ops->vcpu_kick(vcpu->accel_vcpu);
-		pthread_kill(vcpu->thread, ACCEL_KICK_SIGNAL);
+		kick(vcpu);
 	} else if (vcpu->held_since_ns && set->want_run) {
 		pthread_cond_signal(&vcpu->wake);
 	}
@@ -407,18 +412,11 @@ uint64_t vcpu_set_cpu_ns(struct vcpu_set *set, unsigned int index)
 	return clock_read_ns(clock);
 }
 
-int vcpu_set_work(struct vcpu_set *set, vcpu_work_fn *work, struct err *err)
+/* With the lock, until all have done it. */
+static int finish_work(struct vcpu_set *set, struct err *err)
 {
 	int ret = 0;
 
-	lock_acquire(&set->lock);
-	assert(set->parked == set->count && !set->want_run);
-	set->work = work;
-	set->work_left = set->count;
-	set->work_seq++;
-	for (unsigned int i = 1; i < set->count; i++)
-		pthread_cond_signal(&set->vcpus[i].wake);
-	do_work(&set->vcpus[0]); /* here: saves two wake-ups */
 	while (set->work_left)
 		lock_wait(&set->lock, &set->done);
 	for (unsigned int i = 0; i < set->count && !ret; i++) {
@@ -427,6 +425,47 @@ int vcpu_set_work(struct vcpu_set *set, vcpu_work_fn *work, struct err *err)
 			err_set(err, ret, "%s",
 				err_msg(&set->vcpus[i].work_err));
 	}
+	return ret;
+}
+
+static void begin_work(struct vcpu_set *set, vcpu_work_fn *work)
+{
+	set->work = work;
+	set->work_left = set->count;
+	set->work_seq++;
+}
+
+int vcpu_set_work(struct vcpu_set *set, vcpu_work_fn *work, struct err *err)
+{
+	int ret;
+
+	lock_acquire(&set->lock);
+	assert(set->parked == set->count && !set->want_run);
+	begin_work(set, work);
+	for (unsigned int i = 1; i < set->count; i++)
+		pthread_cond_signal(&set->vcpus[i].wake);
+	do_work(&set->vcpus[0]); /* here: saves two wake-ups */
+	ret = finish_work(set, err);
+	lock_release(&set->lock);
+	return ret;
+}
+
+int vcpu_set_interrupt(struct vcpu_set *set, vcpu_work_fn *work,
+		       struct err *err)
+{
+	int ret;
+
+	lock_acquire(&set->lock);
+	begin_work(set, work);
+	for (unsigned int i = 0; i < set->count; i++) {
+		struct vcpu *vcpu = &set->vcpus[i];
+
+		if (vcpu->is_parked)
+			pthread_cond_signal(&vcpu->wake);
+		else
+			kick(vcpu);
+	}
+	ret = finish_work(set, err);
 	lock_release(&set->lock);
 	return ret;
 }

@@ -83,5 +83,9 @@ void vcpu_set_halt(struct vcpu_set *set);
  * first error of the lowest vCPU. */
 typedef int vcpu_work_fn(struct accel_vcpu *vcpu, struct err *err);
 int vcpu_set_work(struct vcpu_set *set, vcpu_work_fn *work, struct err *err);
+/* The same for vCPUs that may run: each leaves the guest for it, on its own thread,
+ * and goes on. */
+int vcpu_set_interrupt(struct vcpu_set *set, vcpu_work_fn *work,
+		       struct err *err);
 
 #endif

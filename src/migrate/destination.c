@@ -127,6 +127,12 @@ static int on_setup_state(struct destination *dst, struct err *err)
 				dst->record.number, err);
 }
 
+static int on_early_state(struct destination *dst, struct err *err)
+{
+	return state_recv_early(&dst->states, &dst->said.state,
+				dst->record.number, err);
+}
+
 /* Send what is in dst->out, if there is a way back. */
 static int reply(struct destination *dst, struct err *err)
 {
@@ -431,6 +437,7 @@ static const struct {
 	{ FMT_MACHINE, on_machine },
 	{ FMT_SCHEMA, on_schema },
 	{ FMT_SETUP_STATE, on_setup_state },
+	{ FMT_EARLY_STATE, on_early_state },
 	{ FMT_SETUP_END, on_setup_end },
 	{ FMT_SETUP_AGAIN, on_setup_again },
 	{ FMT_RAM, on_ram },

@@ -199,6 +199,7 @@ static int explain_record(struct explainer *x, struct err *err)
 	case FMT_SCHEMA:
 		return on_schema(x, err);
 	case FMT_SETUP_STATE:
+	case FMT_EARLY_STATE:
 	case FMT_SETUP_AGAIN:
 	case FMT_STATE:
 		return on_state(x, err);

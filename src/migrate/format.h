@@ -12,7 +12,7 @@
 
 #define FMT_MAGIC        "GODWITMG"
 #define FMT_MAJOR        1
-#define FMT_MINOR        3
+#define FMT_MINOR        4
 #define FMT_FLAG_NO_PATH 1u /* no return path */
 
 #define FMT_BODY_MAX       (1u << 20)
@@ -52,10 +52,11 @@ enum fmt_type {
 	FMT_ROUND_DONE,
 };
 
-/* Since minor version 1, 2 and 3; beside the others, for they do not fit an int. */
+/* Since minor versions 3, 4, 1 and 2; beside the others, for they do not fit an int. */
+#define FMT_EARLY_STATE (FMT_OPTIONAL | 0xfu)
+#define FMT_SETUP_AGAIN (FMT_OPTIONAL | 0x10u)
 #define FMT_COSTS       (FMT_OPTIONAL | 0x106u)
 #define FMT_CALLS       (FMT_OPTIONAL | 0x107u)
-#define FMT_SETUP_AGAIN (FMT_OPTIONAL | 15u)
 
 struct fmt_header {
 	char magic[8];

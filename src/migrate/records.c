@@ -283,6 +283,7 @@ static const struct {
 	{ FMT_MACHINE, STEP_MACHINE, STEP_SETUP, take_machine },
 	{ FMT_SCHEMA, STEP_SETUP, 0, take_schema },
 	{ FMT_SETUP_STATE, STEP_SETUP, 0, take_state },
+	{ FMT_EARLY_STATE, STEP_SETUP, 0, take_state },
 	{ FMT_SETUP_END, STEP_SETUP, STEP_RAM, take_nothing },
 	{ FMT_SETUP_AGAIN, STEP_RAM, 0, take_state },
 	{ FMT_RAM, STEP_RAM | STEP_STOPPED, 0, take_runs },

@@ -210,8 +210,10 @@ static int source_setup(struct source *src, struct err *err)
 	put_machine(src);
 	state_send_schemas(&src->out, machine_setup_state(src->machine));
 	state_send_schemas(&src->out, machine_state(src->machine));
-	ret = state_send_setup(&src->ahead, &src->out,
-			       machine_setup_state(src->machine), err);
+	ret = machine_save_setup(src->machine, err);
+	if (!ret)
+		ret = state_send_setup(&src->ahead, &src->out,
+				       machine_setup_state(src->machine), err);
 	if (ret)
 		return ret;
 	record_put(&src->out, FMT_SETUP_END, NULL, 0);

@@ -78,7 +78,7 @@ static int check_all_came(struct state_registry *registry, struct err *err)
 	struct state_entry *entry;
 
 	list_for_each (entry, &registry->entries, link) {
-		if (!entry->is_loaded)
+		if (!entry->is_loaded && !entry->desc->is_optional)
 			return err_set(
 				err, -EBADMSG,
 				"the state of '%s' is missing; give both "
@@ -106,13 +106,6 @@ static int hold(struct bytes_writer *to, struct state_entry *entry,
 
 /* ---- the pre-state ---- */
 
-/* Whether there is something to build by it; else it is the accelerator's, which has to
- * know it before anything else. */
-static bool is_built(const struct state_entry *entry)
-{
-	return entry->desc->activate != NULL;
-}
-
 int state_recv_setup(struct state_recv *recv, const struct said_state *state,
 		     uint64_t number, struct err *err)
 {
@@ -122,24 +115,46 @@ int state_recv_setup(struct state_recv *recv, const struct said_state *state,
 
 	if (ret)
 		return ret;
-	if (recv->how != MIG_SWITCH_EARLY && is_built(entry))
+	if (recv->how != MIG_SWITCH_EARLY && state_is_built(entry))
 		return hold(&recv->ahead, entry, state, FMT_SETUP_STATE, number,
 			    err);
 	return state_load(entry, state->version, state->data, state->size, err);
 }
 
-int state_recv_again(struct state_recv *recv, const struct said_state *state,
+/* Of what this one does not know it can do without. */
+int state_recv_early(struct state_recv *recv, const struct said_state *state,
 		     uint64_t number, struct err *err)
 {
-	struct state_entry *entry;
-	int ret = find(machine_setup_state(recv->machine), state, &entry, err);
+	return state_find(machine_setup_state(recv->machine), state->name)
+		       ? state_recv_setup(recv, state, number, err)
+		       : 0;
+}
 
-	if (ret)
-		return ret;
-	if (!is_built(entry))
+static int check_again(struct state_recv *recv, const struct said_state *state,
+		       const struct state_entry *entry, struct err *err)
+{
+	if (entry ? !entry->is_loaded
+		  : state_find(machine_state(recv->machine), state->name) !=
+			    NULL)
+		return err_set(err, -EBADMSG,
+			       "'%s' changes before it was set up",
+			       state->name);
+	if (entry && !state_is_built(entry))
 		return err_set(err, -EBADMSG,
 			       "'%s' is nothing that a guest changes",
 			       state->name);
+	return 0;
+}
+
+int state_recv_again(struct state_recv *recv, const struct said_state *state,
+		     uint64_t number, struct err *err)
+{
+	struct state_entry *entry =
+		state_find(machine_setup_state(recv->machine), state->name);
+	int ret = check_again(recv, state, entry, err);
+
+	if (ret || !entry)
+		return ret;
 	trace(mig_setup_again, "%s", entry->name);
 	if (recv->how != MIG_SWITCH_EARLY)
 		return hold(&recv->ahead, entry, state, FMT_SETUP_AGAIN, number,

@@ -43,8 +43,10 @@ void state_recv_init(struct state_recv *recv, struct machine *machine,
 		     enum mig_switch how);
 void state_recv_fini(struct state_recv *recv);
 
-/* SETUP_STATE, SETUP_AGAIN and STATE, in record @number. */
+/* SETUP_STATE, EARLY_STATE, SETUP_AGAIN and STATE, in record @number. */
 int state_recv_setup(struct state_recv *recv, const struct said_state *state,
+		     uint64_t number, struct err *err);
+int state_recv_early(struct state_recv *recv, const struct said_state *state,
 		     uint64_t number, struct err *err);
 int state_recv_again(struct state_recv *recv, const struct said_state *state,
 		     uint64_t number, struct err *err);

@@ -120,7 +120,10 @@ int state_send_setup(struct state_send *send, struct bytes_writer *out,
 
 		if (ret)
 			return ret;
-		put_now(send, out, FMT_SETUP_STATE, entry, i++);
+		put_now(send, out,
+			entry->desc->is_optional ? FMT_EARLY_STATE
+						 : FMT_SETUP_STATE,
+			entry, i++);
 	}
 	return 0;
 }
@@ -143,16 +146,19 @@ int state_send_changed(struct state_send *send, struct bytes_writer *out,
 	size_t i = 0;
 
 	list_for_each (entry, &registry->entries, link) {
-		int ret = save_now(send, entry, err);
+		size_t index = i++;
+		int ret;
 
+		if (!state_is_built(entry))
+			continue;
+		ret = save_now(send, entry, err);
 		if (ret)
 			return ret;
-		if (!is_as_sent(send, i)) {
-			put_now(send, out, FMT_SETUP_AGAIN, entry, i);
-			trace(mig_setup_again, "%s", entry->name);
-			any = true;
-		}
-		i++;
+		if (is_as_sent(send, index))
+			continue;
+		put_now(send, out, FMT_SETUP_AGAIN, entry, index);
+		trace(mig_setup_again, "%s", entry->name);
+		any = true;
 	}
 	*ret_any = any;
 	return 0;

@@ -24,6 +24,7 @@ static const struct {
 	{ FMT_MACHINE, "MACHINE" },
 	{ FMT_SCHEMA, "SCHEMA" },
 	{ FMT_SETUP_STATE, "SETUP_STATE" },
+	{ FMT_EARLY_STATE, "EARLY_STATE" },
 	{ FMT_SETUP_END, "SETUP_END" },
 	{ FMT_RAM, "RAM" },
 	{ FMT_RAM_ZERO, "RAM_ZERO" },

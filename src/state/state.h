@@ -100,6 +100,7 @@ struct state_desc {
 	int (*save)(void *obj, struct err *err); /* fill the fields, stopped */
 	int (*load)(void *obj, uint16_t version, struct err *err);
 	int (*activate)(void *obj, struct err *err);
+	bool is_optional; /* pre-state that a machine can do without */
 };
 
 /* All saveable state of a machine, in load order. */
@@ -114,6 +115,14 @@ struct state_entry {
 	bool is_loaded; /* for whoever loads a registry: seen already */
 	struct list link;
 };
+
+/* Pre-state by which something is built while the guest runs, and built again when the
+ * guest changed it.  Other pre-state is the accelerator's, which has to know it before
+ * anything else, and no guest changes it. */
+static inline bool state_is_built(const struct state_entry *entry)
+{
+	return entry->desc->activate != NULL;
+}
 
 void state_registry_init(struct state_registry *registry);
 /* @entry is embedded in its owner; @name is copied.  A name already taken or

@@ -3,8 +3,8 @@
  * A device's registers, saved while it is paused and loaded.
  *
  * What a driver writes once, as it sets the device up, travels ahead as "@name-setup"
- * while the guest runs, and again when it changed.  The back end is built by that, and
- * at the switch those columns are empty, unless the driver changed them since.
+ * while the guest runs, and again when it changed.  The back end is built by that.  All
+ * of it comes again at the switch, and what did not change costs nothing then.
  *
  * A guest may have put its rings where no RAM is, and the back end does not know
  * yet; so that is looked for when the device is saved, where it breaks the device,
@@ -38,8 +38,6 @@ struct vdev_ahead {
 	struct columns columns;
 
 	struct vdev *dev; /* borrowed; not saved */
-	/* It was saved (so it was sent), or it was loaded. */
-	bool is_known;
 	bool is_arriving; /* loaded, and the rest is not: its rings are nowhere */
 };
 
@@ -49,7 +47,7 @@ struct vdev_saved {
 	uint64_t features;
 	uint8_t config[VDEV_CONFIG_MAX];
 	uint32_t config_size;
-	struct columns columns; /* empty: as ahead */
+	struct columns columns;
 	uint16_t next_avail[QUEUES], next_used[QUEUES];
 	uint32_t next_avail_used, next_used_used;
 
@@ -141,18 +139,8 @@ static int save_ahead(void *obj, struct err *err)
 	ahead->status = dev->status;
 	ahead->features = dev->features;
 	put_columns(dev, &ahead->columns);
-	ahead->is_known = true;
 	lock_release(&dev->lock);
 	return 0;
-}
-
-/* All of both was written by put_columns(), or is zero. */
-static void drop_known(struct vdev_saved *saved)
-{
-	if (saved->ahead.is_known &&
-	    memcmp(&saved->columns, &saved->ahead.columns,
-		   sizeof(saved->columns)) == 0)
-		memset(saved->columns.used, 0, sizeof(saved->columns.used));
 }
 
 static int save(void *obj, struct err *err)
@@ -172,7 +160,6 @@ static int save(void *obj, struct err *err)
 	saved->config_size = dev->config_size;
 	vdev_config_get(dev, 0, dev->config_size, saved->config);
 	put_columns(dev, &saved->columns);
-	drop_known(saved);
 	saved->next_avail_used = saved->next_used_used = dev->queue_count;
 	for (unsigned int i = 0; i < dev->queue_count; i++) {
 		saved->next_avail[i] = dev->queues[i].next_avail;
@@ -331,21 +318,8 @@ static int take_config(struct vdev *dev, const uint8_t *bytes, struct err *err)
 	return 0;
 }
 
-/* The columns that hold; version 1 knew nothing ahead. */
-static const struct columns *columns_of(const struct vdev_saved *saved,
-					uint16_t version)
-{
-	if (version < 2 || !saved->ahead.is_known)
-		return &saved->columns;
-	for (unsigned int i = 0; i < COLUMNS; i++) {
-		if (saved->columns.used[i])
-			return &saved->columns;
-	}
-	return &saved->ahead.columns;
-}
-
 static int take(struct vdev *dev, const struct vdev_saved *saved,
-		uint16_t version, struct err *err)
+		struct err *err)
 {
 	int ret;
 
@@ -354,7 +328,7 @@ static int take(struct vdev *dev, const struct vdev_saved *saved,
 			       "%u bytes of configuration, this device has %u",
 			       saved->config_size, dev->config_size);
 	ret = take_registers(dev, saved->status, saved->features,
-			     columns_of(saved, version), err);
+			     &saved->columns, err);
 	if (ret)
 		return ret;
 	__atomic_store_n(&dev->is_broken, saved->is_broken, __ATOMIC_RELEASE);
@@ -371,8 +345,9 @@ static int load(void *obj, uint16_t version, struct err *err)
 {
 	struct vdev_saved *saved = obj;
 
+	(void)version;
 	saved->ahead.is_arriving = false;
-	return take(saved->dev, saved, version, err);
+	return take(saved->dev, saved, err);
 }
 
 static int load_ahead(void *obj, uint16_t version, struct err *err)
@@ -382,7 +357,7 @@ static int load_ahead(void *obj, uint16_t version, struct err *err)
 				 &ahead->columns, err);
 
 	(void)version;
-	ahead->is_known = ahead->is_arriving = ret == 0;
+	ahead->is_arriving = ret == 0;
 	return ret;
 }
 
@@ -442,10 +417,11 @@ static const struct state_desc ahead_state = {
 	.save = save_ahead,
 	.load = load_ahead,
 	.activate = activate_ahead,
+	.is_optional = true, /* since minor version 4 of the stream */
 };
 
 static const struct state_desc state = {
-	.version = 2, /* columns may be empty */
+	.version = 1,
 	.min_version = 1,
 	.fields = fields,
 	.field_count = array_size(fields),

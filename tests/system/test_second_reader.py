@@ -52,7 +52,7 @@ def assert_told_alike(told: str, stream: reader.Stream) -> None:
                 assert rest == f": {stream.cpus} vCPUs"
             elif name == "SCHEMA":
                 assert rest == f": {schemas.pop(0).name}"
-            elif name in ("STATE", "SETUP_STATE"):
+            elif name in ("STATE", "SETUP_STATE", "EARLY_STATE"):
                 state = states.pop(0)
                 assert (name, rest) == (state.record, f": {state.name}, version {state.version},"
                                                       f" {state.size} bytes")

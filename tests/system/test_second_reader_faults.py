@@ -273,7 +273,7 @@ WRONG = [
     Wrong("set up again after SWITCH", set_up_again("SETUP_STATE", 0, "STOPPED"), "SETUP_AGAIN",
           "step"),
     Wrong("set up again, never before", set_up_again("STATE", "i8042", "ROUND"), "SETUP_AGAIN",
-          "entry name", "no 'i8042' here"),
+          "entry name", "'i8042' changes before it was set up"),
     Wrong("set up again, too short", insert(Edited(TYPES["SETUP_AGAIN"], b"x"), "ROUND"),
           "SETUP_AGAIN", "entry name"),
     Wrong("state missing", drop("STATE", "END", which="i8042"), "END", "number of states",

@@ -201,6 +201,7 @@ const struct accel_ops kv_accel_ops = {
 	.vcpu_save = kv_vcpu_save,
 	.vcpu_load = kv_vcpu_load,
 	.vcpu_rehearse = kv_vcpu_rehearse,
+	.vcpu_setup_load = kv_vcpu_setup_load,
 	.vm_save = kv_vm_save,
 	.vm_load = kv_vm_load,
 	.setup_load = kv_setup_load,
@@ -258,6 +259,7 @@ int kv_new(const struct accel_config *config, struct accel **ret_accel,
 	kv->memory = config->memory;
 	kv->ports = config->ports;
 	kv->state = config->state;
+	kv->setup_state = config->setup_state;
 	kv->vcpus = calloc(config->cpus, sizeof(struct kv_vcpu *));
 	kv->left_seqs = calloc(config->cpus, sizeof(uint64_t));
 	lock_init(&kv->left_lock, LOCK_RING);

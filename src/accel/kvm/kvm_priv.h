@@ -10,6 +10,8 @@
  *	ring.c       the dirty rings of vCPUs, instead
  *	vcpu.c       one vCPU: creation, run loop, exits
  *	vcpu_state.c one vCPU's registers, both ways
+ *	vcpu_msrs.c  the model-specific ones among them
+ *	vcpu_setup.c what of them a destination has before the switch
  *	routes.c     message-signalled interrupts: routes and irqfds
  *	stats.c      the kernel's counters
  *	vm_state.c   clock, interrupt controllers and PIT, both ways
@@ -116,7 +118,7 @@ struct kv {
 	bool has_wide_apic_ids; /* in messages too */
 	unsigned int cpus;
 	struct addr_space *memory, *ports;
-	struct state_registry *state;
+	struct state_registry *setup_state, *state;
 	struct kv_msr_list msrs; /* filled when the first vCPU is created */
 
 	struct kv_ring *ring; /* owned; NULL: writes are logged in bitmaps */
@@ -180,10 +182,10 @@ struct kv_vcpu {
 	bool is_kicked;   /* to return, not only to leave the guest */
 
 	struct kv_vcpu_ring ring; /* see ring.h */
-	struct state_entry entry;
+	struct state_entry entry, setup_entry;
 	struct kv_vcpu_state state;
-	/* owned: as created; NULL once it may differ from that */
-	struct kv_vcpu_state *fresh;
+	/* owned: what it has; NULL once it may differ from that (vcpu_setup.c) */
+	struct kv_vcpu_state *known;
 };
 
 static inline struct kv *kv_of(struct accel *accel)
@@ -275,18 +277,44 @@ int kv_vcpu_writes(struct accel *accel, unsigned int vcpu, uint64_t *ret_pages);
 
 /* vcpu_state.c */
 void kv_vcpu_state_register(struct kv_vcpu *vcpu);
-/* Find out which MSRs can be saved and set, on a vCPU that never ran. */
-int kv_msr_list_probe(struct kv_vcpu *vcpu, struct err *err);
 int kv_vcpu_boot(struct accel_vcpu *vcpu, const struct accel_boot_regs *regs,
 		 struct err *err);
 int kv_vcpu_save(struct accel_vcpu *vcpu, struct err *err);
 int kv_vcpu_load(struct accel_vcpu *vcpu, struct err *err);
 int kv_vcpu_rehearse(struct accel_vcpu *vcpu, struct err *err);
-/* Note what a new vCPU has, until it is booted, loaded, or may run. */
-int kv_vcpu_note_fresh(struct kv_vcpu *vcpu, struct err *err);
-void kv_vcpu_forget_fresh(struct kv_vcpu *vcpu);
+/* As load of struct state_desc, of a struct kv_vcpu_state. */
+int kv_vcpu_state_check(void *obj, uint16_t version, struct err *err);
+/* -EINVAL: what came is of another size than this host's. */
+int kv_vcpu_check_xsave(const struct kv_vcpu *vcpu, struct err *err);
 /* The vCPU's TSC offset (guest = host + offset): 0 or -errno. */
 int kv_tsc_offset_get(struct kv_vcpu *vcpu, uint64_t *ret_offset);
+
+/* vcpu_msrs.c */
+#define MSR_TSC          0x10u
+#define MSR_TSC_DEADLINE 0x6e0u
+
+/* Find out which MSRs can be saved and set, on a vCPU that never ran. */
+int kv_msr_list_probe(struct kv_vcpu *vcpu, struct err *err);
+/* KVM_GET_MSRS or KVM_SET_MSRS of one.  -EINVAL: KVM refuses. */
+int kv_msr_do(struct kv_vcpu *vcpu, unsigned long request, uint32_t index,
+	      uint64_t *value);
+/* Setting it does more than to keep a value. */
+bool kv_msr_has_effect(uint32_t index);
+int kv_msrs_save(struct kv_vcpu *vcpu, struct err *err);
+/* But those that the vCPU has already. */
+int kv_msrs_load(struct kv_vcpu *vcpu, struct err *err);
+/* Those without an effect. */
+int kv_msrs_load_early(struct kv_vcpu *vcpu, struct err *err);
+
+/* vcpu_setup.c */
+void kv_vcpu_setup_register(struct kv_vcpu *vcpu);
+int kv_vcpu_setup_load(struct accel_vcpu *vcpu, struct err *err);
+/* Note what a vCPU has, until it is booted, loaded, or may run. */
+int kv_vcpu_known_note(struct kv_vcpu *vcpu, struct err *err);
+void kv_vcpu_known_drop(struct kv_vcpu *vcpu);
+/* @member of vcpu->state is what the vCPU has; MSR number @at. */
+bool kv_vcpu_knows(const struct kv_vcpu *vcpu, const void *member, size_t size);
+bool kv_vcpu_knows_msr(const struct kv_vcpu *vcpu, uint32_t at);
 
 /* vm_state.c */
 void kv_vm_state_register(struct kv *kv);

@@ -69,10 +69,11 @@ int kv_vcpu_new(struct accel *accel, unsigned int index,
 	if (ret)
 		goto out_unmap;
 	kv_vcpu_state_register(vcpu);
+	kv_vcpu_setup_register(vcpu);
 	kv->vcpus[index] = vcpu;
 	/* Also so that the structure's pages exist when it is saved or loaded
 	 * with the guest stopped. */
-	ret = kv_vcpu_note_fresh(vcpu, err);
+	ret = kv_vcpu_known_note(vcpu, err);
 	if (ret) {
 		kv_vcpu_free(&vcpu->vcpu);
 		return ret;
@@ -95,11 +96,12 @@ void kv_vcpu_free(struct accel_vcpu *accel_vcpu)
 
 	vcpu->kv->vcpus[accel_vcpu->index] = NULL;
 	state_unregister(&vcpu->entry);
+	state_unregister(&vcpu->setup_entry);
 	kv_ring_vcpu_del(vcpu);
 	munmap(vcpu->run, vcpu->kv->run_size);
 	close_stats(vcpu);
 	close(vcpu->fd);
-	kv_vcpu_forget_fresh(vcpu);
+	kv_vcpu_known_drop(vcpu);
 	free(vcpu);
 }
 
@@ -122,7 +124,7 @@ void kv_vcpu_unkick(struct accel_vcpu *accel_vcpu)
 {
 	struct kv_vcpu *vcpu = kv_vcpu_of(accel_vcpu);
 
-	kv_vcpu_forget_fresh(vcpu);
+	kv_vcpu_known_drop(vcpu);
 	__atomic_store_n(&vcpu->is_kicked, false, __ATOMIC_SEQ_CST);
 	set_immediate_exit(vcpu, 0);
 }

@@ -6,18 +6,14 @@
  * LAPIC; the TSC offset and the LAPIC before the TSC-deadline MSR, or the timer
  * is lost; events after the registers they refer to; the MP state last.
  *
- * The TSC itself (MSR 0x10) is not among the MSRs: it moves as the vCPU's TSC
- * offset, corrected by vm_state.c.  Where KVM has no offset attribute, one write
- * of the MSR stands in for it.
+ * The TSC moves as the vCPU's TSC offset, corrected by vm_state.c.  Where KVM has no
+ * offset attribute, one write of its MSR stands in for it.
  *
- * A kernel may list MSRs that it then refuses to set (0x10a on some hosts).
- * Those are found once, on a fresh vCPU, and compared on load instead of set;
- * any other refusal fails the load.
+ * What the vCPU has already (vcpu_setup.c) is not set again.
  */
 #include <asm/kvm_para.h>
 #include <errno.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <x86intrin.h>
@@ -25,31 +21,12 @@
 #include "base/err.h"
 #include "kvm_priv.h"
 
-#define MSR_TSC          0x10u
-#define MSR_TSC_DEADLINE 0x6e0u
-
 #define CR0_PE   0x1u
 #define CR0_ET   0x10u
 #define CR0_PG   0x80000000u
 #define CR4_PAE  0x20u
 #define EFER_LME 0x100u
 #define EFER_LMA 0x400u
-
-/* KVM answers a call with MAX_IO_MSRS (256) or more by E2BIG. */
-#define MSRS_A_CALL 255u
-
-/* KVM's structures end in a flexible array; these are one with room. */
-union msr_buffer {
-	struct kvm_msrs msrs;
-	uint8_t room[sizeof(struct kvm_msrs) +
-		     MSRS_A_CALL * sizeof(struct kvm_msr_entry)];
-};
-
-union msr_list_buffer {
-	struct kvm_msr_list list;
-	uint8_t room[sizeof(struct kvm_msr_list) +
-		     KV_MSR_MAX * sizeof(uint32_t)];
-};
 
 static const struct state_field vcpu_fields[] = {
 	STATE_BYTES(struct kv_vcpu_state, regs),
@@ -66,7 +43,7 @@ static const struct state_field vcpu_fields[] = {
 	STATE_FIELD(struct kv_vcpu_state, tsc_deadline, STATE_U64),
 };
 
-static int vcpu_state_load(void *obj, uint16_t version, struct err *err)
+int kv_vcpu_state_check(void *obj, uint16_t version, struct err *err)
 {
 	const struct kv_vcpu_state *s = obj;
 
@@ -82,7 +59,7 @@ static const struct state_desc vcpu_desc = {
 	.min_version = 1,
 	.fields = vcpu_fields,
 	.field_count = array_size(vcpu_fields),
-	.load = vcpu_state_load,
+	.load = kv_vcpu_state_check,
 };
 
 void kv_vcpu_state_register(struct kv_vcpu *vcpu)
@@ -92,69 +69,6 @@ void kv_vcpu_state_register(struct kv_vcpu *vcpu)
 	snprintf(name, sizeof(name), "vcpu%u", vcpu->vcpu.index);
 	state_register(vcpu->kv->state, &vcpu->entry, name, &vcpu_desc,
 		       &vcpu->state);
-}
-
-/* How many of @entries were read or set, all before one that KVM refuses; or
- * -errno. */
-static int msrs_do(struct kv_vcpu *vcpu, unsigned long request,
-		   struct kvm_msr_entry *entries, uint32_t count)
-{
-	union msr_buffer call;
-	uint32_t done = 0, size, did;
-
-	do {
-		int ret;
-
-		size = count - done < MSRS_A_CALL ? count - done : MSRS_A_CALL;
-		call.msrs = (struct kvm_msrs){ .nmsrs = size };
-		memcpy(call.msrs.entries, entries + done,
-		       size * sizeof(*entries));
-		ret = ioctl(vcpu->fd, request, &call);
-		if (ret < 0)
-			return -errno;
-		did = (uint32_t)ret;
-		memcpy(entries + done, call.msrs.entries,
-		       did * sizeof(*entries));
-		done += did;
-	} while (did == size && done < count);
-	return (int)done;
-}
-
-static int msr_one(struct kv_vcpu *vcpu, unsigned long request, uint32_t index,
-		   uint64_t *value)
-{
-	struct kvm_msr_entry entry = { .index = index, .data = *value };
-
-	if (msrs_do(vcpu, request, &entry, 1) != 1)
-		return -EINVAL;
-	*value = entry.data;
-	return 0;
-}
-
-int kv_msr_list_probe(struct kv_vcpu *vcpu, struct err *err)
-{
-	struct kv_msr_list *msrs = &vcpu->kv->msrs;
-	union msr_list_buffer buffer = { .list.nmsrs = KV_MSR_MAX };
-	const struct kvm_msr_list *list = &buffer.list;
-
-	if (ioctl(vcpu->kv->fd, KVM_GET_MSR_INDEX_LIST, &buffer) < 0)
-		return err_set_errno(err, -errno,
-				     "list of MSRs (%u, at most "
-				     "%u)",
-				     list->nmsrs, KV_MSR_MAX);
-	for (uint32_t i = 0; i < list->nmsrs; i++) {
-		uint32_t index = list->indices[i];
-		uint64_t value = 0;
-
-		if (index == MSR_TSC || index == MSR_TSC_DEADLINE)
-			continue;
-		if (msr_one(vcpu, KVM_GET_MSRS, index, &value))
-			continue; /* this host has no such register */
-		msrs->is_fixed[msrs->count] =
-			msr_one(vcpu, KVM_SET_MSRS, index, &value) != 0;
-		msrs->index[msrs->count++] = index;
-	}
-	return 0;
 }
 
 int kv_tsc_offset_get(struct kv_vcpu *vcpu, uint64_t *ret_offset)
@@ -182,7 +96,7 @@ static int tsc_offset_set(struct kv_vcpu *vcpu, uint64_t offset)
 	if (errno != ENXIO)
 		return -errno;
 	now = kv_tsc_scale(&vcpu->kv->tsc_rate, __rdtsc()) + offset;
-	return msr_one(vcpu, KVM_SET_MSRS, MSR_TSC, &now);
+	return kv_msr_do(vcpu, KVM_SET_MSRS, MSR_TSC, &now);
 }
 
 /* Code or data, as flat as its mode has it. */
@@ -242,7 +156,7 @@ int kv_vcpu_boot(struct accel_vcpu *accel_vcpu,
 		.rflags = 2,
 	};
 
-	kv_vcpu_forget_fresh(vcpu);
+	kv_vcpu_known_drop(vcpu);
 	if (ioctl(vcpu->fd, KVM_GET_SREGS, &sregs) < 0)
 		return err_set_errno(err, -errno, "KVM_GET_SREGS");
 	boot_sregs(&sregs, boot);
@@ -255,89 +169,16 @@ int kv_vcpu_boot(struct accel_vcpu *accel_vcpu,
 	return 0;
 }
 
-static int save_msrs(struct kv_vcpu *vcpu, struct err *err)
-{
-	const struct kv_msr_list *msrs = &vcpu->kv->msrs;
-	struct kv_vcpu_state *s = &vcpu->state;
-	struct kvm_msr_entry entries[KV_MSR_MAX + 1];
-	int got;
-
-	for (uint32_t i = 0; i < msrs->count; i++)
-		entries[i] = (struct kvm_msr_entry){ .index = msrs->index[i] };
-	/* Behind all others: KVM stops at the first that it does not know. */
-	entries[msrs->count] =
-		(struct kvm_msr_entry){ .index = MSR_TSC_DEADLINE };
-	got = msrs_do(vcpu, KVM_GET_MSRS, entries, msrs->count + 1);
-	if (got < 0)
-		return err_set_errno(err, got, "KVM_GET_MSRS");
-	if (got < (int)msrs->count)
-		return err_set(err, -EIO, "MSR 0x%x cannot be read",
-			       msrs->index[got]);
-	s->msr_used = s->msr_values = msrs->count;
-	for (uint32_t i = 0; i < msrs->count; i++) {
-		s->msr_index[i] = entries[i].index;
-		s->msr_value[i] = entries[i].data;
-	}
-	/* 0 where the guest has no such timer. */
-	s->tsc_deadline =
-		got > (int)msrs->count ? entries[msrs->count].data : 0;
-	return 0;
-}
-
 static int save_tsc(struct kv_vcpu *vcpu, struct err *err)
 {
 	uint64_t tsc = 0;
 
 	if (kv_tsc_offset_get(vcpu, &vcpu->state.tsc_offset) == 0)
 		return 0;
-	if (msr_one(vcpu, KVM_GET_MSRS, MSR_TSC, &tsc))
+	if (kv_msr_do(vcpu, KVM_GET_MSRS, MSR_TSC, &tsc))
 		return err_set(err, -EIO, "the TSC cannot be read");
 	vcpu->state.tsc_offset =
 		tsc - kv_tsc_scale(&vcpu->kv->tsc_rate, __rdtsc());
-	return 0;
-}
-
-static bool is_fixed_msr(const struct kv *kv, uint32_t index)
-{
-	for (uint32_t i = 0; i < kv->msrs.count; i++) {
-		if (kv->msrs.index[i] == index)
-			return kv->msrs.is_fixed[i];
-	}
-	return false;
-}
-
-static int load_msrs(struct kv_vcpu *vcpu, struct err *err)
-{
-	const struct kv_vcpu_state *s = &vcpu->state;
-	struct kvm_msr_entry entries[KV_MSR_MAX];
-	uint32_t count = 0;
-	int set;
-
-	for (uint32_t i = 0; i < s->msr_used; i++) {
-		uint64_t here = 0;
-
-		if (!is_fixed_msr(vcpu->kv, s->msr_index[i])) {
-			entries[count++] = (struct kvm_msr_entry){
-				.index = s->msr_index[i],
-				.data = s->msr_value[i],
-			};
-			continue;
-		}
-		if (msr_one(vcpu, KVM_GET_MSRS, s->msr_index[i], &here) ||
-		    here != s->msr_value[i])
-			return err_set(err, -EINVAL,
-				       "MSR 0x%x is 0x%lx on the source, 0x%lx "
-				       "here, and KVM does not let it be set",
-				       s->msr_index[i], s->msr_value[i], here);
-	}
-	set = msrs_do(vcpu, KVM_SET_MSRS, entries, count);
-	if (set < 0)
-		return err_set_errno(err, set, "KVM_SET_MSRS");
-	if (set != (int)count)
-		return err_set(
-			err, -EINVAL,
-			"KVM refuses MSR 0x%x = 0x%llx: use hosts with the same processor and kernel",
-			entries[set].index, entries[set].data);
 	return 0;
 }
 
@@ -362,37 +203,6 @@ static const struct {
 	VCPU_IOCTL(KVM_GET_DEBUGREGS, KVM_SET_DEBUGREGS, debugregs),
 	VCPU_IOCTL(KVM_GET_VCPU_EVENTS, KVM_SET_VCPU_EVENTS, events),
 };
-
-int kv_vcpu_note_fresh(struct kv_vcpu *vcpu, struct err *err)
-{
-	int ret = kv_vcpu_save(&vcpu->vcpu, err);
-
-	if (ret)
-		return ret;
-	vcpu->fresh = malloc(sizeof(*vcpu->fresh));
-	if (!vcpu->fresh)
-		return err_set(err, -ENOMEM, "no memory for vCPU %u",
-			       vcpu->vcpu.index);
-	*vcpu->fresh = vcpu->state;
-	return 0;
-}
-
-void kv_vcpu_forget_fresh(struct kv_vcpu *vcpu)
-{
-	free(vcpu->fresh);
-	vcpu->fresh = NULL;
-}
-
-/* The vCPU has it already: an ioctl less in the pause, 5 us each. */
-static bool is_fresh(const struct kv_vcpu *vcpu, const void *member,
-		     size_t size)
-{
-	size_t offset =
-		(size_t)((const char *)member - (const char *)&vcpu->state);
-
-	return vcpu->fresh &&
-	       memcmp(member, (const char *)vcpu->fresh + offset, size) == 0;
-}
 
 int kv_vcpu_save(struct accel_vcpu *accel_vcpu, struct err *err)
 {
@@ -420,7 +230,7 @@ int kv_vcpu_save(struct accel_vcpu *accel_vcpu, struct err *err)
 		ret = err_set_errno(err, -errno, "KVM_GET_XSAVE");
 		goto out;
 	}
-	ret = save_msrs(vcpu, err);
+	ret = kv_msrs_save(vcpu, err);
 	if (!ret)
 		ret = save_tsc(vcpu, err);
 out:
@@ -447,30 +257,36 @@ static int load_plain(struct kv_vcpu *vcpu, struct err *err)
 	for (size_t i = 0; i < array_size(plain_state); i++) {
 		char *member = (char *)s + plain_state[i].offset;
 
-		if (is_fresh(vcpu, member, plain_state[i].size))
+		if (kv_vcpu_knows(vcpu, member, plain_state[i].size))
 			continue;
 		if (ioctl(vcpu->fd, plain_state[i].set, member) < 0)
 			return err_set_errno(err, -errno, "%s",
 					     plain_state[i].set_name);
 	}
-	if (ioctl(vcpu->fd, KVM_SET_XSAVE, s->xsave) < 0)
+	if (!kv_vcpu_knows(vcpu, s->xsave, s->xsave_used) &&
+	    ioctl(vcpu->fd, KVM_SET_XSAVE, s->xsave) < 0)
 		return err_set_errno(err, -errno, "KVM_SET_XSAVE");
 	return 0;
+}
+
+int kv_vcpu_check_xsave(const struct kv_vcpu *vcpu, struct err *err)
+{
+	if (vcpu->state.xsave_used == vcpu->kv->xsave_size)
+		return 0;
+	return err_set(
+		err, -EINVAL,
+		"XSAVE area of %u bytes, this host's has %u: use hosts with the same processor features",
+		vcpu->state.xsave_used, vcpu->kv->xsave_size);
 }
 
 int kv_vcpu_load(struct accel_vcpu *accel_vcpu, struct err *err)
 {
 	struct kv_vcpu *vcpu = kv_vcpu_of(accel_vcpu);
 	struct kv_vcpu_state *s = &vcpu->state;
-	int ret;
+	int ret = kv_vcpu_check_xsave(vcpu, err);
 
-	if (s->xsave_used != vcpu->kv->xsave_size) {
-		ret = err_set(
-			err, -EINVAL,
-			"XSAVE area of %u bytes, this host's has %u: use hosts with the same processor features",
-			s->xsave_used, vcpu->kv->xsave_size);
+	if (ret)
 		goto out;
-	}
 	ret = load_plain(vcpu, err);
 	if (ret)
 		goto out;
@@ -479,18 +295,18 @@ int kv_vcpu_load(struct accel_vcpu *accel_vcpu, struct err *err)
 		err_set_errno(err, ret, "TSC offset");
 		goto out;
 	}
-	ret = load_msrs(vcpu, err);
+	ret = kv_msrs_load(vcpu, err);
 	if (ret)
 		goto out;
 	if (s->tsc_deadline &&
-	    msr_one(vcpu, KVM_SET_MSRS, MSR_TSC_DEADLINE, &s->tsc_deadline)) {
+	    kv_msr_do(vcpu, KVM_SET_MSRS, MSR_TSC_DEADLINE, &s->tsc_deadline)) {
 		ret = err_set(
 			err, -EINVAL,
 			"KVM refuses TSC deadline 0x%lx: use hosts with the same processor and kernel",
 			s->tsc_deadline);
 		goto out;
 	}
-	if (!is_fresh(vcpu, &s->mp_state, sizeof(s->mp_state)) &&
+	if (!kv_vcpu_knows(vcpu, &s->mp_state, sizeof(s->mp_state)) &&
 	    ioctl(vcpu->fd, KVM_SET_MP_STATE, &s->mp_state) < 0) {
 		ret = err_set_errno(err, -errno, "KVM_SET_MP_STATE");
 		goto out;
@@ -500,7 +316,7 @@ int kv_vcpu_load(struct accel_vcpu *accel_vcpu, struct err *err)
 	if (has_kvmclock(s))
 		ioctl(vcpu->fd, KVM_KVMCLOCK_CTRL, 0);
 out:
-	kv_vcpu_forget_fresh(vcpu);
+	kv_vcpu_known_drop(vcpu);
 	err_prefix(err, "loading vCPU %u", accel_vcpu->index);
 	return ret;
 }
@@ -509,16 +325,16 @@ out:
 int kv_vcpu_rehearse(struct accel_vcpu *accel_vcpu, struct err *err)
 {
 	struct kv_vcpu *vcpu = kv_vcpu_of(accel_vcpu);
-	struct kv_vcpu_state *fresh = vcpu->fresh;
+	struct kv_vcpu_state *known = vcpu->known;
 	int ret = kv_vcpu_save(accel_vcpu, err);
 
 	if (ret)
 		return ret;
-	vcpu->fresh = NULL; /* for its time, set what it has */
+	vcpu->known = NULL; /* for its time, set what it has */
 	ret = load_plain(vcpu, err);
 	if (!ret)
-		ret = load_msrs(vcpu, err);
-	vcpu->fresh = fresh;
+		ret = kv_msrs_load(vcpu, err);
+	vcpu->known = known;
 	err_prefix(err, "rehearsing vCPU %u", accel_vcpu->index);
 	return ret;
 }

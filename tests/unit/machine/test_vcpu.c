@@ -347,6 +347,29 @@ static void test_work_finds_and_leaves_the_vcpus_parked(void **state)
 	wait_running(fake, CPUS);
 }
 
+static void test_running_vcpus_leave_for_work_and_go_on(void **state)
+{
+	struct fake *fake = *state;
+
+	vcpu_set_resume(fake->set);
+	for (unsigned int i = 1; i <= ROUNDS; i++) {
+		if (i % 2)
+			wait_running(fake, CPUS);
+		assert_int_equal(vcpu_set_interrupt(fake->set, save, NULL), 0);
+		assert_saves(fake, i);
+	}
+	wait_running(fake, CPUS);
+	make_exit(fake, 5, ACCEL_EXIT_SHUTDOWN);
+	wait_exits(fake, 1);
+	assert_int_equal(vcpu_set_interrupt(fake->set, save, NULL), 0);
+	assert_saves(fake, ROUNDS + 1);
+	/* All at once, and those that are parked too. */
+	vcpu_set_pause(fake->set);
+	assert_int_equal(vcpu_set_interrupt(fake->set, meet, NULL), 0);
+	assert_saves(fake, ROUNDS + 2);
+	assert_int_equal(count_running(fake), 0);
+}
+
 static int refuse_some(struct accel_vcpu *vcpu, struct err *err)
 {
 	save(vcpu, NULL);
@@ -709,6 +732,7 @@ int main(void)
 		fact(test_each_resume_lets_every_vcpu_run),
 		fact(test_work_is_done_once_for_every_vcpu_and_in_parallel),
 		fact(test_work_finds_and_leaves_the_vcpus_parked),
+		fact(test_running_vcpus_leave_for_work_and_go_on),
 		fact(test_the_error_of_the_lowest_vcpu_is_told),
 		fact(test_a_vcpu_that_ended_stays_parked),
 		fact(test_why_a_vcpu_failed_is_told),

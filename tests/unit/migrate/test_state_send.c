@@ -26,6 +26,13 @@ static int chip_save(void *obj, struct err *err)
 	return chip->save_result ? err_set(err, chip->save_result, "no") : 0;
 }
 
+static int chip_activate(void *obj, struct err *err)
+{
+	(void)obj;
+	(void)err;
+	return 0;
+}
+
 static const struct state_field fields[] = {
 	STATE_FIELD(struct chip, word, STATE_U32),
 	STATE_VARRAY(struct chip, count_bytes, STATE_U8, count),
@@ -37,12 +44,23 @@ static const struct state_desc desc = {
 	.fields = fields,
 	.field_count = array_size(fields),
 	.save = chip_save,
+	.activate = chip_activate,
+};
+
+/* What an accelerator has: nothing is built by it, and it can do without. */
+static const struct state_desc cpu_desc = {
+	.version = 3,
+	.min_version = 3,
+	.fields = fields,
+	.field_count = array_size(fields),
+	.save = chip_save,
+	.is_optional = true,
 };
 
 struct fixture {
 	struct state_registry registry;
-	struct state_entry entries[2];
-	struct chip chips[2];
+	struct state_entry entries[3];
+	struct chip chips[3];
 	struct state_send send;
 	struct bytes_writer out;
 	struct err err;
@@ -57,6 +75,8 @@ static int setup(void **state)
 		       &f->chips[0]);
 	state_register(&f->registry, &f->entries[1], "b-setup", &desc,
 		       &f->chips[1]);
+	state_register(&f->registry, &f->entries[2], "cpu-setup", &cpu_desc,
+		       &f->chips[2]);
 	*state = f;
 	return 0;
 }
@@ -124,7 +144,18 @@ static void test_all_of_the_pre_state_goes_out_once(void **state)
 	r = bytes_read(f->out.data, f->out.size);
 	assert_int_equal(next_word(&r, FMT_SETUP_STATE, "a-setup"), 10);
 	assert_int_equal(next_word(&r, FMT_SETUP_STATE, "b-setup"), 11);
+	assert_int_equal(next_word(&r, FMT_EARLY_STATE, "cpu-setup"), 0);
 	assert_int_equal(bytes_left(&r), 0);
+}
+
+static void test_what_no_guest_changes_is_not_even_looked_at(void **state)
+{
+	struct fixture *f = *state;
+
+	send_setup(f);
+	f->chips[2].word = 1;
+	assert_false(send_changed(f));
+	assert_int_equal(f->chips[2].saves, 1);
 }
 
 static void test_what_did_not_change_is_not_sent_again(void **state)
@@ -193,6 +224,7 @@ int main(void)
 {
 	static const struct CMUnitTest tests[] = {
 		TEST(test_all_of_the_pre_state_goes_out_once),
+		TEST(test_what_no_guest_changes_is_not_even_looked_at),
 		TEST(test_what_did_not_change_is_not_sent_again),
 		TEST(test_entry_that_changed_is_sent_again_alone),
 		TEST(test_change_that_was_undone_is_sent_as_another_one),

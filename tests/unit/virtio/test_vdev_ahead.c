@@ -64,31 +64,14 @@ static void assert_same_queues(struct pair *pair)
 	assert_int_equal(pair->from.dev.features, pair->to.dev.features);
 }
 
-static size_t saved_size(struct toy *toy)
-{
-	struct bytes_writer bytes = { .data = NULL };
-	size_t size;
-
-	assert_int_equal(state_save(&toy->dev.state, &bytes, NULL), 0);
-	size = bytes.size;
-	bytes_writer_fini(&bytes);
-	return size;
-}
-
-/* Of each queue: size, vector, is_enabled, three addresses. */
-#define REGISTERS (TOY_QUEUES * (2u + 2 + 1 + 3 * 8))
-
-static void test_only_indices_of_a_device_travel_in_the_switch(void **state)
+static void test_device_that_was_built_ahead_goes_on_elsewhere(void **state)
 {
 	struct pair *pair = *state;
-	size_t before;
 
 	toy_set_up(&pair->from, 1ull << TOY_FEATURE);
-	before = saved_size(&pair->from);
 	move_ahead(pair);
 	pair->from.dev.queues[0].next_avail = 0x1234;
 	pair->from.dev.queues[0].next_used = 0x1230;
-	assert_int_equal(saved_size(&pair->from), before - REGISTERS);
 	move_rest(pair);
 	assert_same_queues(pair);
 	vdev_run(&pair->to.dev);
@@ -122,16 +105,13 @@ static void test_device_without_a_driver_is_not_built(void **state)
 	assert_int_equal(pair->to.builds, 0);
 }
 
-static void test_queues_that_changed_since_travel_again(void **state)
+static void test_queues_that_changed_since_arrive_changed(void **state)
 {
 	struct pair *pair = *state;
-	size_t before;
 
 	toy_set_up(&pair->from, 0);
-	before = saved_size(&pair->from);
 	move_ahead(pair);
 	toy_enable(&pair->from, 2);
-	assert_int_equal(saved_size(&pair->from), before);
 	move_rest(pair);
 	assert_same_queues(pair);
 	vdev_run(&pair->to.dev);
@@ -170,20 +150,6 @@ static void test_what_travels_ahead_again_replaces_the_first(void **state)
 	assert_int_equal(pair->to.enabled_at_start, 1);
 }
 
-/* What it was built by is another guest's, or an older one of this. */
-static void test_empty_columns_without_any_ahead_are_refused(void **state)
-{
-	struct pair *pair = *state;
-
-	toy_set_up(&pair->from, 0);
-	move_ahead(pair);
-	assert_int_equal(vdev_pause(&pair->from.dev, UINT64_MAX, NULL), 0);
-	toy_fini(&pair->to);
-	toy_init(&pair->to);
-	assert_int_equal(toy_move(&pair->from, &pair->to, &pair->err),
-			 -EBADMSG);
-}
-
 static void test_hostile_registers_ahead_are_refused(void **state)
 {
 	struct pair *pair = *state;
@@ -216,12 +182,14 @@ static void test_back_end_that_cannot_be_built_fails_the_move(void **state)
 /* A rehearsal saves the destination's devices, whose memory is not there yet. */
 static void test_save_of_a_device_that_arrives_does_not_break_it(void **state)
 {
+	struct bytes_writer bytes = { .data = NULL };
 	struct pair *pair = *state;
 
 	toy_set_up(&pair->from, 0);
 	move_ahead(pair);
 	mem_region_set_enabled(pair->to.ram_region, false);
-	saved_size(&pair->to);
+	assert_int_equal(state_save(&pair->to.dev.state, &bytes, NULL), 0);
+	bytes_writer_fini(&bytes);
 	assert_int_equal(pair->to.dev.is_broken, 0);
 	mem_region_set_enabled(pair->to.ram_region, true);
 	move_rest(pair);
@@ -264,13 +232,12 @@ static void test_device_that_is_not_answered_is_broken(void **state)
 int main(void)
 {
 	static const struct CMUnitTest tests[] = {
-		TEST(test_only_indices_of_a_device_travel_in_the_switch),
+		TEST(test_device_that_was_built_ahead_goes_on_elsewhere),
 		TEST(test_device_is_built_ahead_and_started_in_the_switch),
 		TEST(test_device_without_a_driver_is_not_built),
-		TEST(test_queues_that_changed_since_travel_again),
+		TEST(test_queues_that_changed_since_arrive_changed),
 		TEST(test_device_that_was_reset_since_arrives_reset),
 		TEST(test_what_travels_ahead_again_replaces_the_first),
-		TEST(test_empty_columns_without_any_ahead_are_refused),
 		TEST(test_hostile_registers_ahead_are_refused),
 		TEST(test_back_end_that_cannot_be_built_fails_the_move),
 		TEST(test_save_of_a_device_that_arrives_does_not_break_it),
