@@ -4,33 +4,7 @@
 #include <cmocka.h>
 
 #include "base/bytes.h"
-#include "toy.h"
-
-struct pair {
-	struct toy from, to;
-	struct err err;
-};
-
-static int setup(void **state)
-{
-	struct pair *pair = calloc(1, sizeof(*pair));
-
-	toy_init(&pair->from);
-	toy_init(&pair->to);
-	vdev_run(&pair->from.dev);
-	*state = pair;
-	return 0;
-}
-
-static int teardown(void **state)
-{
-	struct pair *pair = *state;
-
-	toy_fini(&pair->from);
-	toy_fini(&pair->to);
-	free(pair);
-	return 0;
-}
+#include "toy_pair.h"
 
 static void move_ahead(struct pair *pair)
 {
@@ -227,7 +201,8 @@ static void test_device_that_is_not_answered_is_broken(void **state)
 	assert_int_equal(toy_status(&pair->from) & NEEDS_RESET, 0);
 }
 
-#define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+#define TEST(name) \
+	cmocka_unit_test_setup_teardown(name, pair_setup, pair_teardown)
 
 int main(void)
 {

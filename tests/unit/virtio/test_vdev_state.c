@@ -9,35 +9,7 @@
 #include <unistd.h>
 
 #include "base/bytes.h"
-#include "toy.h"
-
-struct pair {
-	struct toy from, to;
-	struct bytes_writer bytes; /* of what "from" saved */
-	struct err err;
-};
-
-static int setup(void **state)
-{
-	struct pair *pair = calloc(1, sizeof(*pair));
-
-	toy_init(&pair->from);
-	toy_init(&pair->to);
-	vdev_run(&pair->from.dev);
-	*state = pair;
-	return 0;
-}
-
-static int teardown(void **state)
-{
-	struct pair *pair = *state;
-
-	toy_fini(&pair->from);
-	toy_fini(&pair->to);
-	bytes_writer_fini(&pair->bytes);
-	free(pair);
-	return 0;
-}
+#include "toy_pair.h"
 
 static void pause_and_move(struct pair *pair)
 {
@@ -434,7 +406,8 @@ static void test_load_and_activate_that_are_swapped_are_caught(void **state)
 #endif
 }
 
-#define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+#define TEST(name) \
+	cmocka_unit_test_setup_teardown(name, pair_setup, pair_teardown)
 
 int main(void)
 {
