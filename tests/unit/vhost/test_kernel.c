@@ -172,8 +172,11 @@ static void build(struct fixture *f)
 		fail_msg("%s", err_msg(&err));
 }
 
-static int start(struct fixture *f, struct err *err)
+#define CHOSEN (1ull << VIRTIO_F_VERSION_1 | 1ull << 40)
+
+static void set_queues(struct fixture *f)
 {
+	f->fake.call_fd = -1;
 	f->fake.vdev.queues = f->fake.queues;
 	for (unsigned int i = 0; i < 2; i++)
 		f->fake.queues[i] = (struct vdev_queue){
@@ -185,8 +188,13 @@ static int start(struct fixture *f, struct err *err)
 			.device = 0x12000 + 0x3000 * i,
 			.next_avail = (uint16_t)(5 + i),
 		};
-	return vh_kernel_start(f->kernel, TAP_FD, &f->fake.vdev, 0,
-			       1ull << VIRTIO_F_VERSION_1 | 1ull << 40, err);
+}
+
+static int start(struct fixture *f, struct err *err)
+{
+	set_queues(f);
+	return vh_kernel_start(f->kernel, TAP_FD, &f->fake.vdev, 0, CHOSEN,
+			       err);
 }
 
 static void test_table_is_told_when_the_device_is_built(void **state)
@@ -218,6 +226,24 @@ static void test_rings_work_once_they_have_the_tap(void **state)
 	assert_int_equal(seen.addr.used_user_addr,
 			 (uintptr_t)f->world.low->host + 0x15000);
 	assert_int_equal(seen.addr.log_guest_addr, 0x15000);
+}
+
+/* Without the tap, whatever else they have. */
+static void test_rings_that_were_told_ahead_do_not_work_yet(void **state)
+{
+	struct fixture *f = *state;
+
+	build(f);
+	set_queues(f);
+	seen.told[0] = '\0';
+	assert_int_equal(
+		vh_kernel_build(f->kernel, &f->fake.vdev, 0, CHOSEN, NULL), 0);
+	assert_string_equal(seen.told, "features num0=16 call0=-1 "
+				       "num1=16 call1=-1 ");
+	seen.told[0] = '\0';
+	assert_int_equal(start(f, NULL), 0);
+	assert_string_equal(seen.told, "base0=5 addr0 kick0 backend0=77 "
+				       "base1=6 addr1 kick1 backend1=77 ");
 }
 
 static void test_stop_takes_the_tap_away_and_then_asks(void **state)
@@ -308,6 +334,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		TEST(test_table_is_told_when_the_device_is_built),
 		TEST(test_rings_work_once_they_have_the_tap),
+		TEST(test_rings_that_were_told_ahead_do_not_work_yet),
 		TEST(test_stop_takes_the_tap_away_and_then_asks),
 		TEST(test_log_is_told_before_features_and_rings),
 		TEST(test_pages_that_the_kernel_logs_are_marked),
