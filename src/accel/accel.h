@@ -213,8 +213,12 @@ struct accel_ops {
 	uint32_t (*tsc_khz)(struct accel *accel);
 
 	/* How many pages vCPU @vcpu made dirty so far, a page once for each time
-	 * that it was watched; any thread, and cheap.  Now and then it is a little
-	 * behind, and less than at the last call.  -ENOTSUP, or NULL: not known. */
+	 * that it was clean: what a write to a page that waits to be sent is not.
+	 * Rings say of a page only that it was written, and that again after
+	 * each reset; the entries that they hold are counted as if all of their
+	 * pages were clean, until they are harvested.  So it may fall, by no more
+	 * than a ring holds, and now and then it is a little behind.  Any thread,
+	 * and cheap.  -ENOTSUP, or NULL: not known. */
 	int (*vcpu_writes)(struct accel *accel, unsigned int vcpu,
 			   uint64_t *ret_pages);
 
