@@ -28,6 +28,16 @@ static void count(uint64_t *counter)
 	__atomic_fetch_add(counter, 1, __ATOMIC_RELAXED);
 }
 
+/* A third of the time: the emulator is to have some left for a migration. */
+#define BURST_PAGES 256
+#define BREAK_US    30000
+
+static void take_breaks(uint32_t *done)
+{
+	if (++*done % BURST_PAGES == 0)
+		usleep(BREAK_US);
+}
+
 /* Whoever rests costs the host nothing: no timers. */
 static void rest_if_told(void)
 {
@@ -88,12 +98,14 @@ static void *write_ring3(void *arg)
 {
 	struct writer *w = arg;
 	uint64_t at = w->owner + 1;
+	uint32_t done = 0;
 
 	for (;; at = next(at)) {
 		uint32_t page = (uint32_t)(at >> 16) % w->count;
 		uint64_t *words = w->words + (size_t)page * PAGE_WORDS;
 
 		rest_if_told();
+		take_breaks(&done);
 		if (w->rounds[page])
 			check(words, stamp(w->owner, page, w->rounds[page]),
 			      "ring3", page);
@@ -107,12 +119,14 @@ static void *write_ring0(void *arg)
 {
 	struct writer *w = arg;
 	uint64_t at = w->owner + 1;
+	uint32_t done = 0;
 
 	for (;; at = next(at)) {
 		uint32_t page = (uint32_t)(at >> 16) % w->count;
 		off_t place = (off_t)(page * PAGE_BYTES);
 
 		rest_if_told();
+		take_breaks(&done);
 		if (w->rounds[page]) {
 			tried(pread(w->file, w->words, PAGE_BYTES, place),
 			      "pread");
@@ -153,6 +167,7 @@ static void *hash_steady(void *arg)
 			    (unsigned long long)now, (unsigned long long)first);
 		}
 		__atomic_store_n(&steady_hash, now, __ATOMIC_RELAXED);
+		usleep(BREAK_US);
 	}
 	return NULL;
 }

@@ -119,7 +119,7 @@ class Resident:
 
     def files_written(self, *folders: str) -> list[int]:
         """How many in each."""
-        return [*map(int, self.terminal.run(f"cat {_counts(*folders)}").split(","))]
+        return [*map(int, self.terminal.run(f"cat {_counts(*folders)}").split())]
 
     def wait_for_files(self, folder: str, more: int) -> None:
         """Until @more were written than there are."""
