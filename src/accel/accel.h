@@ -86,13 +86,17 @@ struct accel_options {
 	/* Use KVM_GET_DIRTY_LOG without manual protect, as on kernels before
 	 * 5.0, so that this path can be tested on any kernel. */
 	bool use_plain_log;
+	/* Whoever ends logging waits until KVM has collapsed everything, without
+	 * grace or rests: what log_stop.c is measured beside. */
+	bool is_log_stop_inline;
 	enum accel_dirty dirty;
 	uint32_t ring_entries; /* of each; 0: the default */
 	struct sim_options sim;
 };
 
-/* "kvm[,dirty=bitmap|ring|ring-or-bitmap][,ring-entries=N][,x-plain-log=on|off]"
- * or "sim[,KEY=VALUE...]"; -EINVAL or -ERANGE with a reason. */
+/* "kvm[,dirty=bitmap|ring|ring-or-bitmap][,ring-entries=N][,x-plain-log=on|off]
+ * [,x-log-stop=worker|inline]" or "sim[,KEY=VALUE...]"; -EINVAL or -ERANGE with a
+ * reason. */
 int accel_options_parse(const char *text, struct accel_options *ret_options,
 			struct err *err);
 
