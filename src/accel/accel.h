@@ -86,13 +86,17 @@ struct accel_options {
 	/* Use KVM_GET_DIRTY_LOG without manual protect, as on kernels before
 	 * 5.0, so that this path can be tested on any kernel. */
 	bool use_plain_log;
+	/* Whoever ends logging waits until KVM has collapsed everything, without
+	 * grace or rests: what log_stop.c is measured beside. */
+	bool is_log_stop_inline;
 	enum accel_dirty dirty;
 	uint32_t ring_entries; /* of each; 0: the default */
 	struct sim_options sim;
 };
 
-/* "kvm[,dirty=bitmap|ring|ring-or-bitmap][,ring-entries=N][,x-plain-log=on|off]"
- * or "sim[,KEY=VALUE...]"; -EINVAL or -ERANGE with a reason. */
+/* "kvm[,dirty=bitmap|ring|ring-or-bitmap][,ring-entries=N][,x-plain-log=on|off]
+ * [,x-log-stop=worker|inline]" or "sim[,KEY=VALUE...]"; -EINVAL or -ERANGE with a
+ * reason. */
 int accel_options_parse(const char *text, struct accel_options *ret_options,
 			struct err *err);
 
@@ -213,8 +217,12 @@ struct accel_ops {
 	uint32_t (*tsc_khz)(struct accel *accel);
 
 	/* How many pages vCPU @vcpu made dirty so far, a page once for each time
-	 * that it was watched; any thread, and cheap.  Now and then it is a little
-	 * behind, and less than at the last call.  -ENOTSUP, or NULL: not known. */
+	 * that it was clean: what a write to a page that waits to be sent is not.
+	 * Rings say of a page only that it was written, and that again after
+	 * each reset; the entries that they hold are counted as if all of their
+	 * pages were clean, until they are harvested.  So it may fall, by no more
+	 * than a ring holds, and now and then it is a little behind.  Any thread,
+	 * and cheap.  -ENOTSUP, or NULL: not known. */
 	int (*vcpu_writes)(struct accel *accel, unsigned int vcpu,
 			   uint64_t *ret_pages);
 

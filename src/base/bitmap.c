@@ -44,13 +44,14 @@ void bitmap_clear(uint64_t *map, uint64_t start, uint64_t nbits)
 		map[w] &= ~bitmap_word_mask(w, start, end);
 }
 
-void bitmap_or_word_atomic(uint64_t *map, uint64_t word, uint64_t bits)
+uint64_t bitmap_or_word_atomic(uint64_t *map, uint64_t word, uint64_t bits)
 {
 	/* Always the locked operation: a plain "is it set already?" could be
 	 * read before the caller's write to the page is visible, and the one who
 	 * takes the bit in between would send the old page. */
-	if (bits)
-		__atomic_fetch_or(&map[word], bits, __ATOMIC_SEQ_CST);
+	return bits ? __atomic_fetch_or(&map[word], bits, __ATOMIC_SEQ_CST) &
+			       bits
+		    : 0;
 }
 
 void bitmap_set_atomic(uint64_t *map, uint64_t start, uint64_t nbits)

@@ -35,8 +35,8 @@ void bitmap_clear(uint64_t *map, uint64_t start, uint64_t nbits);
 void bitmap_set_atomic(uint64_t *map, uint64_t start, uint64_t nbits);
 
 /* map[word] |= bits, atomically: what the caller wrote before is seen by whoever
- * takes the bits after. */
-void bitmap_or_word_atomic(uint64_t *map, uint64_t word, uint64_t bits);
+ * takes the bits after.  Returns those of @bits that were set already. */
+uint64_t bitmap_or_word_atomic(uint64_t *map, uint64_t word, uint64_t bits);
 
 /* Take a word: returns it and leaves zero, atomically (acquire order). */
 uint64_t bitmap_take_word_atomic(uint64_t *map, uint64_t word);

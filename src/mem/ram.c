@@ -253,8 +253,8 @@ void ram_block_mark_dirty(struct ram_block *block, uint64_t offset,
 	bitmap_set_atomic(block->dirty, first, end - first);
 }
 
-void ram_block_mark_word(struct ram_block *block, uint64_t first, uint64_t bits,
-			 bool is_known_only)
+unsigned int ram_block_mark_word(struct ram_block *block, uint64_t first,
+				 uint64_t bits, bool is_known_only)
 {
 	uint64_t word = first / BITMAP_WORD_BITS;
 	unsigned int shift = first % BITMAP_WORD_BITS;
@@ -266,9 +266,11 @@ void ram_block_mark_word(struct ram_block *block, uint64_t first, uint64_t bits,
 	if (is_known_only && high)
 		high &= __atomic_load_n(&block->known[word + 1],
 					__ATOMIC_RELAXED);
-	bitmap_or_word_atomic(block->dirty, word, low);
+	low = bitmap_or_word_atomic(block->dirty, word, low);
 	if (high)
-		bitmap_or_word_atomic(block->dirty, word + 1, high);
+		high = bitmap_or_word_atomic(block->dirty, word + 1, high);
+	return (unsigned int)(__builtin_popcountll(low) +
+			      __builtin_popcountll(high));
 }
 
 /* lseek() moves the offset that all users of the fd share; only its result

@@ -70,9 +70,10 @@ void ram_block_mark_dirty(struct ram_block *block, uint64_t offset,
  * them resident.  Should it be making one known just now, it reads the page after
  * that, behind the locked instruction that takes its dirty bit: a write that it does
  * not see then came later, and with it the log's word and this look at `known`.
+ * Returns how many of them were dirty already.
  */
-void ram_block_mark_word(struct ram_block *block, uint64_t first, uint64_t bits,
-			 bool is_known_only);
+unsigned int ram_block_mark_word(struct ram_block *block, uint64_t first,
+				 uint64_t bits, bool is_known_only);
 
 /* Residency by SEEK_DATA: the first touched page in bytes [start, end), page
  * aligned; false when all of it is a hole.  The cost does not depend on how much

@@ -143,15 +143,16 @@ static int watch_all(struct dirty_rate *rate, struct ram_watch *watch,
 static bool count_vcpus(struct dirty_rate *rate, uint64_t elapsed_ns)
 {
 	for (unsigned int i = 0; i < rate->cpus; i++) {
-		uint64_t writes;
+		uint64_t writes, before = rate->vcpu_writes[i];
 
 		if (machine_vcpu_writes(rate->machine, i, &writes))
 			return false;
 		if (elapsed_ns) {
+			uint64_t pages = writes > before ? writes - before : 0;
+
 			lock_acquire(&rate->lock);
 			rate->vcpu_bytes_per_sec[i] = muldiv64(
-				(writes - rate->vcpu_writes[i]) * RAM_PAGE_SIZE,
-				NS_PER_SEC, elapsed_ns);
+				pages * RAM_PAGE_SIZE, NS_PER_SEC, elapsed_ns);
 			lock_release(&rate->lock);
 		}
 		rate->vcpu_writes[i] = writes;

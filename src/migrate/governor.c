@@ -31,9 +31,12 @@
 #define SPEED_KEPT        (7.0 / 8)
 #define SPEED_KEPT_ASLEEP (63.0 / 64)
 /* What a vCPU may save up, and what it may owe: one that wrote and now reads is not
- * held for long for what was. */
-#define CREDIT_NS (1 * NS_PER_MS)
-#define DEBT_NS   (20 * NS_PER_MS)
+ * held for long for what was.  The pages that every vCPU writes (its stack, its
+ * clock) it writes one after the other once a round has protected them, whatever it
+ * does: under a limit of 150 a second, a millisecond's worth is none of them. */
+#define CREDIT_NS    (1 * NS_PER_MS)
+#define CREDIT_PAGES 32.0
+#define DEBT_NS      (20 * NS_PER_MS)
 
 struct governed {
 	uint64_t limit[GOVERNOR_CLIENTS]; /* pages a second */
@@ -84,7 +87,7 @@ static double settle(struct governed *vcpu, uint64_t writes, uint64_t now)
 {
 	uint64_t limit = limit_of(vcpu);
 	double wrote = 0, most = pages_in(limit, DEBT_NS);
-	double least = -pages_in(limit, CREDIT_NS);
+	double credit = pages_in(limit, CREDIT_NS);
 
 	/* It counts some a little late (accel_ops.vcpu_writes). */
 	if (writes > vcpu->writes) {
@@ -95,8 +98,10 @@ static double settle(struct governed *vcpu, uint64_t writes, uint64_t now)
 	vcpu->at_ns = now;
 	if (vcpu->debt > most)
 		vcpu->debt = most;
-	if (vcpu->debt < least)
-		vcpu->debt = least;
+	if (credit < CREDIT_PAGES)
+		credit = CREDIT_PAGES;
+	if (vcpu->debt < -credit)
+		vcpu->debt = -credit;
 	return wrote;
 }
 
@@ -258,7 +263,8 @@ static void begin_or_end(struct governor *governor, unsigned int index,
 		vcpu->at_ns = clock_mono_ns();
 		vcpu->cpu_ns = machine_vcpu_cpu_ns(governor->machine, index);
 		vcpu->writes = writes;
-		vcpu->debt = vcpu->speed = 0;
+		vcpu->debt = -CREDIT_PAGES;
+		vcpu->speed = 0;
 		vcpu->due_ns = vcpu->at_ns + SLICE_MIN_NS;
 	} else if (!is_limited && vcpu->due_ns) {
 		vcpu->due_ns = 0;

@@ -16,7 +16,9 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent / "system")]
 
 from harness.machine import binary  # noqa: E402
+from nested import linux  # noqa: E402
 from nested.emulator import QEMU  # noqa: E402
+from nested.evidence import evidence  # noqa: E402
 from nested.fleets import Fleets  # noqa: E402
 from nested.lab import Lab  # noqa: E402
 from nested.linux import Traveller  # noqa: E402
@@ -45,10 +47,12 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
     lab = item.config.stash.get(LAB, None)
     if not report.failed or lab is None:
         return
+    signal.alarm(0)  # limit()'s: what follows has limits of its own
     fault = lab.fault()
     told = getattr(report.longrepr, "reprcrash", None)
     why = f"{EmulatorFault.__name__}: {fault}" if fault else told.message if told else "no reason"
-    warnings.warn(f"failed: {item.nodeid}: {why.splitlines()[0]}")
+    left = "" if fault else evidence(lab)
+    warnings.warn(f"failed: {item.nodeid}: {why.splitlines()[0]}\n{left}")
     lab.renew()
 
 
@@ -69,7 +73,7 @@ def limit() -> Iterator[None]:
 def lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
     if not shutil.which(QEMU):
         pytest.skip(f"the lab needs {QEMU} (tools/install-deps lab)")
-    built = request.config.stash[LAB] = Lab(Path(binary()))
+    built = request.config.stash[LAB] = Lab(Path(binary()), linux.ADDRESSES)
     yield built
     built.end()
 
@@ -90,16 +94,21 @@ def travellers(lab: Lab) -> Iterator[dict[str, Traveller]]:
     fleets.end()
 
 
+def working(traveller: Traveller) -> Iterator[Traveller]:
+    """For one test; what it was told to do would cost the tests behind it both processors."""
+    yield traveller.ready()
+    print(traveller.epitaph())
+    traveller.rest()
+
+
 @pytest.fixture
 def traveller(travellers: dict[str, Traveller]) -> Iterator[Traveller]:
     """A guest whose kernel came as an ELF file; on host a, idle."""
-    yield travellers["vmlinux"].ready()
-    print(travellers["vmlinux"].epitaph())
+    yield from working(travellers["vmlinux"])
 
 
 @pytest.fixture
 def huge(lab: Lab, travellers: dict[str, Traveller]) -> Iterator[Traveller]:
     """A guest whose kernel came as a bzImage, on 2 MiB pages of hugetlbfs; on host a, idle."""
     lab.host("a").free_hugepages(2 * HUGE_MIB // 2)  # it and its destination
-    yield travellers["huge"].ready()
-    print(travellers["huge"].epitaph())
+    yield from working(travellers["huge"])

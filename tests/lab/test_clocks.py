@@ -74,7 +74,7 @@ def test_clocks_advance_by_the_time_that_passed(lab: Lab, traveller: Traveller, 
 def test_lesson_guest_time_is_not_behind_by_the_pause(lab: Lab, traveller: Traveller) -> None:
     """KVM_CLOCK_REALTIME dropped: guest time is behind by the pause (CH 8256)."""
     traveller.work()
-    traveller.machine.qmp.command("migrate-set-parameters", max_bandwidth=16 << 20)
+    traveller.machine.qmp.command("migrate-set-parameters", max_bandwidth=64 << 20)
     before = read(lab, traveller)
     moved = traveller.move()
     assert moved.info["downtime"] * 1_000_000 > 100 * LIMIT_NS

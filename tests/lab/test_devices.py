@@ -113,11 +113,9 @@ def test_stream_and_file_systems_survive_moves_between_processes(lab: Lab, guest
         guest.write_files(folder, disk)
     peer = Peer(lab.host(), guest)
     for _ in range(MOVES):
-        before = [guest.files_written(folder) for folder in MOUNTS]
         number = guest.number
         moved, counts = guest.move()
-        written = [guest.files_written(folder) for folder in MOUNTS]
-        print(f"pause {moved.info['downtime']} ms, files {before} then {written}, {counts}")
+        print(f"pause {moved.info['downtime']} ms, files {guest.files_written(*MOUNTS)}, {counts}")
         assert counts["kernel-scans"] > 0 and counts["user-scans"] > 0
         assert_scans(counts, "kernel", KERNEL_DEVICES, each_scans(number))
         assert_scans(counts, "user", 1, each_scans(number))
@@ -166,7 +164,7 @@ def test_disk_lock_is_with_the_side_that_runs_when_moves_fail(lab: Lab, guest: R
         other.kill()
         if is_there:
             guest.goes_on_in(destination, guest.host)
-        guest.files_written("/mnt", at_least=guest.files_written("/mnt") + 2)
+        guest.wait_for_files("/mnt", 2)
         assert guest.terminal.run("ping -c 1 -w 20 10.7.0.1 | grep -c ttl=") == "1"
     assert guest.check_files("/mnt") > 0
     resident.check_image(lab.host(), DISK)

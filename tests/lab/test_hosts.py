@@ -42,10 +42,9 @@ def test_stream_and_file_system_survive_moves_between_hosts(lab: Lab, guest: Res
     guest.write_files(FOLDER, "/dev/vda")
     peer = Peer(lab.host("b"), guest)
     for host in WAY:
-        before = guest.files_written(FOLDER)
         moved, counts = guest.move(host)
-        print(f"to {host}: pause {moved.info['downtime']} ms, files {before} then "
-              f"{guest.files_written(FOLDER)}, {counts}")
+        print(f"to {host}: pause {moved.info['downtime']} ms, files {guest.files_written(FOLDER)}, "
+              f"{counts}")
         assert counts["kernel-scans"] * PAIRS == counts["kernel-ring-scans"] > 0
     said = peer.end()
     print(f"{len(WAY)} moves: longest time without a ping {said['gap_ms']} ms, without an echo "

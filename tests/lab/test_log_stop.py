@@ -5,13 +5,18 @@ from __future__ import annotations
 import time
 from typing import Callable
 
+from harness import guest
 from harness.machine import Fleet, Machine
 from harness.move import wait
+from nested import linux
 from nested.lab import Lab
 
 MEMORY_MIB, HOT_MIB = 96, 32
 LARGE = HOT_MIB // 2  # what the guest rewrites, in pages of 2 MiB
 DELAY_MS, LONG_S = 6_000, 40.0
+# Of the guest that measures its stalls.
+TOUCHED_MEMORY_MIB, TOUCHED_MIB = 384, 192
+TOUCHED_LARGE = TOUCHED_MIB // 2 - 2  # where its memory lies is its kernel's business
 
 
 def mappings(machine: Machine) -> dict[str, int]:
@@ -55,3 +60,41 @@ def test_large_mappings_fall_while_logging_and_come_back_after_the_lazy_stop(
     print(f"before {before}, while logging {low}, cancelled {held}, after the stop {back}")
     source.serial.wait_ticks(100)
     assert source.report()["errors"] == 0
+
+
+def stop_beside_stalls(machine: Machine, uri: str) -> tuple[bool, guest.Report]:
+    """Whether the end of a migration waited until what logging broke up was large again; and what
+    accesses all over the guest's memory took until then."""
+    machine.serial.wait_line(r"up\b", timeout_s=linux.BOOT_S)
+    machine.serial.send(f"stalls {TOUCHED_MIB}\n".encode())
+    machine.serial.wait_line(r"stalls\b", timeout_s=LONG_S)
+    before = wait_for(machine, lambda now: now["pages_2m"] >= TOUCHED_LARGE)
+    machine.qmp.command("migrate-set-parameters", downtime_limit=1, x_log_stop_delay=DELAY_MS,
+                        max_cpu_throttle=0)
+    machine.qmp.command("migrate", uri=uri)
+    low = wait_for(machine, lambda now: now["pages_2m"] <= before["pages_2m"] - TOUCHED_LARGE)
+    machine.serial.send(b"phase 1\n")
+    machine.qmp.command("migrate_cancel")
+    assert wait(machine) == "cancelled"
+    ended = mappings(machine)
+    back = wait_for(machine, lambda now: now["pages_2m"] >= TOUCHED_LARGE)
+    told = guest.ask(machine.serial, linux.ASK_S, b"stalled 1\n", "stalled")
+    print(f"{machine.name}: before {before}, while logging {low}, cancelled {ended}, then {back}, "
+          f"accesses in TSC cycles {told.members}")
+    assert told["count"] > 0
+    return ended["pages_4k"] == 0, told
+
+
+def test_inline_stop_collapses_before_the_end_and_a_lazy_one_behind_it(
+        lab: Lab, fleets: Callable[[str], Fleet]) -> None:
+    """The guest's stalls are told and not compared: here KVM lets it run on while it collapses, and
+    an inline stop shows as a stall only where it has the guest's processor."""
+    options = linux.options("vmlinux", memory=f"{TOUCHED_MEMORY_MIB}M,hugepages=2M")
+    lab.host("a").free_hugepages(TOUCHED_MEMORY_MIB // 2)
+    fleet = fleets("a")
+    for how in ("inline", "worker"):
+        machine = fleet.start(how, **{
+            **options, "extra": [*options["extra"], "--accel", f"kvm,x-log-stop={how}"]})
+        waited, _ = stop_beside_stalls(machine, f"file:{fleet.folder}/{how}.save")
+        assert waited == (how == "inline")
+        fleet.retire(machine)  # its huge pages are the next one's

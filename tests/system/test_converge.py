@@ -14,10 +14,7 @@ from harness.qmp import QmpError
 from harness.scene import assert_moves, assert_works, listening, working
 
 pytestmark = pytest.mark.alone  # guests and links that outrun each other
-# Migrations of the last do not end, held back or not: an open fault.
-ACCELS = ["kvm", "kvm,dirty=ring", "sim",
-          pytest.param("sim,dirty=ring", marks=pytest.mark.xfail(
-              run=False, reason="open: with simulated rings these moves do not end"))]
+ACCELS = ["kvm", "kvm,dirty=ring", "sim", "sim,dirty=ring"]
 SLOW = 150 << 20  # bytes a second
 SLOWER = 60 << 20  # outrun by one vCPU that has a tenth of a processor
 LIMIT_MS = 10

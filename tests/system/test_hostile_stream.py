@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import signal
 import struct
 import subprocess
 import sys
@@ -38,7 +39,8 @@ def restore(folder: Path, top: bytes, records: list[Edited | bytes], limit_s: fl
                           stdin=subprocess.DEVNULL, capture_output=True, check=True, timeout=60)
     status, peak_kib, is_ours = map(int, done.stdout.split())
     told = done.stderr.decode(errors="replace")
-    assert status >= 0, told
+    # On a busy machine it may not have come to handling the signal that ended it.
+    assert status >= 0 or (is_ours and status == -signal.SIGTERM), (status, told)
     assert peak_kib < PEAK_MAX_MIB << 10
     return None if is_ours else status, told
 

@@ -254,7 +254,7 @@ int kv_new(const struct accel_config *config, struct accel **ret_accel,
 		return err_set(err, -ENOMEM, "no memory for the VM");
 	kv->accel.ops = &kv_accel_ops;
 	kv->fd = kv->vm_fd = kv->stats_fd = -1;
-	kv_log_stop_init(kv);
+	kv_log_stop_init(kv, config->options.is_log_stop_inline);
 	kv->cpus = config->cpus;
 	kv->memory = config->memory;
 	kv->ports = config->ports;

@@ -76,6 +76,7 @@ struct kv_slot {
 /* The memslots that are logged and that nobody wants logged: see log_stop.c. */
 struct kv_log_stop {
 	struct lock lock; /* LOCK_LOG_STOP */
+	bool is_inline;   /* no worker; immutable after init */
 	/* protected by lock */
 	struct list slots;
 	struct kv_slot *busy; /* what the worker tells KVM of, or NULL */
@@ -224,11 +225,12 @@ int kv_slot_tell(const struct kv *kv, const struct kv_slot *slot,
 void kv_slot_mark_dirty(const struct kv_slot *slot);
 
 /* log_stop.c; the last three with the topology lock */
-void kv_log_stop_init(struct kv *kv);
+void kv_log_stop_init(struct kv *kv, bool is_inline);
 /* Ends the worker, before the VM goes; what still waits stays logged. */
 void kv_log_stop_end(struct kv *kv);
 void kv_log_stop_fini(struct kv *kv);
-/* Turn off what is logged and unwanted, after @grace_ns.  Returns at once. */
+/* Turn off what is logged and unwanted, after @grace_ns.  Returns at once; inline,
+ * when all is turned off. */
 void kv_log_stop_later(struct kv *kv, uint64_t grace_ns);
 /* Nothing is to be turned off any more.  Returns at once, although one slot may
  * still be on its way. */

@@ -41,10 +41,11 @@ static uint64_t worked_ns(void)
 	return clock_read_ns(CLOCK_THREAD_CPUTIME_ID);
 }
 
-void kv_log_stop_init(struct kv *kv)
+void kv_log_stop_init(struct kv *kv, bool is_inline)
 {
 	struct kv_log_stop *stop = &kv->log_stop;
 
+	stop->is_inline = is_inline;
 	lock_init(&stop->lock, LOCK_LOG_STOP);
 	lock_cond_init(&stop->changed);
 	list_init(&stop->slots);
@@ -114,6 +115,13 @@ static void stop_one(struct kv *kv, struct kv_slot *slot)
 	pthread_cond_broadcast(&stop->changed);
 }
 
+/* With the lock. */
+static void stop_next(struct kv *kv)
+{
+	stop_one(kv, list_entry(kv->log_stop.slots.next, struct kv_slot,
+				stop_link));
+}
+
 static void *worker_main(void *opaque)
 {
 	struct kv *kv = opaque;
@@ -125,8 +133,7 @@ static void *worker_main(void *opaque)
 			lock_wait_until(&stop->lock, &stop->changed,
 					stop->due_ns);
 		else
-			stop_one(kv, list_entry(stop->slots.next,
-						struct kv_slot, stop_link));
+			stop_next(kv);
 	}
 	stop->is_alive = false;
 	lock_release(&stop->lock);
@@ -169,7 +176,9 @@ void kv_log_stop_later(struct kv *kv, uint64_t grace_ns)
 		list_add_tail(&stop->slots, &slot->stop_link);
 		count++;
 	}
-	if (count) {
+	while (stop->is_inline && !list_is_empty(&stop->slots))
+		stop_next(kv);
+	if (count && !stop->is_inline) {
 		stop->due_ns = clock_mono_ns() + grace_ns;
 		pthread_cond_broadcast(&stop->changed);
 		trace(kvm_log_stop_later, "%u slots, in %lu ms", count,

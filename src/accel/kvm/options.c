@@ -45,6 +45,19 @@ static int take_ring_entries(const char *value, struct accel_options *options,
 	return 1;
 }
 
+static int take_log_stop(const char *value, struct accel_options *options,
+			 struct err *err)
+{
+	if (strcmp(value, "worker") != 0 && strcmp(value, "inline") != 0)
+		return err_set(
+			err, -EINVAL,
+			"x-log-stop=%s is unknown; use x-log-stop=worker "
+			"or x-log-stop=inline",
+			value);
+	options->is_log_stop_inline = value[0] == 'i';
+	return 1;
+}
+
 int kv_option(struct accel_options *options, const struct parse_kv *kv,
 	      struct err *err)
 {
@@ -55,6 +68,8 @@ int kv_option(struct accel_options *options, const struct parse_kv *kv,
 		return take_dirty(value, options, err);
 	if (strcmp(kv->key, "ring-entries") == 0)
 		return take_ring_entries(value, options, err);
+	if (strcmp(kv->key, "x-log-stop") == 0)
+		return take_log_stop(value, options, err);
 	if (strcmp(kv->key, "x-plain-log") == 0) {
 		ret = parse_bool(value, &options->use_plain_log, err);
 		return ret ? ret : 1;

@@ -65,7 +65,7 @@ struct kv_ring {
 	struct kv_slot **slots; /* by number */
 	struct kv_vcpu **vcpus; /* by index */
 	struct {
-		uint32_t slot;
+		uint32_t slot, vcpu;
 		uint64_t offset; /* in pages */
 	} batch[RING_BATCH];
 	uint32_t batch_used;
@@ -135,6 +135,7 @@ static uint32_t collect(struct kv_ring *ring, struct kv_vcpu *vcpu)
 		if (!is_dirty(entry))
 			break;
 		ring->batch[ring->batch_used].slot = entry->slot;
+		ring->batch[ring->batch_used].vcpu = vcpu->vcpu.index;
 		ring->batch[ring->batch_used].offset = entry->offset;
 		ring->batch_used++;
 		/* Pairs with the kernel's acquire in the reset, after which it
@@ -211,13 +212,36 @@ static bool entry_page(const struct kv_ring *ring, uint32_t id, uint64_t offset,
 	return true;
 }
 
-/* Empty the batch into the dirty bitmaps; neighbours in one go. */
+/* Entries of one vCPU in a row whose pages are in one word of a dirty bitmap. */
+struct run {
+	struct ram_block *block;
+	uint64_t word, bits;
+	uint32_t vcpu, entries;
+};
+
+static void publish_run(struct kv_ring *ring, const struct run *run)
+{
+	struct kv_vcpu_ring *from;
+	uint32_t fresh = (uint32_t)__builtin_popcountll(run->bits);
+
+	if (!run->entries)
+		return;
+	from = &ring->vcpus[run->vcpu]->ring;
+	fresh -= ram_block_mark_word(run->block, run->word * BITMAP_WORD_BITS,
+				     run->bits, true);
+	count(&from->repeats, run->entries - fresh);
+}
+
+/* Empty the batch into the dirty bitmaps. */
 static void publish(struct kv_ring *ring)
 {
-	struct ram_block *block = NULL, *last = NULL;
-	uint64_t page = 0, word = 0, bits = 0;
+	struct run run = { .entries = 0 };
 
 	for (uint32_t i = 0; i < ring->batch_used; i++) {
+		uint32_t vcpu = ring->batch[i].vcpu;
+		struct ram_block *block;
+		uint64_t page;
+
 		if (!entry_page(ring, ring->batch[i].slot,
 				ring->batch[i].offset, &block, &page)) {
 			count(&ring->stats.strays, 1);
@@ -225,18 +249,17 @@ static void publish(struct kv_ring *ring)
 			      ring->batch[i].slot, ring->batch[i].offset);
 			continue;
 		}
-		if (last &&
-		    (block != last || page / BITMAP_WORD_BITS != word)) {
-			ram_block_mark_word(last, word * BITMAP_WORD_BITS, bits,
-					    true);
-			bits = 0;
+		if (block != run.block || page / BITMAP_WORD_BITS != run.word ||
+		    vcpu != run.vcpu) {
+			publish_run(ring, &run);
+			run = (struct run){ .block = block,
+					    .word = page / BITMAP_WORD_BITS,
+					    .vcpu = vcpu };
 		}
-		last = block;
-		word = page / BITMAP_WORD_BITS;
-		bits |= 1ull << page % BITMAP_WORD_BITS;
+		run.bits |= 1ull << page % BITMAP_WORD_BITS;
+		run.entries++;
 	}
-	if (last)
-		ram_block_mark_word(last, word * BITMAP_WORD_BITS, bits, true);
+	publish_run(ring, &run);
 	ring->batch_used = 0;
 }
 
@@ -510,7 +533,7 @@ uint64_t kv_ring_writes(const struct kv_vcpu *vcpu)
 	const struct kv_ring *ring = vcpu->kv->ring;
 	uint64_t first =
 		__atomic_load_n(&vcpu->ring.collected, __ATOMIC_RELAXED);
-	uint64_t low = first, high = first + ring->entries;
+	uint64_t low = first, high = first + ring->entries, repeats;
 
 	while (low < high) {
 		uint64_t middle = low + (high - low) / 2;
@@ -520,7 +543,9 @@ uint64_t kv_ring_writes(const struct kv_vcpu *vcpu)
 		else
 			high = middle;
 	}
-	return low;
+	/* Read last: of more entries than those, if anything. */
+	repeats = __atomic_load_n(&vcpu->ring.repeats, __ATOMIC_RELAXED);
+	return low > repeats ? low - repeats : 0;
 }
 
 void kv_ring_stats(struct kv *kv, struct accel_ring_stats *ret_stats)

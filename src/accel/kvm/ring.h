@@ -36,6 +36,8 @@ struct kv_vcpu_ring {
 	uint64_t collected;            /* ever, so the next is this; read by any
 					  thread */
 	uint64_t reaped;               /* of these, at the reaper's last look */
+	uint64_t repeats;              /* of these, what named a page that was
+					  dirty already; read by any thread */
 };
 
 /* Before the first memslot and vCPU.  kv->ring stays NULL when @options ask for
@@ -70,8 +72,10 @@ void kv_ring_stop(struct kv *kv);
  * logging is of no use before a next start. */
 void kv_ring_sync(struct kv *kv, bool is_last);
 
-/* Any thread: how many entries vCPU @vcpu's ring ever got.  Less, for a moment,
- * while some are collected; what its processor's own log holds is not there yet. */
+/* Any thread: how many pages vCPU @vcpu made dirty, by its ring: all entries that
+ * it ever got, but for those of pages that turned out to be dirty already as they
+ * were published.  Less, for a moment, while some are collected; what its
+ * processor's own log holds is not there yet. */
 uint64_t kv_ring_writes(const struct kv_vcpu *vcpu);
 void kv_ring_stats(struct kv *kv, struct accel_ring_stats *ret_stats);
 

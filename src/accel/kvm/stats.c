@@ -168,7 +168,7 @@ static uint64_t pf_fixed_offset(struct kv *kv, int fd)
 	return offset;
 }
 
-/* Ring entries; or, since a write to a page under write protection is one fault
+/* By the ring; or, since a write to a page under write protection is one fault
  * that is fixed, and a read is none, those. */
 int kv_vcpu_writes(struct accel *accel, unsigned int index, uint64_t *ret_pages)
 {

@@ -115,7 +115,7 @@ static void take_log(const struct sim_slot *slot)
 void sim_harvest_ring(struct sim *sim, struct sim_ring *ring)
 {
 	uint32_t count = sim_ring_collect(ring, sim->harvest, ring->size);
-	uint64_t start_ns;
+	uint64_t start_ns, repeats = 0;
 
 	if (!count)
 		return;
@@ -131,11 +131,12 @@ void sim_harvest_ring(struct sim *sim, struct sim_ring *ring)
 			sim->rings.strays++;
 			continue;
 		}
-		ram_block_mark_dirty(slot->block,
-				     slot->offset +
-					     (entry->offset << RAM_PAGE_SHIFT),
-				     RAM_PAGE_SIZE);
+		repeats += ram_block_mark_word(
+			slot->block,
+			(slot->offset >> RAM_PAGE_SHIFT) + entry->offset, 1,
+			false);
 	}
+	__atomic_add_fetch(&ring->repeats, repeats, __ATOMIC_RELAXED);
 	trace(sim_ring_reap, "%u entries", count);
 }
 

@@ -82,6 +82,8 @@ struct sim_ring {
 	uint32_t reset_index;
 	/* protected by slots_lock */
 	uint32_t fetch_index;
+	/* atomic; written with slots_lock: harvested, of pages that were dirty */
+	uint64_t repeats;
 };
 
 /* The bitmap of a logged slot: in bitmap mode all writes, in ring mode those with

@@ -90,7 +90,10 @@ int sim_vcpu_writes(struct accel *accel, unsigned int index,
 {
 	const struct sim_vcpu *vcpu =
 		__atomic_load_n(&sim_of(accel)->vcpus[index], __ATOMIC_ACQUIRE);
+	/* In that order: of more pages than those, if anything. */
+	uint64_t logged = counter_of(&vcpu->logged);
+	uint64_t repeats = counter_of(&vcpu->ring.repeats);
 
-	*ret_pages = counter_of(&vcpu->logged);
+	*ret_pages = logged > repeats ? logged - repeats : 0;
 	return 0;
 }

@@ -3,7 +3,7 @@
  * The only program of the lab's Linux guests, as their init: loads the modules
  * that /modules names, says "@up", then does what comes over the serial port, one
  * command a line: report, load MIB, go 0|1, hold 0|1, clock, watch 0|1, steps,
- * timers MS, off.
+ * timers MS, stalls MIB, phase N, stalled N, off.
  */
 #include <fcntl.h>
 #include <linux/reboot.h>
@@ -19,6 +19,7 @@
 #include "clocks.h"
 #include "load.h"
 #include "say.h"
+#include "stalls.h"
 #include "threads.h"
 #include "timers.h"
 
@@ -79,11 +80,12 @@ static const struct {
 	const char *name;
 	void (*perform)(int number);
 } commands[] = {
-	{ "report", report },   { "load", load_start },
-	{ "go", load_go },      { "hold", load_hold },
-	{ "clock", clock_now }, { "watch", clocks_watch },
-	{ "steps", steps },     { "timers", timers_set },
-	{ "off", off },
+	{ "report", report },       { "load", load_start },
+	{ "go", load_go },          { "hold", load_hold },
+	{ "clock", clock_now },     { "watch", clocks_watch },
+	{ "steps", steps },         { "timers", timers_set },
+	{ "stalls", stalls_start }, { "phase", stalls_phase },
+	{ "stalled", stalls_say },  { "off", off },
 };
 
 static void perform(const char *line)

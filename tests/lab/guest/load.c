@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "load.h"
 
+#include <pthread.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -15,21 +16,37 @@
 #define PAGE_BYTES  (PAGE_WORDS * sizeof(uint64_t))
 #define STEADY_MIB  16
 #define STEADY_SEED 0x676f64776974ull /* "godwit" */
-#define REST_US     20000
 
 /* All atomic. */
 static uint64_t pages, ring0, passes, holds, errors, steady_hash;
 static int is_resting, is_holding;
+static pthread_mutex_t rest_lock = PTHREAD_MUTEX_INITIALIZER;
+static pthread_cond_t rest_over = PTHREAD_COND_INITIALIZER;
 
 static void count(uint64_t *counter)
 {
 	__atomic_fetch_add(counter, 1, __ATOMIC_RELAXED);
 }
 
+/* A third of the time: the emulator is to have some left for a migration. */
+#define BURST_PAGES 256
+#define BREAK_US    30000
+
+static void take_breaks(uint32_t *done)
+{
+	if (++*done % BURST_PAGES == 0)
+		usleep(BREAK_US);
+}
+
+/* Whoever rests costs the host nothing: no timers. */
 static void rest_if_told(void)
 {
+	if (!__atomic_load_n(&is_resting, __ATOMIC_RELAXED))
+		return;
+	pthread_mutex_lock(&rest_lock);
 	while (__atomic_load_n(&is_resting, __ATOMIC_RELAXED))
-		usleep(REST_US);
+		pthread_cond_wait(&rest_over, &rest_lock);
+	pthread_mutex_unlock(&rest_lock);
 }
 
 /* xorshift64: each word follows from the one before, none is 0. */
@@ -81,12 +98,14 @@ static void *write_ring3(void *arg)
 {
 	struct writer *w = arg;
 	uint64_t at = w->owner + 1;
+	uint32_t done = 0;
 
 	for (;; at = next(at)) {
 		uint32_t page = (uint32_t)(at >> 16) % w->count;
 		uint64_t *words = w->words + (size_t)page * PAGE_WORDS;
 
 		rest_if_told();
+		take_breaks(&done);
 		if (w->rounds[page])
 			check(words, stamp(w->owner, page, w->rounds[page]),
 			      "ring3", page);
@@ -100,12 +119,14 @@ static void *write_ring0(void *arg)
 {
 	struct writer *w = arg;
 	uint64_t at = w->owner + 1;
+	uint32_t done = 0;
 
 	for (;; at = next(at)) {
 		uint32_t page = (uint32_t)(at >> 16) % w->count;
 		off_t place = (off_t)(page * PAGE_BYTES);
 
 		rest_if_told();
+		take_breaks(&done);
 		if (w->rounds[page]) {
 			tried(pread(w->file, w->words, PAGE_BYTES, place),
 			      "pread");
@@ -146,6 +167,7 @@ static void *hash_steady(void *arg)
 			    (unsigned long long)now, (unsigned long long)first);
 		}
 		__atomic_store_n(&steady_hash, now, __ATOMIC_RELAXED);
+		usleep(BREAK_US);
 	}
 	return NULL;
 }
@@ -194,7 +216,10 @@ void load_start(int mib)
 
 void load_go(int is_on)
 {
+	pthread_mutex_lock(&rest_lock);
 	__atomic_store_n(&is_resting, !is_on, __ATOMIC_RELAXED);
+	pthread_cond_broadcast(&rest_over);
+	pthread_mutex_unlock(&rest_lock);
 }
 
 #define VECTORS   16

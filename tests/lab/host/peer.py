@@ -19,7 +19,7 @@ import sys
 import time
 
 INTERVAL_S, END_S = 0.01, 20.0
-CHUNK, WINDOW = 8 << 10, 128 << 10
+CHUNK, WINDOW = 2 << 10, 128 << 10  # what it costs hosts that are emulated goes by packets
 ECHO_REQUEST, ECHO_REPLY, IP_HEADER = 8, 0, 20
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import functools
 import itertools
 from pathlib import Path
+from typing import Iterator
 
-from harness.machine import Fleet
+from harness.machine import Fleet, Machine
 
 from .lab import Lab
 from .machine import LabMachine
@@ -19,6 +20,7 @@ class Fleets:
 
     def __init__(self, lab: Lab) -> None:
         self._lab, self._fleets = lab, {}
+        lab.fleets.append(self)
 
     def __call__(self, host: str) -> Fleet:
         here = self._lab.host(host)
@@ -28,6 +30,11 @@ class Fleets:
             self._fleets[here] = Fleet(folder, functools.partial(LabMachine, here))
         return self._fleets[here]
 
+    def machines(self) -> Iterator[Machine]:
+        for fleet in self._fleets.values():
+            yield from fleet.machines
+
     def end(self) -> None:
+        self._lab.fleets.remove(self)
         for fleet in self._fleets.values():
             print(fleet.end())

@@ -6,14 +6,18 @@ import shutil
 import socket
 import subprocess
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Sequence
+from typing import TYPE_CHECKING, Sequence
 
 from . import linux, packages, userland, watch
 from .host import CLOCK_OFFSET, Host
 from .image import ROOT, Image
 from .machine import GODWIT
 from .resident import PEER, TAP
+
+if TYPE_CHECKING:
+    from .fleets import Fleets
 
 SOURCES = ROOT / "tests" / "lab"
 DEMO = "/lab/tools/demo"
@@ -24,11 +28,12 @@ COMPILE_S = 60
 
 
 class Lab:
-    """Hosts come up when they are first asked for; all end with end()."""
+    """Its hosts, @names, come up when one is first asked for; all end with end()."""
 
-    def __init__(self, godwit: Path) -> None:
+    def __init__(self, godwit: Path, names: Sequence[str] = ("a",)) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="godwit-lab-"))
-        self._hosts: dict[str, Host] = {}
+        self._names, self._hosts = names, {}
+        self.fleets: list[Fleets] = []  # which have not ended
         self._wire = dict(zip(linux.ADDRESSES, socket.socketpair()))
         try:
             self._packages = packages.obtain()
@@ -40,9 +45,20 @@ class Lab:
 
     def host(self, name: str = "a") -> Host:
         if name not in self._hosts:
+            self._boot([*{*self._names, name} - self._hosts.keys()])
+        return self._hosts[name]
+
+    def _boot(self, names: Sequence[str]) -> None:
+        """At the same time: a kernel boots on one processor."""
+        def boot(name: str) -> None:
             self._hosts[name] = Host(self.folder, name, self._packages, self._initrd, self.tsc_khz,
                                      link=self._wire[name], address=linux.ADDRESSES[name])
-        return self._hosts[name]
+
+        with ThreadPoolExecutor() as pool:
+            for booting in [pool.submit(boot, name) for name in names]:
+                booting.result()
+        for name in names:  # one by one: two of our threads would wait for each other
+            self._hosts[name].clock_offset("set")
 
     def fault(self) -> str:
         """What the emulator did wrong, if that is known."""
@@ -63,7 +79,7 @@ class Lab:
     def _compile(self, name: str, sources: Sequence[Path]) -> Path:
         target = self.folder / name
         argv = ["gcc", "-static", "-O2", "-pthread", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Werror",
-                *map(str, sources), "-o", str(target)]
+                "-I", str(ROOT), *map(str, sources), "-o", str(target)]
         done = subprocess.run(argv, capture_output=True, text=True, timeout=COMPILE_S, check=False)
         if done.returncode:
             raise packages.LabError(done.stderr)
@@ -86,7 +102,8 @@ class Lab:
         image.program(godwit, GODWIT)
         image.program(self._compile("clock_offset", [SOURCES / "host" / "clock_offset.c"]),
                       CLOCK_OFFSET)
-        init = self._compile("init", sorted((SOURCES / "guest").glob("*.c")))
+        init = self._compile("init", [*sorted((SOURCES / "guest").glob("*.c")),
+                                      ROOT / "guest" / "latency.c"])
         image.archive.copy(self._packages.vmlinux, linux.KERNELS["vmlinux"])
         image.archive.copy(self._packages.bzimage, linux.KERNELS["bzImage"])
         image.archive.file(linux.INITRD, linux.initrd(self._packages, init))

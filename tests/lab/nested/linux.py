@@ -67,11 +67,17 @@ class Traveller:
             self.machine = self._start(host)
             self.machine.serial.wait_line(r"up\b", timeout_s=BOOT_S)
             self._has_work = False
-        for command in ("go", "hold", "watch"):
-            self.tell(f"{command} 0")
+        self.rest()
         if self.host != host:
             self.move(host)
         return self
+
+    def rest(self) -> None:
+        """No work, if it lives."""
+        if self.machine is None or not self.machine.is_alive:
+            return
+        for command in ("go", "hold", "watch"):
+            self.tell(f"{command} 0")
 
     def work(self) -> guest.Report:
         """Writers, ring 3 and ring 0, and hashes, on all processors until the next ready()."""

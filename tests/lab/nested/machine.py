@@ -15,6 +15,7 @@ from .host import Host
 
 SOCKETS = Path("/tmp")  # in the host, not here
 GODWIT = "/bin/godwit"
+FRAMES, WHEREABOUTS_S = 6, 15.0
 
 
 class RemoteProcess:
@@ -63,3 +64,9 @@ class LabMachine(Machine):
         if not self.host.is_alive:
             return "its host is gone"
         return self.host.ask("read", path=f"{self.folder}/{self.name}.out")["text"]
+
+    def whereabouts(self) -> str:
+        """What each of its threads waits for in the host's kernel."""
+        return self.host.sh(f"""cd /proc/{self.process.pid}/task; for task in *; do
+            echo $(cat $task/comm $task/stack | sed 's/^[^ ]* //; s/+0x.*//' | head -n {FRAMES})
+            done""", WHEREABOUTS_S)

@@ -117,11 +117,15 @@ class Resident:
                           f"echo 0 > {folder}-sums/count && {userland.WRITER} {folder} "
                           "> /dev/null 2>&1 < /dev/null & true")
 
-    def files_written(self, folder: str, at_least: int = 0) -> int:
-        """How many, once they are that many."""
-        count = f"{folder}-sums/count"
-        return int(self.terminal.run(f"while [ 0$(cat {count}) -lt {at_least} ]; do usleep 20000; "
-                                     f"done; cat {count}"))
+    def files_written(self, *folders: str) -> list[int]:
+        """How many in each."""
+        return [*map(int, self.terminal.run(f"cat {_counts(*folders)}").split())]
+
+    def wait_for_files(self, folder: str, more: int) -> None:
+        """Until @more were written than there are."""
+        count = _counts(folder)
+        self.terminal.run(f"goal=$(($(cat {count}) + {more})); "
+                          f"while [ $(cat {count}) -lt $goal ]; do usleep 20000; done")
 
     def check_files(self, folder: str) -> int:
         """Stop writing; each file is on the disk as it was written: how many."""
@@ -145,6 +149,10 @@ class Resident:
                             capabilities=[{"capability": "verify", "state": True}])
         machine.qmp.command("migrate-set-parameters", downtime_limit=linux.DOWNTIME_MS)
         return machine
+
+
+def _counts(*folders: str) -> str:
+    return " ".join(f"{folder}-sums/count" for folder in folders)
 
 
 def vhost_counts(machine: Machine) -> dict[str, int]:

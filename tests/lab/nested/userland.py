@@ -22,8 +22,9 @@ for module in {modules}; do insmod /$module; done
 exec /bin/init
 """
 WRITER = "/bin/write-files"
+REST_US = 200000  # a file a moment, and not all that the emulator can do
 # Sums and all that it knows are in memory, in the folder's neighbour.
-WRITE_FILES = """#!/bin/sh
+WRITE_FILES = f"""#!/bin/sh
 number=0
 while [ ! -e $1-sums/stop ]; do
     number=$((number + 1))
@@ -34,6 +35,7 @@ while [ ! -e $1-sums/stop ]; do
     cd /
     echo $number > $1-sums/next
     mv $1-sums/next $1-sums/count  # who reads it sees a number
+    usleep {REST_US}
 done
 : > $1-sums/stopped
 """

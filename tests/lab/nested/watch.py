@@ -26,7 +26,7 @@ class EmulatorFault(Exception):
 
 def arm(host: "Host") -> None:
     host.sh(f"""mkdir {TRACES}; cd {TRACES}
-        range=$(sort /proc/kallsyms | awk '$3 == "{FUNCTION}" {{ start = $1; next }}
+        range=$(grep -F '[kvm_amd]' /proc/kallsyms | sort | awk '$3 == "{FUNCTION}" {{ start = $1; next }}
             start {{ print "guest_rip >= 0x" start " && guest_rip < 0x" $1; exit }}')
         echo "$range" > {EVENT}/filter; echo 1 > {EVENT}/enable""")
 

@@ -620,6 +620,44 @@ static void test_entries_that_name_no_memory_change_none(void **state)
 	stamp_free(g);
 }
 
+static uint64_t writes_of(const struct stamp_guest *g)
+{
+	uint64_t pages;
+
+	assert_int_equal(g->vm.accel->ops->vcpu_writes(g->vm.accel, 0, &pages),
+			 0);
+	return pages;
+}
+
+/* Harvested by itself each time, or twice in one batch. */
+static void test_page_that_waits_to_be_sent_counts_once(void **state)
+{
+	struct stamp_guest *g = stamp_new("kvm,dirty=ring", 64, 1);
+	uint64_t *dirty = g->vm.window_block->dirty;
+
+	(void)state;
+	stamp_log_start(g);
+	stamp_round(g);
+	memset(g->vm.window_block->host, 1, 64 * RAM_PAGE_SIZE);
+	bitmap_set(g->vm.window_block->known, 0, 64);
+	put_entry(g, 0, 1, 5);
+	assert_int_equal(writes_of(g), 1);
+	ram_send_sync(&g->send, true);
+	assert_int_equal(writes_of(g), 1);
+	put_entry(g, 1, 1, 5);
+	put_entry(g, 2, 1, 6);
+	assert_int_equal(writes_of(g), 3); /* page 5 may be sent by then */
+	ram_send_sync(&g->send, true);
+	assert_int_equal(writes_of(g), 2);
+	bitmap_take_word_atomic(dirty, 0);
+	put_entry(g, 3, 1, 5);
+	put_entry(g, 4, 1, 6);
+	put_entry(g, 5, 1, 5);
+	ram_send_sync(&g->send, true);
+	assert_int_equal(writes_of(g), 4);
+	stamp_free(g);
+}
+
 /* Its number is the next one's, of which nothing was written. */
 static void test_entries_of_a_slot_that_went_are_not_the_next_ones(void **state)
 {
@@ -750,6 +788,7 @@ int main(void)
 		TEST(test_resets_that_fail_lose_nothing),
 		TEST(test_guest_goes_on_after_a_last_sync_and_moves_again),
 		TEST(test_entries_that_name_no_memory_change_none),
+		TEST(test_page_that_waits_to_be_sent_counts_once),
 		TEST(test_entries_of_a_slot_that_went_are_not_the_next_ones),
 		TEST(test_sync_finds_what_a_processor_has_in_its_own_log),
 		TEST(test_this_test_finds_that_the_flush_is_missing),

@@ -265,6 +265,19 @@ static void test_slots_stay_logged_until_the_grace_period_is_over(void **state)
 	assert_int_equal(take_count(&seen.stops), 1 + PARTS);
 }
 
+static void test_inline_stop_leaves_nothing_logged_nor_a_worker(void **state)
+{
+	struct bed *bed = *state;
+
+	bed->f->vm.kv->log_stop.is_inline = true;
+	migrate(bed, NEVER_NS); /* grace is the worker's */
+	assert_int_equal(count_slots(false), 1 + PARTS);
+	assert_int_equal(take_count(&seen.stops), 1 + PARTS);
+	assert_false(bed->f->vm.kv->log_stop.has_thread);
+	migrate(bed, NEVER_NS); /* the next one logs again */
+	assert_int_equal(take_count(&seen.stops), 1 + PARTS);
+}
+
 static void test_only_slots_that_were_logged_are_told(void **state)
 {
 	struct bed *bed = *state;
@@ -566,6 +579,7 @@ int main(void)
 	}
 	const struct CMUnitTest tests[] = {
 		TEST(test_slots_stay_logged_until_the_grace_period_is_over),
+		TEST(test_inline_stop_leaves_nothing_logged_nor_a_worker),
 		TEST(test_only_slots_that_were_logged_are_told),
 		TEST(test_the_caller_does_not_wait_for_a_worker_at_work),
 		TEST_ALL(

@@ -97,6 +97,29 @@ static void test_ring_sizes_that_no_kernel_has_are_refused(void **state)
 	assert_refused("kvm,dirty=ring,ring-entries", "ring-entries=on");
 }
 
+static void test_last_way_to_stop_logging_counts(void **state)
+{
+	const struct {
+		const char *text;
+		bool is_inline;
+	} cases[] = {
+		{ "kvm", false },
+		{ "kvm,x-log-stop=inline", true },
+		{ "kvm,dirty=ring,x-log-stop=worker", false },
+		{ "kvm,x-log-stop=inline,x-log-stop=worker", false },
+	};
+
+	(void)state;
+	for (size_t i = 0; i < array_size(cases); i++) {
+		struct accel_options options;
+
+		assert_int_equal(
+			accel_options_parse(cases[i].text, &options, NULL), 0);
+		assert_int_equal(options.is_log_stop_inline,
+				 cases[i].is_inline);
+	}
+}
+
 static void test_options_that_contradict_each_other_are_refused(void **state)
 {
 	(void)state;
@@ -130,6 +153,8 @@ static void test_unknown_options_and_values_are_refused_by_name(void **state)
 	assert_refused("kvm,dirty=rings", "dirty=ring or");
 	assert_refused("kvm,dirty=RING", "dirty=RING");
 	assert_refused("kvm,x-plain-log=perhaps", "perhaps");
+	assert_refused("kvm,x-log-stop=later", "worker or x-log-stop=inline");
+	assert_refused("kvm,x-log-stop", "x-log-stop=on is unknown");
 	assert_refused("kvm,kvm", "'kvm'");
 }
 
@@ -238,6 +263,7 @@ int main(void)
 		cmocka_unit_test(test_rings_are_taken),
 		cmocka_unit_test(
 			test_ring_sizes_that_no_kernel_has_are_refused),
+		cmocka_unit_test(test_last_way_to_stop_logging_counts),
 		cmocka_unit_test(
 			test_options_that_contradict_each_other_are_refused),
 		cmocka_unit_test(test_other_accelerators_are_refused_by_name),

@@ -534,6 +534,95 @@ static void test_ring_entries_go_round_by_the_flag_protocol(void **state)
 	vm_fini(&vm);
 }
 
+/* ---- who wrote how much ---- */
+
+#define COUNTED 600u /* pages: more than a log buffer holds, less than a ring */
+
+static uint64_t writes_of(const struct test_vm *vm, unsigned int vcpu)
+{
+	uint64_t pages;
+
+	assert_int_equal(vm->accel->ops->vcpu_writes(vm->accel, vcpu, &pages),
+			 0);
+	return pages;
+}
+
+static void write_counted(struct test_vm *vm, unsigned int vcpu)
+{
+	sim_enter(vm->vcpus[vcpu]);
+	for (uint64_t page = 0; page < COUNTED; page++)
+		sim_store(vm->vcpus[vcpu], page << RAM_PAGE_SHIFT, page, 8);
+	sim_leave(vm->vcpus[vcpu]);
+}
+
+/* As it is sent. */
+static void take_and_clear(struct test_vm *vm)
+{
+	uint64_t seen[PAGES / BITMAP_WORD_BITS];
+
+	for (uint64_t i = 0; i < bitmap_words(PAGES); i++)
+		seen[i] = bitmap_take_word_atomic(vm->block->dirty, i);
+	assert_int_equal(bitmap_count(seen, 0, PAGES), COUNTED);
+	assert_int_equal(
+		mem_log_clear(vm->mem, vm->block, 0, PAGES, seen, NULL), 0);
+}
+
+/* However often the log is asked before a page is sent. */
+static void check_page_counts_once_a_round(const char *options)
+{
+	struct test_vm vm;
+
+	vm_init(&vm, RAM_SIZE, options);
+	assert_int_equal(mem_log_global_start(vm.mem, NULL), 0);
+	bitmap_set(vm.block->known, 0, PAGES);
+	for (uint64_t round = 1; round <= 3; round++) {
+		for (unsigned int i = 0; i < 5; i++) {
+			write_counted(&vm, 0);
+			mem_log_sync(vm.mem, false);
+			assert_int_equal(writes_of(&vm, 0), round * COUNTED);
+		}
+		write_counted(&vm, 1);
+		mem_log_sync(vm.mem, false);
+		assert_int_equal(writes_of(&vm, 1), 0);
+		take_and_clear(&vm);
+	}
+	mem_log_global_stop(vm.mem, 0);
+	vm_fini(&vm);
+}
+
+static void test_page_that_waits_to_be_sent_counts_once(void **state)
+{
+	(void)state;
+	check_page_counts_once_a_round("sim");
+	check_page_counts_once_a_round("sim,dirty=ring,ring-entries=2048");
+}
+
+/* A guest that goes round its pages faster than they are sent empties its ring again
+ * and again. */
+static void test_full_ring_makes_no_page_dirty_again(void **state)
+{
+	struct test_vm vm;
+
+	(void)state;
+	vm_init(&vm, RAM_SIZE, "sim,dirty=ring,ring-entries=2048");
+	assert_int_equal(mem_log_global_start(vm.mem, NULL), 0);
+	write_counted(&vm, 0);
+	assert_int_equal(writes_of(&vm, 0), COUNTED);
+	for (unsigned int i = 0; i < 100; i++) {
+		sim_ring_full(vm.vcpus[0]);
+		assert_int_equal(writes_of(&vm, 0), COUNTED);
+		/* Faults again, and may be sent before it is harvested. */
+		write_counted(&vm, 0);
+		assert_int_equal(writes_of(&vm, 0), 2 * COUNTED);
+	}
+	take_and_clear(&vm);
+	sim_ring_full(vm.vcpus[0]);
+	assert_int_equal(writes_of(&vm, 0), 2 * COUNTED);
+	take_and_clear(&vm);
+	mem_log_global_stop(vm.mem, 0);
+	vm_fini(&vm);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -554,6 +643,8 @@ int main(void)
 		cmocka_unit_test(test_all_rings_full_at_once_go_on),
 		cmocka_unit_test(
 			test_ring_entries_go_round_by_the_flag_protocol),
+		cmocka_unit_test(test_page_that_waits_to_be_sent_counts_once),
+		cmocka_unit_test(test_full_ring_makes_no_page_dirty_again),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

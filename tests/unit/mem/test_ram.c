@@ -189,6 +189,22 @@ static void test_a_write_marks_every_page_it_meets(void **state)
 	ram_block_free(block);
 }
 
+static void test_a_mark_tells_how_many_pages_were_dirty_already(void **state)
+{
+	struct ram_block *block = block_of(*state, "a", 4 * MIB);
+
+	assert_int_equal(ram_block_mark_word(block, 0, 0xf0, false), 0);
+	assert_int_equal(ram_block_mark_word(block, 0, 0xff, false), 4);
+	/* Across two words; not known, so not marked, and not dirty before. */
+	assert_int_equal(ram_block_mark_word(block, 60, 0xff, false), 0);
+	assert_int_equal(ram_block_mark_word(block, 60, 0xff, true), 0);
+	bitmap_set(block->known, 63, 2);
+	assert_int_equal(ram_block_mark_word(block, 60, 0xff, true), 2);
+	assert_int_equal(ram_block_mark_word(block, 56, 0xfff, false), 8);
+	assert_int_equal(bitmap_count(block->dirty, 0, block->pages), 20);
+	ram_block_free(block);
+}
+
 static void test_nobody_who_shares_the_memory_can_shrink_it(void **state)
 {
 	struct ram_block *block = block_of(*state, "a", MIB);
@@ -220,6 +236,7 @@ int main(void)
 		fact(test_huge_pages_count_as_resident),
 		fact(test_only_touched_pages_are_data),
 		fact(test_a_write_marks_every_page_it_meets),
+		fact(test_a_mark_tells_how_many_pages_were_dirty_already),
 		fact(test_nobody_who_shares_the_memory_can_shrink_it),
 		fact(test_a_block_far_larger_than_the_host_costs_nothing),
 	};

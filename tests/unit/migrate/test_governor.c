@@ -211,6 +211,23 @@ static void test_who_keeps_to_the_limit_is_not_held(void **state)
 	assert_int_equal(writer_of(1).holds, 0);
 }
 
+/* A few pages at once, as after each round, and no more than the limit in all. */
+static void test_who_writes_a_few_pages_now_and_then_is_not_held(void **state)
+{
+	(void)state;
+	scene.writers[0].speed = SPEED / 1e9;
+	limit(GOVERNOR_MIGRATION, 0, 150);
+	limit(GOVERNOR_MIGRATION, 1, 150);
+	for (unsigned int i = 0; i < 10; i++) {
+		pthread_mutex_lock(&scene.mutex);
+		scene.writers[1].pages += 5;
+		pthread_mutex_unlock(&scene.mutex);
+		pass_ms(50);
+	}
+	assert_int_equal(writer_of(1).holds, 0);
+	assert_true(writer_of(0).holds > 0);
+}
+
 static void test_who_stops_writing_is_soon_let_go(void **state)
 {
 	uint64_t before;
@@ -372,6 +389,7 @@ int main(void)
 		fact(test_who_writes_too_much_is_held_for_moments),
 		fact(test_who_only_reads_is_never_held),
 		fact(test_who_keeps_to_the_limit_is_not_held),
+		fact(test_who_writes_a_few_pages_now_and_then_is_not_held),
 		fact(test_who_stops_writing_is_soon_let_go),
 		fact(test_who_has_not_run_since_is_not_held_again),
 		fact(test_lower_limit_of_two_holds),

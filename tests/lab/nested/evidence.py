@@ -1,0 +1,26 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a failed test leaves to look at, taken before its hosts end."""
+from __future__ import annotations
+
+from harness.machine import Machine
+
+from .lab import Lab
+from .packages import LabError
+
+TAIL = 600  # characters
+
+
+def evidence(lab: Lab) -> str:
+    """Of each godwit that the test knows: what it said, and its exit status or where it is."""
+    return "\n".join(_of(machine) for fleets in lab.fleets for machine in fleets.machines()
+                     if machine.host.is_alive)
+
+
+def _of(machine: Machine) -> str:
+    try:
+        code = machine.process.poll()
+        is_at = machine.whereabouts() if code is None else f"exit {code}"
+        said = machine.serial.other[-TAIL:].decode(errors="replace")
+        return f"{machine.name}: {is_at}\n{machine.output[-TAIL:]}\nserial: {said}"
+    except (OSError, LabError) as error:
+        return f"{machine.name}: nothing is known: {error}"
