@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * One device of rings: start, stop, and what becomes of the rings when the back end
- * goes by itself.  What it is told is dev_tell.c's.
+ * One device of rings: stop, and what becomes of the rings when the back end goes by
+ * itself.  What it is told is dev_tell.c's, and how it begins dev_start.c's.
  *
  *	     vh_dev_start()                    kick
  *	rest ---------------> table, log, features, rings -----> live
@@ -23,19 +23,12 @@
  * Only split rings: where a packed one is to go on is known to its back end alone.
  */
 #include <errno.h>
-#include <string.h>
 
 #include "base/err.h"
 #include "base/trace.h"
 #include "mem/ram.h"
 #include "vhost_priv.h"
 #include "virtio/vdev.h"
-
-/* The back end ended or was ended; nothing it said was wrong. */
-static bool is_vanished(int why)
-{
-	return why == -ECONNRESET || why == -EPIPE || why == -ENOTCONN;
-}
 
 /* ---- rings ---- */
 
@@ -165,14 +158,14 @@ void vh_dev_fail(struct vh_dev *dev, int why, const struct err *err)
 static bool may_go_on(const struct vh_dev *dev, int why,
 		      const struct vh_ring *ring)
 {
-	if (!is_vanished(why))
+	if (!vh_is_vanished(why))
 		return false;
 	return dev->has_inflight || dev->may_lose || is_idle(ring);
 }
 
 void vh_dev_lost(struct vh_dev *dev, int why, const struct err *reason)
 {
-	bool is_broken = dev->is_started && !is_vanished(why);
+	bool is_broken = dev->is_started && !vh_is_vanished(why);
 
 	lock_assert_held(&dev->lock);
 	if (dev->is_logging)
@@ -187,7 +180,7 @@ void vh_dev_lost(struct vh_dev *dev, int why, const struct err *reason)
 		/* One that answered a stop finishes what it took, and whoever
 		 * waits for that judges. */
 		if (ring->is_stopping && ring->base != VH_BASE_UNKNOWN &&
-		    is_vanished(why))
+		    vh_is_vanished(why))
 			continue;
 		if (!may_go_on(dev, why, ring))
 			is_broken = true;
@@ -239,121 +232,7 @@ void vh_dev_left(struct vh_dev *dev)
 	pthread_cond_broadcast(&dev->changed);
 }
 
-/* ---- start and stop ---- */
-
-static void take_queues(struct vh_dev *dev, const struct vh_queues *queues)
-{
-	struct vdev *vdev = queues->vdev;
-
-	for (unsigned int i = 0; i < dev->ring_count; i++) {
-		struct vh_ring *ring = &dev->rings[i];
-		struct vdev_queue *queue = NULL;
-
-		if (i < queues->count &&
-		    vdev->queues[queues->first + i].is_enabled)
-			queue = &vdev->queues[queues->first + i];
-		*ring = (struct vh_ring){
-			.is_wanted = ring->is_wanted,
-			.told = ring->told,
-			.is_used = queue != NULL,
-			.queue = queue,
-			.size = queue ? queue->size : 0,
-			.next = queue ? queue->next_avail : 0,
-			.call_fd = queue ? vdev_call_fd(vdev, queue) : -1,
-		};
-	}
-	dev->vdev = vdev;
-	dev->features = queues->features;
-	dev->stop_asked_ns = 0;
-	dev->is_parted = false;
-}
-
-int vh_dev_build(struct vh_dev *dev, const struct vh_queues *queues,
-		 bool must_be_there, struct err *err)
-{
-	int ret = 0;
-
-	vh_dev_lock(dev);
-	if (!vh_dev_is_away(dev)) {
-		ret = vh_dev_tell_ahead(dev, queues, err);
-		if (!ret)
-			ret = vh_dev_settle(dev, dev->deadline_ns, err);
-		if (ret)
-			vh_dev_fail(dev, ret, err);
-	}
-	if (is_vanished(ret)) {
-		err_clear(err);
-		ret = 0;
-	}
-	if (!ret && must_be_there && vh_dev_is_away(dev))
-		ret = err_set(err, -ENOTCONN, "%s: its back end has gone",
-			      dev->name);
-	vh_dev_unlock(dev);
-	return ret;
-}
-
-void vh_dev_probe(struct vh_dev *dev)
-{
-	struct err err = ERR_INIT;
-	int ret;
-
-	vh_dev_lock(dev);
-	if (!vh_dev_is_away(dev)) {
-		dev->deadline_ns = clock_mono_ns() + VH_REPLY_NS;
-		ret = vh_dev_tell_fence(dev, &err);
-		if (ret)
-			vh_dev_fail(dev, ret, &err);
-	}
-	vh_dev_unlock(dev);
-}
-
-/* What the back end said, or did not say, of a start. */
-static int judge_start(struct vh_dev *dev, int ret, struct err *err)
-{
-	/* Nothing is lost yet: the next back end begins anew. */
-	dev->is_started = !ret || is_vanished(ret);
-	if (ret)
-		vh_dev_fail(dev, ret, err);
-	if (ret && dev->is_started) {
-		err_clear(err);
-		ret = 0;
-	}
-	return ret;
-}
-
-int vh_dev_start(struct vh_dev *dev, const struct vh_queues *queues,
-		 struct err *err)
-{
-	const struct vh_mem_table *table;
-	const struct vh_log *log;
-	int ret;
-
-	lock_acquire(&dev->side->lock);
-	lock_acquire(&dev->lock);
-	take_queues(dev, queues);
-	table = dev->side->table;
-	log = dev->side->is_logging ? dev->side->log : NULL;
-	ret = vh_dev_place(dev, table, err);
-	lock_release(&dev->side->lock);
-	dev->is_started = !ret;
-	if (!ret && !vh_dev_is_away(dev))
-		ret = judge_start(dev, vh_dev_go(dev, table, log, err), err);
-	lock_release(&dev->lock);
-	return ret;
-}
-
-int vh_dev_start_wait(struct vh_dev *dev, struct err *err)
-{
-	uint64_t deadline_ns = clock_mono_ns() + VH_REPLY_NS;
-	int ret = 0;
-
-	vh_dev_lock(dev);
-	if (dev->is_started && !vh_dev_is_away(dev))
-		ret = judge_start(dev, vh_dev_settle(dev, deadline_ns, err),
-				  err);
-	vh_dev_unlock(dev);
-	return ret;
-}
+/* ---- stop, and going on ---- */
 
 int vh_dev_back(struct vh_dev *dev, const struct vh_mem_table *table,
 		const struct vh_log *log, uint64_t deadline_ns, struct err *err)

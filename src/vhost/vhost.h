@@ -7,7 +7,7 @@
  *	          dirty log, who scans it
  *	table.c   memory tables
  *	log.c     dirty logs and their scan
- *	dev.c     one device of rings: start, stop, both with log on and off
+ *	dev.c, dev_start.c   one device of rings: stop and start, with log on and off
  *	dev_tell.c   what its back end is told, and when
  *	kernel.c  the ops over /dev/vhost-net
  *	user.c    the ops over a socket (conn.c, user_msg.h)

@@ -13,6 +13,7 @@
 #ifndef GODWIT_VHOST_VHOST_PRIV_H
 #define GODWIT_VHOST_VHOST_PRIV_H
 
+#include <errno.h>
 #include <pthread.h>
 
 #include "base/clock.h"
@@ -136,6 +137,12 @@ struct vh_dev {
 	uint64_t deadline_ns;
 };
 
+/* The back end ended or was ended; nothing it said was wrong. */
+static inline bool vh_is_vanished(int why)
+{
+	return why == -ECONNRESET || why == -EPIPE || why == -ENOTCONN;
+}
+
 static inline bool vh_dev_is_away(const struct vh_dev *dev)
 {
 	return __atomic_load_n(&dev->is_away, __ATOMIC_ACQUIRE);
@@ -206,7 +213,7 @@ void vh_dev_left(struct vh_dev *dev);
 void vh_dev_lock(struct vh_dev *dev);
 void vh_dev_unlock(struct vh_dev *dev);
 
-/* ---- dev.c; for device types, with no lock of these ---- */
+/* ---- dev_start.c; for device types, with no lock of these ---- */
 
 /* Which queues of @vdev become rings 0 and up, and what its driver chose. */
 struct vh_queues {
@@ -231,6 +238,9 @@ void vh_dev_probe(struct vh_dev *dev);
 int vh_dev_start(struct vh_dev *dev, const struct vh_queues *queues,
 		 struct err *err);
 int vh_dev_start_wait(struct vh_dev *dev, struct err *err);
+
+/* ---- dev.c; likewise ---- */
+
 void vh_dev_stop_begin(struct vh_dev *dev);
 /* As stop_ask of struct vdev_type. */
 void vh_dev_stop_ask(struct vh_dev *dev, uint64_t deadline_ns);

@@ -104,6 +104,70 @@ static void test_blocks_written_on_one_queue_are_read_on_another(void **state)
 	assert_int_equal(f->be.counts.connections, 1);
 }
 
+static unsigned int messages(const struct fixture *f)
+{
+	return __atomic_load_n(&f->be.counts.messages, __ATOMIC_RELAXED);
+}
+
+/* What a load does, of a guest that set up both queues elsewhere. */
+static void arrive(struct vdev *vdev)
+{
+	vdev->features = vdev->offered & ~(1ull << VIRTIO_F_RING_PACKED);
+	vdev->status = VIRTIO_CONFIG_S_ACKNOWLEDGE | VIRTIO_CONFIG_S_DRIVER |
+		       VIRTIO_CONFIG_S_FEATURES_OK | VIRTIO_CONFIG_S_DRIVER_OK;
+	for (unsigned int i = 0; i < 2; i++) {
+		struct vdev_queue *queue = &vdev->queues[i];
+
+		queue->size = BED_QUEUE;
+		queue->desc = 0x10000ull * (i + 1);
+		queue->driver = queue->desc + 0x2000;
+		queue->device = queue->desc + 0x4000;
+		queue->is_enabled = 1;
+	}
+}
+
+static void build(struct vdev *vdev, bool is_last)
+{
+	struct err err = ERR_INIT;
+
+	lock_acquire(&vdev->lock);
+	if (vdev->type->build(vdev, is_last, &err))
+		fail_msg("%s", err_msg(&err));
+	lock_release(&vdev->lock);
+}
+
+static void test_device_that_arrives_costs_three_messages_a_ring(void **state)
+{
+	struct fixture *f = *state;
+	struct err err = ERR_INIT;
+	unsigned int before;
+
+	start(f);
+	assert_int_equal(bed_disk_new(&f->bed, 2, &err), 0);
+	arrive(f->bed.vdev);
+	before = messages(f);
+	build(f->bed.vdev, false);
+	/* Features; record of requests, asked for and told; of each ring size,
+	 * interrupt, enable. */
+	assert_int_equal(messages(f) - before, 1 + 2 + 2 * 3);
+	assert_int_equal(f->be.counts.starts, 0);
+	before = messages(f);
+	vdev_probe(f->bed.vdev);
+	build(f->bed.vdev, true);
+	assert_int_equal(messages(f) - before, 1);
+	assert_int_equal(f->be.counts.starts, 0);
+	before = messages(f);
+	vdev_run_begin(f->bed.vdev);
+	vdev_run(f->bed.vdev);
+	/* Of each ring base, addresses, kick; and whether all were taken. */
+	assert_int_equal(messages(f) - before, 2 * 3 + 1);
+	assert_int_equal(f->be.counts.starts, 2);
+	assert_int_equal(f->be.counts.features, 1);
+	assert_int_equal(f->be.counts.tables, 1);
+	assert_false(bed_needs_reset(&f->bed));
+	end(f);
+}
+
 static void test_a_pause_keeps_the_place_in_the_rings(void **state)
 {
 	struct fixture *f = *state;
@@ -421,6 +485,7 @@ int main(void)
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 	const struct CMUnitTest tests[] = {
 		TEST(test_blocks_written_on_one_queue_are_read_on_another),
+		TEST(test_device_that_arrives_costs_three_messages_a_ring),
 		TEST(test_a_pause_keeps_the_place_in_the_rings),
 		TEST(test_what_is_made_available_in_a_pause_is_done_after_it),
 		TEST(test_the_memory_table_is_told_once),

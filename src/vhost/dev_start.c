@@ -1,0 +1,130 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * How a device's rings begin to work; called by device types, with no lock of these.
+ *
+ * Those of a guest that comes from elsewhere are built first: the back end is told what
+ * it can know before the guest's memory is there, and whether that works is known
+ * before the guest stops over there.
+ *
+ *	build, build, ..., probe, build | start, start_wait
+ *	   its guest runs elsewhere     |  GO
+ */
+#include <errno.h>
+
+#include "base/err.h"
+#include "vhost_priv.h"
+#include "virtio/vdev.h"
+
+static void take_queues(struct vh_dev *dev, const struct vh_queues *queues)
+{
+	struct vdev *vdev = queues->vdev;
+
+	for (unsigned int i = 0; i < dev->ring_count; i++) {
+		struct vh_ring *ring = &dev->rings[i];
+		struct vdev_queue *queue = NULL;
+
+		if (i < queues->count &&
+		    vdev->queues[queues->first + i].is_enabled)
+			queue = &vdev->queues[queues->first + i];
+		*ring = (struct vh_ring){
+			.is_wanted = ring->is_wanted,
+			.told = ring->told,
+			.is_used = queue != NULL,
+			.queue = queue,
+			.size = queue ? queue->size : 0,
+			.next = queue ? queue->next_avail : 0,
+			.call_fd = queue ? vdev_call_fd(vdev, queue) : -1,
+		};
+	}
+	dev->vdev = vdev;
+	dev->features = queues->features;
+	dev->stop_asked_ns = 0;
+	dev->is_parted = false;
+}
+
+int vh_dev_build(struct vh_dev *dev, const struct vh_queues *queues,
+		 bool must_be_there, struct err *err)
+{
+	int ret = 0;
+
+	vh_dev_lock(dev);
+	if (!vh_dev_is_away(dev)) {
+		ret = vh_dev_tell_ahead(dev, queues, err);
+		if (!ret)
+			ret = vh_dev_settle(dev, dev->deadline_ns, err);
+		if (ret)
+			vh_dev_fail(dev, ret, err);
+	}
+	if (vh_is_vanished(ret)) {
+		err_clear(err);
+		ret = 0;
+	}
+	if (!ret && must_be_there && vh_dev_is_away(dev))
+		ret = err_set(err, -ENOTCONN, "%s: its back end has gone",
+			      dev->name);
+	vh_dev_unlock(dev);
+	return ret;
+}
+
+void vh_dev_probe(struct vh_dev *dev)
+{
+	struct err err = ERR_INIT;
+	int ret;
+
+	vh_dev_lock(dev);
+	if (!vh_dev_is_away(dev)) {
+		dev->deadline_ns = clock_mono_ns() + VH_REPLY_NS;
+		ret = vh_dev_tell_fence(dev, &err);
+		if (ret)
+			vh_dev_fail(dev, ret, &err);
+	}
+	vh_dev_unlock(dev);
+}
+
+/* What the back end said, or did not say, of a start. */
+static int judge_start(struct vh_dev *dev, int ret, struct err *err)
+{
+	/* Nothing is lost yet: the next back end begins anew. */
+	dev->is_started = !ret || vh_is_vanished(ret);
+	if (ret)
+		vh_dev_fail(dev, ret, err);
+	if (ret && dev->is_started) {
+		err_clear(err);
+		ret = 0;
+	}
+	return ret;
+}
+
+int vh_dev_start(struct vh_dev *dev, const struct vh_queues *queues,
+		 struct err *err)
+{
+	const struct vh_mem_table *table;
+	const struct vh_log *log;
+	int ret;
+
+	lock_acquire(&dev->side->lock);
+	lock_acquire(&dev->lock);
+	take_queues(dev, queues);
+	table = dev->side->table;
+	log = dev->side->is_logging ? dev->side->log : NULL;
+	ret = vh_dev_place(dev, table, err);
+	lock_release(&dev->side->lock);
+	dev->is_started = !ret;
+	if (!ret && !vh_dev_is_away(dev))
+		ret = judge_start(dev, vh_dev_go(dev, table, log, err), err);
+	lock_release(&dev->lock);
+	return ret;
+}
+
+int vh_dev_start_wait(struct vh_dev *dev, struct err *err)
+{
+	uint64_t deadline_ns = clock_mono_ns() + VH_REPLY_NS;
+	int ret = 0;
+
+	vh_dev_lock(dev);
+	if (dev->is_started && !vh_dev_is_away(dev))
+		ret = judge_start(dev, vh_dev_settle(dev, deadline_ns, err),
+				  err);
+	vh_dev_unlock(dev);
+	return ret;
+}
