@@ -256,13 +256,10 @@ int vh_dev_back(struct vh_dev *dev, const struct vh_mem_table *table,
 	return ret;
 }
 
-static bool is_all_idle(const struct vh_dev *dev)
+/* Of a hasty one.  What is made available behind the question is not waited for. */
+static bool may_be_asked(const struct vh_ring *ring)
 {
-	for (unsigned int i = 0; i < dev->ring_count; i++) {
-		if (dev->rings[i].is_live && !is_idle(&dev->rings[i]))
-			return false;
-	}
-	return true;
+	return ring->is_stopping || is_idle(ring);
 }
 
 /* Once it may be asked, which a hasty one may that has nothing to do. */
@@ -273,8 +270,8 @@ static void stop_soon(struct vh_dev *dev, uint64_t deadline_ns)
 
 	if (!dev->is_started || vh_dev_is_away(dev))
 		return;
-	if (dev->is_hasty && !is_all_idle(dev))
-		ret = wait_rings(dev, deadline_ns, is_idle, &err);
+	if (dev->is_hasty)
+		ret = wait_rings(dev, deadline_ns, may_be_asked, &err);
 	/* It may have gone while it was waited for. */
 	if (!ret && dev->is_started && !vh_dev_is_away(dev))
 		ret = vh_dev_ask_stop(dev, &err);
@@ -318,7 +315,7 @@ static int stop_live(struct vh_dev *dev, uint64_t deadline_ns, struct err *err)
 	int ret = 0;
 
 	if (dev->is_hasty)
-		ret = wait_rings(dev, deadline_ns, is_idle, err);
+		ret = wait_rings(dev, deadline_ns, may_be_asked, err);
 	if (!ret)
 		ret = vh_dev_ask_stop(dev, err);
 	if (!ret)

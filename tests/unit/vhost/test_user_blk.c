@@ -168,6 +168,52 @@ static void test_device_that_arrives_costs_three_messages_a_ring(void **state)
 	end(f);
 }
 
+static bool has_stopped(void *opaque)
+{
+	struct fixture *f = opaque;
+
+	return __atomic_load_n(&f->be.counts.stops, __ATOMIC_RELAXED) == 2;
+}
+
+/* One without a record of requests must have done all before it is asked. */
+static void
+test_back_end_without_a_record_is_asked_to_stop_when_it_is_idle(void **state)
+{
+	struct fixture *f = *state;
+
+	f->options.has_inflight = false;
+	start(f);
+	disk(f, 2);
+	write_block(f, 0, 1, 1);
+	vdev_pause_begin(f->bed.vdev);
+	assert_true(bed_until(has_stopped, f));
+	assert_int_equal(vdev_pause(f->bed.vdev, UINT64_MAX, NULL), 0);
+	end(f);
+}
+
+static void
+test_back_end_without_a_record_is_asked_to_stop_as_soon_as_it_is(void **state)
+{
+	struct fixture *f = *state;
+	uint64_t limit_ns = clock_mono_ns() + BED_LIMIT_NS;
+
+	f->options.has_inflight = false;
+	start(f);
+	disk(f, 2);
+	be_hold(&f->be, true);
+	bed_submit(&f->bed, 0, VIRTIO_BLK_T_OUT, 0, BED_DATA, 4096);
+	bed_kick(&f->bed, 0);
+	vdev_pause_begin(f->bed.vdev);
+	vdev_pause_ask(f->bed.vdev, clock_mono_ns() + 20 * NS_PER_MS);
+	assert_int_equal(f->be.counts.stops, 0);
+	be_hold(&f->be, false);
+	vdev_pause_ask(f->bed.vdev, limit_ns);
+	assert_true(bed_until(has_stopped, f));
+	assert_int_equal(vdev_pause(f->bed.vdev, limit_ns, NULL), 0);
+	assert_true(bed_wait(&f->bed, 0, 1));
+	end(f);
+}
+
 static void test_a_pause_keeps_the_place_in_the_rings(void **state)
 {
 	struct fixture *f = *state;
@@ -486,6 +532,8 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		TEST(test_blocks_written_on_one_queue_are_read_on_another),
 		TEST(test_device_that_arrives_costs_three_messages_a_ring),
+		TEST(test_back_end_without_a_record_is_asked_to_stop_when_it_is_idle),
+		TEST(test_back_end_without_a_record_is_asked_to_stop_as_soon_as_it_is),
 		TEST(test_a_pause_keeps_the_place_in_the_rings),
 		TEST(test_what_is_made_available_in_a_pause_is_done_after_it),
 		TEST(test_the_memory_table_is_told_once),
