@@ -41,7 +41,7 @@ void conn_close(struct conn *conn)
 		close(conn->fd);
 	conn->fd = -1;
 	conn->has_ack = false;
-	conn->in_size = 0;
+	conn->in_size = conn->out_size = 0;
 	conn->pending_count = 0;
 }
 
@@ -133,6 +133,75 @@ static void put_fds(struct msghdr *header, const struct conn_message *message,
 	memcpy(CMSG_DATA(fds), message->fds, size);
 }
 
+/* With the fds of @header, if there are any. */
+static int write_bytes(struct conn *conn, struct msghdr *header, uint8_t *bytes,
+		       size_t size, uint64_t deadline_ns, struct err *err)
+{
+	struct iovec part;
+	size_t at = 0;
+	int ret;
+
+	header->msg_iov = &part;
+	header->msg_iovlen = 1;
+	while (at < size) {
+		ssize_t sent;
+
+		part = (struct iovec){ bytes + at, size - at };
+		sent = sendmsg(conn->fd, header, MSG_NOSIGNAL | MSG_DONTWAIT);
+		if (sent > 0) {
+			at += (size_t)sent;
+			header->msg_control = NULL; /* they went with it */
+			header->msg_controllen = 0;
+			continue;
+		}
+		if (errno != EAGAIN && errno != EINTR)
+			return err_set_errno(err, -errno,
+					     "%s: its back end has gone",
+					     conn->name);
+		ret = wait_for(conn, POLLOUT, deadline_ns, "take requests",
+			       err);
+		if (ret)
+			return ret;
+	}
+	return 0;
+}
+
+/* What waited: on its own, since fds belong to the first message of a write. */
+static int flush(struct conn *conn, uint64_t deadline_ns, struct err *err)
+{
+	struct msghdr header = { .msg_iovlen = 0 };
+	size_t size = conn->out_size;
+
+	conn->out_size = 0;
+	return write_bytes(conn, &header, conn->out, size, deadline_ns, err);
+}
+
+static size_t pack(const struct conn_message *message, uint32_t flags,
+		   uint8_t *to)
+{
+	const struct um_header head = { message->request, UM_VERSION | flags,
+					(uint32_t)message->size };
+
+	memcpy(to, &head, HEADER_SIZE);
+	if (message->size)
+		memcpy(to + HEADER_SIZE, message->payload, message->size);
+	return HEADER_SIZE + message->size;
+}
+
+static int write_later(struct conn *conn, const struct conn_message *message,
+		       uint64_t deadline_ns, struct err *err)
+{
+	size_t size = HEADER_SIZE + message->size;
+	int ret = 0;
+
+	assert(size <= sizeof(conn->out) && !message->fd_count);
+	if (size > sizeof(conn->out) - conn->out_size)
+		ret = flush(conn, deadline_ns, err);
+	if (!ret)
+		conn->out_size += pack(message, 0, conn->out + conn->out_size);
+	return ret;
+}
+
 static int write_message(struct conn *conn, const struct conn_message *message,
 			 uint32_t flags, uint64_t deadline_ns, struct err *err)
 {
@@ -140,42 +209,17 @@ static int write_message(struct conn *conn, const struct conn_message *message,
 		struct cmsghdr align;
 		uint8_t bytes[CMSG_SPACE(CONN_FDS_MAX * sizeof(int))];
 	} control = { .bytes = { 0 } };
-	struct um_header head = { message->request, UM_VERSION | flags,
-				  (uint32_t)message->size };
 	uint8_t out[HEADER_SIZE + UM_PAYLOAD_MAX];
-	size_t size = HEADER_SIZE + message->size, at = 0;
-	struct msghdr header = { .msg_iovlen = 1 };
-	struct iovec part;
-	int ret;
+	struct msghdr header = { .msg_iovlen = 0 };
+	int ret = flush(conn, deadline_ns, err);
 
-	assert(size <= sizeof(out) && message->fd_count <= CONN_FDS_MAX);
-	memcpy(out, &head, HEADER_SIZE);
-	if (message->size)
-		memcpy(out + HEADER_SIZE, message->payload, message->size);
-	header.msg_iov = &part;
+	assert(message->size <= UM_PAYLOAD_MAX &&
+	       message->fd_count <= CONN_FDS_MAX);
+	if (ret)
+		return ret;
 	put_fds(&header, message, &control);
-	while (at < size) {
-		ssize_t sent;
-
-		part = (struct iovec){ out + at, size - at };
-		sent = sendmsg(conn->fd, &header, MSG_NOSIGNAL | MSG_DONTWAIT);
-		if (sent > 0) {
-			at += (size_t)sent;
-			header.msg_control = NULL; /* they went with it */
-			header.msg_controllen = 0;
-			continue;
-		}
-		if (errno != EAGAIN && errno != EINTR)
-			return err_set_errno(err, -errno,
-					     "%s: its back end has gone: "
-					     "request %u",
-					     conn->name, message->request);
-		ret = wait_for(conn, POLLOUT, deadline_ns, "take requests",
-			       err);
-		if (ret)
-			return ret;
-	}
-	return 0;
+	return write_bytes(conn, &header, out, pack(message, flags, out),
+			   deadline_ns, err);
 }
 
 /* ---- in ---- */
@@ -383,7 +427,7 @@ static int settle_one(struct conn *conn, uint64_t deadline_ns, struct err *err)
 
 int conn_settle(struct conn *conn, uint64_t deadline_ns, struct err *err)
 {
-	int ret = 0;
+	int ret = flush(conn, deadline_ns, err);
 
 	while (conn->pending_count && !ret)
 		ret = settle_one(conn, deadline_ns, err);
@@ -408,8 +452,11 @@ int conn_send(struct conn *conn, const struct conn_message *message,
 {
 	enum conn_reply kind = message->reply;
 	unsigned int last;
-	int ret = check_quiet(conn, err);
+	int ret;
 
+	if (message->may_wait)
+		return write_later(conn, message, deadline_ns, err);
+	ret = check_quiet(conn, err);
 	if (kind == CONN_ACK && !conn->has_ack)
 		kind = CONN_NO_REPLY;
 	if (!ret && kind != CONN_NO_REPLY &&

@@ -49,6 +49,10 @@ struct conn {
 	int fd;           /* owned; -1: closed */
 	bool has_ack;     /* REPLY_ACK was negotiated */
 
+	/* messages that go out with the next one that may not wait */
+	uint8_t out[1024];
+	size_t out_size;
+
 	/* the message that is being received, and its fds */
 	uint8_t in[sizeof(struct um_header) + UM_PAYLOAD_MAX];
 	size_t in_size;
@@ -65,6 +69,7 @@ struct conn_message {
 	size_t size;
 	const int *fds;
 	unsigned int fd_count;
+	bool may_wait; /* for the next one; it has neither fds nor a reply */
 
 	enum conn_reply reply;
 	uint32_t index;     /* CONN_BASE */

@@ -250,8 +250,8 @@ int vh_dev_tell_ahead(struct vh_dev *dev, const struct vh_queues *queues,
 
 /* ---- to begin ---- */
 
-static int tell_ring(struct vh_dev *dev, unsigned int index, bool is_logged,
-		     struct err *err)
+static int tell_place(struct vh_dev *dev, unsigned int index, bool is_logged,
+		      struct err *err)
 {
 	struct vh_ring *ring = &dev->rings[index];
 	int ret;
@@ -262,30 +262,37 @@ static int tell_ring(struct vh_dev *dev, unsigned int index, bool is_logged,
 		ret = call(dev, set_vring_base, index, ring->next, err);
 	if (!ret)
 		ret = call(dev, set_vring_addr, index, &ring->addr, err);
-	if (!ret)
-		ret = tell_call(dev, index, ring->call_fd, err);
-	if (!ret)
-		ret = call(dev, set_vring_kick, index, ring->queue->kick_fd,
-			   err);
+	return ret ? ret : tell_call(dev, index, ring->call_fd, err);
+}
+
+static int kick_ring(struct vh_dev *dev, unsigned int index, struct err *err)
+{
+	struct vh_ring *ring = &dev->rings[index];
+	int ret = call(dev, set_vring_kick, index, ring->queue->kick_fd, err);
+
 	/* From here on it may work. */
 	ring->is_live = true;
 	ring->is_stopping = false;
-	return ret ? ret : tell_enable(dev, index, err);
+	if (!ret)
+		ret = tell_enable(dev, index, err);
+	/* What became available while nobody listened. */
+	if (!ret)
+		eventfd_write(ring->queue->kick_fd, 1);
+	return ret;
 }
 
+/* Kicks last: what is said before them goes out in one piece where it can. */
 static int tell_rings(struct vh_dev *dev, bool is_logged, struct err *err)
 {
 	int ret = 0;
 
 	for (unsigned int i = 0; i < dev->ring_count && !ret; i++) {
-		struct vh_ring *ring = &dev->rings[i];
-
-		if (!ring->is_used)
-			continue;
-		ret = tell_ring(dev, i, is_logged, err);
-		/* What became available while nobody listened. */
-		if (!ret)
-			eventfd_write(ring->queue->kick_fd, 1);
+		if (dev->rings[i].is_used)
+			ret = tell_place(dev, i, is_logged, err);
+	}
+	for (unsigned int i = 0; i < dev->ring_count && !ret; i++) {
+		if (dev->rings[i].is_used)
+			ret = kick_ring(dev, i, err);
 	}
 	return ret;
 }

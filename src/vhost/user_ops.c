@@ -37,6 +37,8 @@ static int say_for(struct vh_dev *dev, enum um_request request,
 		.size = size,
 		.fds = &fd,
 		.fd_count = fd >= 0,
+		/* A fence or a kick is behind it at once. */
+		.may_wait = reply == CONN_NO_REPLY && fd < 0,
 		.reply = reply,
 	};
 

@@ -278,7 +278,7 @@ test_device_that_starts_while_logging_logs_from_the_start(void **state)
 	fake_start_at(&f->b, 0x10000);
 	f->b.told[60] = '\0';
 	assert_string_equal(f->b.told, "table log features+log num base "
-				       "addr+log call kick enable nu");
+				       "addr+log call num base addr+");
 	assert_int_equal(world_counts(&f->world).logs_told, 1);
 }
 
