@@ -128,8 +128,10 @@ static inline struct stamp_guest *stamp_new(const char *accel, uint64_t pages,
 		g->vcpus[i] = (struct stamp_vcpu){ .guest = g,
 						   .index = i,
 						   .seed = i + 1 };
-	g->copy[g->vm.block->index] = malloc(g->vm.block->size);
-	g->copy[g->vm.window_block->index] = malloc(g->vm.window_block->size);
+	/* What nobody sends is zero: a vCPU may not have come to write yet. */
+	g->copy[g->vm.block->index] = calloc(1, g->vm.block->size);
+	g->copy[g->vm.window_block->index] =
+		calloc(1, g->vm.window_block->size);
 	return g;
 }
 
