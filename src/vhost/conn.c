@@ -167,7 +167,7 @@ static int write_bytes(struct conn *conn, struct msghdr *header, uint8_t *bytes,
 }
 
 /* What waited: on its own, since fds belong to the first message of a write. */
-static int flush(struct conn *conn, uint64_t deadline_ns, struct err *err)
+int conn_flush(struct conn *conn, uint64_t deadline_ns, struct err *err)
 {
 	struct msghdr header = { .msg_iovlen = 0 };
 	size_t size = conn->out_size;
@@ -196,7 +196,7 @@ static int write_later(struct conn *conn, const struct conn_message *message,
 
 	assert(size <= sizeof(conn->out) && !message->fd_count);
 	if (size > sizeof(conn->out) - conn->out_size)
-		ret = flush(conn, deadline_ns, err);
+		ret = conn_flush(conn, deadline_ns, err);
 	if (!ret)
 		conn->out_size += pack(message, 0, conn->out + conn->out_size);
 	return ret;
@@ -211,7 +211,7 @@ static int write_message(struct conn *conn, const struct conn_message *message,
 	} control = { .bytes = { 0 } };
 	uint8_t out[HEADER_SIZE + UM_PAYLOAD_MAX];
 	struct msghdr header = { .msg_iovlen = 0 };
-	int ret = flush(conn, deadline_ns, err);
+	int ret = conn_flush(conn, deadline_ns, err);
 
 	assert(message->size <= UM_PAYLOAD_MAX &&
 	       message->fd_count <= CONN_FDS_MAX);
@@ -425,9 +425,18 @@ static int settle_one(struct conn *conn, uint64_t deadline_ns, struct err *err)
 	return ret;
 }
 
+/* What it answers may not have gone out yet. */
+static int settle_one_now(struct conn *conn, uint64_t deadline_ns,
+			  struct err *err)
+{
+	int ret = conn_flush(conn, deadline_ns, err);
+
+	return ret ? ret : settle_one(conn, deadline_ns, err);
+}
+
 int conn_settle(struct conn *conn, uint64_t deadline_ns, struct err *err)
 {
-	int ret = flush(conn, deadline_ns, err);
+	int ret = conn_flush(conn, deadline_ns, err);
 
 	while (conn->pending_count && !ret)
 		ret = settle_one(conn, deadline_ns, err);
@@ -454,15 +463,17 @@ int conn_send(struct conn *conn, const struct conn_message *message,
 	unsigned int last;
 	int ret;
 
-	if (message->may_wait)
+	if (message->may_wait && kind == CONN_NO_REPLY)
 		return write_later(conn, message, deadline_ns, err);
 	ret = check_quiet(conn, err);
 	if (kind == CONN_ACK && !conn->has_ack)
 		kind = CONN_NO_REPLY;
 	if (!ret && kind != CONN_NO_REPLY &&
 	    conn->pending_count == CONN_PENDING_MAX)
-		ret = settle_one(conn, deadline_ns, err);
-	if (!ret)
+		ret = settle_one_now(conn, deadline_ns, err);
+	if (!ret && message->may_wait)
+		ret = write_later(conn, message, deadline_ns, err);
+	else if (!ret)
 		ret = write_message(conn, message,
 				    kind == CONN_ACK ? UM_NEED_REPLY : 0,
 				    deadline_ns, err);

@@ -49,7 +49,7 @@ struct conn {
 	int fd;           /* owned; -1: closed */
 	bool has_ack;     /* REPLY_ACK was negotiated */
 
-	/* messages that go out with the next one that may not wait */
+	/* messages that wait */
 	uint8_t out[1024];
 	size_t out_size;
 
@@ -69,7 +69,8 @@ struct conn_message {
 	size_t size;
 	const int *fds;
 	unsigned int fd_count;
-	bool may_wait; /* for the next one; it has neither fds nor a reply */
+	/* for the next one that may not, or a flush; it has no fds and no ACK */
+	bool may_wait;
 
 	enum conn_reply reply;
 	uint32_t index;     /* CONN_BASE */
@@ -89,7 +90,9 @@ int conn_leave(struct conn *conn, uint64_t deadline_ns);
 
 int conn_send(struct conn *conn, const struct conn_message *message,
 	      uint64_t deadline_ns, struct err *err);
-/* All replies that are due.  After -ETIMEDOUT it may be called again. */
+/* Send what waits. */
+int conn_flush(struct conn *conn, uint64_t deadline_ns, struct err *err);
+/* That, and all replies that are due.  After -ETIMEDOUT it may be called again. */
 int conn_settle(struct conn *conn, uint64_t deadline_ns, struct err *err);
 /*
  * A message and its reply: exactly @reply_size bytes, and one fd where @ret_fd is

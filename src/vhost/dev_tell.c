@@ -372,6 +372,8 @@ int vh_dev_ask_stop(struct vh_dev *dev, struct err *err)
 		ring->is_stopping = true;
 		ret = call(dev, get_vring_base, i, &ring->base, err);
 	}
+	if (!ret && dev->ops->flush)
+		ret = dev->ops->flush(dev, err);
 	return ret;
 }
 

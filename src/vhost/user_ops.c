@@ -248,12 +248,18 @@ static int user_get_vring_base(struct vh_dev *dev, unsigned int index,
 		.request = UM_GET_VRING_BASE,
 		.payload = &state,
 		.size = sizeof(state),
+		.may_wait = true,
 		.reply = CONN_BASE,
 		.index = index,
 		.ret_base = ret_base,
 	};
 
 	return conn_send(&user_of(dev)->conn, &message, dev->deadline_ns, err);
+}
+
+static int user_flush(struct vh_dev *dev, struct err *err)
+{
+	return conn_flush(&user_of(dev)->conn, dev->deadline_ns, err);
 }
 
 static int user_settle(struct vh_dev *dev, struct err *err)
@@ -311,6 +317,7 @@ const struct vh_ops user_ops = {
 	.set_vring_enable = user_set_vring_enable,
 	.fence = user_fence,
 	.get_vring_base = user_get_vring_base,
+	.flush = user_flush,
 	.settle = user_settle,
 	.fail = user_fail,
 	.resume = user_resume,

@@ -115,6 +115,8 @@ struct vh_ops {
 	 * borrowed until then. */
 	int (*get_vring_base)(struct vh_dev *dev, unsigned int index,
 			      uint32_t *ret_base, struct err *err);
+	/* Send what is kept back, to go out in one piece.  NULL: nothing is. */
+	int (*flush)(struct vh_dev *dev, struct err *err);
 	/* All of that is done: 0; -ETIMEDOUT, and it may be called again; or what
 	 * went wrong.  NULL: it always is. */
 	int (*settle)(struct vh_dev *dev, struct err *err);
