@@ -63,10 +63,12 @@ struct bytes_reader {
 	bool is_short;           /* something did not fit */
 };
 
+/* @data may be NULL when @size is 0. */
 static inline struct bytes_reader bytes_read(const void *data, size_t size)
 {
-	return (struct bytes_reader){ .at = data,
-				      .end = (const uint8_t *)data + size };
+	const uint8_t *at = data;
+
+	return (struct bytes_reader){ .at = at, .end = size ? at + size : at };
 }
 
 static inline size_t bytes_left(const struct bytes_reader *r)
