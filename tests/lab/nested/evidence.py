@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from harness.machine import Machine
+from harness.qmp import QmpClosed, QmpTimeout
 
 from .lab import Lab
 from .packages import LabError
@@ -20,7 +21,13 @@ def _of(machine: Machine) -> str:
     try:
         code = machine.process.poll()
         is_at = machine.whereabouts() if code is None else f"exit {code}"
-        said = machine.serial.other[-TAIL:].decode(errors="replace")
-        return f"{machine.name}: {is_at}\n{machine.output[-TAIL:]}\nserial: {said}"
+        return f"{machine.name}: {is_at}\n{machine.output[-TAIL:]}\nserial: {_serial(machine)}"
     except (OSError, LabError) as error:
         return f"{machine.name}: nothing is known: {error}"
+
+
+def _serial(machine: Machine) -> str:
+    try:
+        return machine.serial.other[-TAIL:].decode(errors="replace")
+    except (QmpClosed, QmpTimeout) as error:  # it may have ended before it listened
+        return str(error)

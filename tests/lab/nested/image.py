@@ -42,6 +42,15 @@ def libraries(program: Path) -> list[Path]:
     return [Path(path) for path in re.findall(r"(/\S+) \(0x", told)]
 
 
+def installed(library: str) -> Path:
+    """Where a shared object is that a program loads by its name."""
+    told = subprocess.run(["/sbin/ldconfig", "-p"], capture_output=True, text=True, check=False).stdout
+    found = re.search(rf"{re.escape(library)} \(.*x86-64.*\) => (\S+)", told)
+    if not found:
+        raise LabError(f"the lab needs {library}: run tools/install-deps")
+    return Path(found[1])
+
+
 class Image:
     """An initial RAM disk under construction."""
 
@@ -58,11 +67,14 @@ class Image:
         self.archive.file("/init", INIT.format(modules=" ".join(m.name for m in modules),
                                                python=PYTHON, agent="/lab/agent.py").encode())
 
-    def program(self, path: Path, name: str | None = None) -> None:
-        """An executable with its libraries."""
+    def program(self, path: Path, name: str | None = None, *loads: str) -> None:
+        """An executable with its libraries, and those that it @loads later."""
         self.archive.copy(path, name)
-        for library in libraries(path):
+        for library in [*libraries(path), *map(installed, loads)]:
             self._once(library)
+        for library in map(installed, loads):
+            for needed in libraries(library):
+                self._once(needed)
 
     def tree(self, folder: Path, name: str, pattern: str = "*.py") -> None:
         for path in sorted(folder.rglob(pattern)):

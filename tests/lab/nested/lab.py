@@ -99,7 +99,7 @@ class Lab:
 
     def _build_image(self, godwit: Path) -> Path:
         image = Image(self._packages)
-        image.program(godwit, GODWIT)
+        image.program(godwit, GODWIT, "libnbd.so.0")
         image.program(self._compile("clock_offset", [SOURCES / "host" / "clock_offset.c"]),
                       CLOCK_OFFSET)
         init = self._compile("init", [*sorted((SOURCES / "guest").glob("*.c")),
