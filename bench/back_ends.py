@@ -5,8 +5,9 @@ from __future__ import annotations
 import subprocess
 import time
 from pathlib import Path
+from typing import Sequence
 
-START_S = 60.0
+START_S = 30.0
 DAEMON = "qemu-storage-daemon"
 IMAGE_SIZE = 64 << 20
 
@@ -30,7 +31,8 @@ def disk_socket(folder: str, side: str, number: int) -> str:
     return f"{folder}/blk-{side}{number}"
 
 
-def start_daemon(folder: str, disks: int, queues: int, sides: str) -> subprocess.Popen[bytes]:
+def start_daemon(folder: str, disks: int, queues: int, sides: Sequence[str]
+                 ) -> subprocess.Popen[bytes]:
     """One process for the @disks of all @sides, each side at a socket of its own."""
     argv, paths = [DAEMON], []
     for number in range(disks):
