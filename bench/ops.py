@@ -36,11 +36,11 @@ def command_line(kind: str, build: Path, program: str, folder: str, append: str,
 
 
 def worked_us(pid: int) -> float:
-    """Processor time so far of all threads that are no vCPU's."""
-    total = 0
+    """Processor time so far of all threads, also those that have ended, but the vCPU's."""
+    total = time.clock_gettime_ns(((~pid) << 3) | 2)  # CPUCLOCK_SCHED of a process
     for task in Path(f"/proc/{pid}/task").iterdir():
-        if not (task / "comm").read_text().startswith(("vcpu", "CPU ")):
-            total += int((task / "schedstat").read_text().split()[0])
+        if (task / "comm").read_text().startswith(("vcpu", "CPU ")):
+            total -= int((task / "schedstat").read_text().split()[0])
     return total / 1000
 
 

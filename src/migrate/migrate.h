@@ -57,7 +57,6 @@ enum mig_state {
 /* As clients see it: QEMU's names, "device" from MIG_DEVICE to completed. */
 const char *mig_status(enum mig_state state);
 
-/* migrate-set-parameters; names and units are QEMU's. */
 /* x-switch, of a destination (state_recv.h): what is loaded when. */
 enum mig_switch {
 	MIG_SWITCH_EARLY, /* the default */
@@ -66,6 +65,7 @@ enum mig_switch {
 	MIG_SWITCH_COUNT
 };
 
+/* migrate-set-parameters; names and units are QEMU's. */
 struct mig_params {
 	uint64_t max_bandwidth;     /* bytes a second, 0: no limit */
 	uint64_t downtime_limit_ms; /* default 300 */

@@ -68,7 +68,7 @@ struct said_verify {
 union said {
 	struct said_machine machine;
 	struct said_schema schema;
-	struct said_state state; /* SETUP_STATE and EARLY_STATE too */
+	struct said_state state; /* of all records of state */
 	struct ram_runs runs;    /* of RAM and RAM_ZERO */
 	struct said_round round;
 	struct said_stopped stopped;

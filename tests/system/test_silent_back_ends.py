@@ -43,15 +43,21 @@ def fails_in_time(source: Machine, destination: Machine) -> str:
     return runs_on(source, destination, STOP_MAX_S + SLACK_S)
 
 
-def stopped_at_switch(fleet: Fleet, stops: BackEnd, *options: dict[str, Any]
-                      ) -> tuple[Machine, str]:
-    """The source after a move in whose rounds @stops stopped, and why the move failed."""
+def in_rounds(fleet: Fleet, *options: dict[str, Any]) -> tuple[Machine, Machine]:
+    """Both sides of a move that does not end."""
     source = working(fleet, **options[0])
     destination, uri = listening(fleet, **options[1])
     source.serial.longest_gap_ns = 0
     slow(source, SLOW)
     start(source, uri)
     wait(source, 30, "active")
+    return source, destination
+
+
+def stopped_at_switch(fleet: Fleet, stops: BackEnd, *options: dict[str, Any]
+                      ) -> tuple[Machine, str]:
+    """The source after a move in whose rounds @stops stopped, and why the move failed."""
+    source, destination = in_rounds(fleet, *options)
     stops.pause()
     told = fails_in_time(source, destination)
     stops.go_on()
@@ -137,12 +143,7 @@ def test_destination_whose_back_end_is_gone_at_the_switch_gives_the_guest_back(
         fate: str) -> None:
     ends = [getattr(back_ends, kind)(f"blk{number}", image) for number in range(2)]
     sides = [options_of(end, extra=()) for end in ends]
-    source = working(fleet, **sides[0])
-    destination, uri = listening(fleet, **sides[1])
-    source.serial.longest_gap_ns = 0
-    slow(source, SLOW)
-    start(source, uri)
-    wait(source, 30, "active")
+    source, destination = in_rounds(fleet, *sides)
     wait_built(source)
     if fate == "killed":
         ends[1].kill()

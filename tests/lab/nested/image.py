@@ -70,11 +70,11 @@ class Image:
     def program(self, path: Path, name: str | None = None, *loads: str) -> None:
         """An executable with its libraries, and those that it @loads later."""
         self.archive.copy(path, name)
-        for library in [*libraries(path), *map(installed, loads)]:
-            self._once(library)
+        for loaded in [path, *map(installed, loads)]:
+            for library in libraries(loaded):
+                self._once(library)
         for library in map(installed, loads):
-            for needed in libraries(library):
-                self._once(needed)
+            self._once(library)
 
     def tree(self, folder: Path, name: str, pattern: str = "*.py") -> None:
         for path in sorted(folder.rglob(pattern)):
