@@ -2,11 +2,13 @@
 """Fixtures: a folder for sockets, machines that end with their test, limits."""
 from __future__ import annotations
 
+import faulthandler
 import os
 import shutil
 import signal
 import sys
 import tempfile
+import threading
 from pathlib import Path
 from typing import Iterator
 
@@ -35,6 +37,13 @@ def limit(request: pytest.FixtureRequest) -> Iterator[None]:
     """No test may hang, whatever it waits for."""
     marker = request.node.get_closest_marker("limit")
     limit_s = marker.args[0] if marker else TEST_LIMIT_S
+    if threading.current_thread() is not threading.main_thread():
+        # A worker of pytest-xdist whose first request had not quite ended when the second came runs
+        # its tests in a thread that no signal reaches: its limit ends the worker, and it is replaced.
+        faulthandler.dump_traceback_later(limit_s, exit=True, file=sys.__stderr__)
+        yield
+        faulthandler.cancel_dump_traceback_later()
+        return
 
     def expired(*_: object) -> None:
         raise TimeoutError(f"the test took longer than {limit_s} s")
