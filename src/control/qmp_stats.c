@@ -99,17 +99,21 @@ static void collect_vhost(struct vh_board *board, enum vh_type type,
 			  struct collected *collected)
 {
 	static const char *const types[VH_TYPE_COUNT] = { "kernel", "user" };
-	static const char *const names[] = { "tables-built", "tables-told",
-					     "logs-told",    "scans",
-					     "ring-scans",   "scan-ns",
+	static const char *const names[] = { "tables-built",  "tables-told",
+					     "regions-added", "regions-removed",
+					     "logs-told",     "scans",
+					     "ring-scans",    "scan-ns",
 					     "calls" };
 	struct vh_counts counts;
 
 	vh_board_counts(board, type, &counts);
-	const uint64_t values[] = { counts.tables_built, counts.tables_told,
-				    counts.logs_told,    counts.scans,
-				    counts.ring_scans,   counts.scan_ns,
-				    counts.calls };
+	const uint64_t values[] = {
+		counts.tables_built,  counts.tables_told,
+		counts.regions_added, counts.regions_removed,
+		counts.logs_told,     counts.scans,
+		counts.ring_scans,    counts.scan_ns,
+		counts.calls
+	};
 
 	for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
 		char name[32];

@@ -289,6 +289,8 @@ void devices_vhost_counts(struct devices *devices, struct vh_counts *ret_counts)
 		vh_board_counts(devices->vhost, (enum vh_type)i, &counts);
 		ret_counts->tables_built += counts.tables_built;
 		ret_counts->tables_told += counts.tables_told;
+		ret_counts->regions_added += counts.regions_added;
+		ret_counts->regions_removed += counts.regions_removed;
 		ret_counts->logs_told += counts.logs_told;
 		ret_counts->scans += counts.scans;
 		ret_counts->ring_scans += counts.ring_scans;

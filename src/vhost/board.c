@@ -9,6 +9,8 @@
  * finish what they took; the log is scanned by the old table (D5); a larger log is
  * made where the new one needs it; all are told, and go on.
  *
+ * Where the table only grows and the log is large enough, nothing of that changes: a
+ * back end that takes regions one by one works on, and nothing has to be scanned.
  */
 #include <assert.h>
 #include <errno.h>
@@ -67,13 +69,15 @@ static int board_log_global_start(void *opaque, struct err *err)
 
 /* ---- the memory table ---- */
 
-static void hold_one(struct vh_dev *dev, bool is_waiting)
+static void hold_one(struct vh_dev *dev, bool is_growing, bool is_waiting)
 {
 	struct err err = ERR_INIT;
 	int ret = 0;
 
 	lock_acquire(&dev->lock);
-	if (!is_waiting && vh_dev_is_live(dev) && dev->is_hasty) {
+	if (is_growing && dev->has_slots) {
+		; /* what it has stays as it is */
+	} else if (!is_waiting && vh_dev_is_live(dev) && dev->is_hasty) {
 		vh_dev_part(dev);
 	} else if (!is_waiting && vh_dev_is_live(dev)) {
 		dev->is_held = true;
@@ -117,14 +121,14 @@ static void release_one(struct vh_side *side, struct vh_dev *dev,
 }
 
 /* All are asked before any is waited for. */
-static void hold_all(struct vh_side *side)
+static void hold_all(struct vh_side *side, bool is_growing)
 {
 	struct vh_dev *dev;
 
 	list_for_each (dev, &side->devs, link)
-		hold_one(dev, false);
+		hold_one(dev, is_growing, false);
 	list_for_each (dev, &side->devs, link)
-		hold_one(dev, true);
+		hold_one(dev, is_growing, true);
 }
 
 static void release_all(struct vh_side *side)
@@ -160,9 +164,17 @@ static void grow_log(struct vh_side *side, const struct vh_mem_table *table)
 	}
 }
 
+static bool is_growth(const struct vh_side *side,
+		      const struct vh_mem_table *table)
+{
+	return vh_table_has_all(table, side->table) &&
+	       (!side->log || vh_log_covers(side->log, table));
+}
+
 static void side_commit(struct vh_side *side, const struct flat_view *view)
 {
 	struct vh_mem_table *table = vh_table_build(view), *old = side->table;
+	bool is_growing;
 
 	if (!table) /* as mem/ without memory for a view */
 		abort();
@@ -174,8 +186,9 @@ static void side_commit(struct vh_side *side, const struct flat_view *view)
 	vh_count(&side->counts.tables_built, 1);
 	trace(vh_table, "%s: number %lu, %u regions", vh_type_names[side->type],
 	      table->number, table->count);
-	hold_all(side);
-	if (side->is_logging)
+	is_growing = is_growth(side, table);
+	hold_all(side, is_growing);
+	if (side->is_logging && !is_growing)
 		vh_side_scan(side);
 	grow_log(side, table);
 	side->table = table;
@@ -275,6 +288,7 @@ void vh_dev_arrived(struct vh_dev *dev)
 	list_del(&dev->link);
 	list_add_tail(&side->devs, &dev->link);
 	dev->told_table = dev->told_log = 0;
+	dev->told_region_count = 0;
 	vh_dev_forget_told(dev);
 	dev->is_logging = false;
 	__atomic_store_n(&dev->is_away, false, __ATOMIC_RELEASE);
@@ -355,6 +369,8 @@ void vh_board_counts(struct vh_board *board, enum vh_type type,
 	*ret_counts = (struct vh_counts){
 		.tables_built = load(&counts->tables_built),
 		.tables_told = load(&counts->tables_told),
+		.regions_added = load(&counts->regions_added),
+		.regions_removed = load(&counts->regions_removed),
 		.logs_told = load(&counts->logs_told),
 		.scans = load(&counts->scans),
 		.ring_scans = load(&counts->ring_scans),

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
  * What the back end of one device is told, and in which order; called by dev.c and
- * board.c with the device's lock.  Nothing here waits but vh_dev_settle().
+ * board.c with the device's lock.  Of memory: dev_table.c.  Nothing here waits but
+ * vh_dev_settle().
  */
 #include <errno.h>
 #include <linux/vhost_types.h>
@@ -13,10 +14,6 @@
 #include "virtio/vdev.h"
 
 #define LOG_ALL (1ull << VHOST_F_LOG_ALL)
-
-#define call(dev, op, ...)                        \
-	(vh_count(&(dev)->side->counts.calls, 1), \
-	 (dev)->ops->op((dev), __VA_ARGS__))
 
 /* ---- where rings are ---- */
 
@@ -83,28 +80,6 @@ int vh_dev_place(struct vh_dev *dev, const struct vh_mem_table *table,
 
 /* ---- what the back end is told ---- */
 
-int vh_dev_tell_table(struct vh_dev *dev, const struct vh_mem_table *table,
-		      struct err *err)
-{
-	int ret;
-
-	if (dev->told_table == table->number)
-		return 0;
-	if (table->is_full || table->count > dev->regions_max)
-		return err_set(err, -E2BIG,
-			       "%s: %u%s pieces of RAM, its back end takes %u",
-			       dev->name, table->count,
-			       table->is_full ? " and more" : "",
-			       dev->regions_max);
-	dev->deadline_ns = clock_mono_ns() + VH_REPLY_NS;
-	ret = call(dev, set_mem_table, table, err);
-	if (ret)
-		return ret;
-	dev->told_table = table->number;
-	vh_count(&dev->side->counts.tables_told, 1);
-	return 0;
-}
-
 static int tell_log(struct vh_dev *dev, const struct vh_log *log,
 		    struct err *err)
 {
@@ -116,7 +91,7 @@ static int tell_log(struct vh_dev *dev, const struct vh_log *log,
 		return err_set(err, -ENOTSUP,
 			       "%s: its back end cannot log what it writes",
 			       dev->name);
-	ret = call(dev, set_log, log, err);
+	ret = vh_call(dev, set_log, log, err);
 	if (ret)
 		return ret;
 	dev->told_log = log->number;
@@ -134,7 +109,7 @@ static int tell_features(struct vh_dev *dev, bool is_logging, struct err *err)
 		return 0;
 	/* Some let go of rings that others do not have. */
 	vh_dev_forget_told(dev);
-	ret = call(dev, set_features, features, err);
+	ret = vh_call(dev, set_features, features, err);
 	if (ret)
 		return ret;
 	dev->is_logging = is_logging;
@@ -146,7 +121,7 @@ static int tell_prepare(struct vh_dev *dev, uint16_t size, struct err *err)
 {
 	if (!dev->ops->prepare || dev->told_size == size)
 		return 0;
-	return call(dev, prepare, size, err);
+	return vh_call(dev, prepare, size, err);
 }
 
 static int tell_size(struct vh_dev *dev, unsigned int index, uint16_t size,
@@ -154,7 +129,7 @@ static int tell_size(struct vh_dev *dev, unsigned int index, uint16_t size,
 {
 	return dev->rings[index].told.size == size
 		       ? 0
-		       : call(dev, set_vring_num, index, size, err);
+		       : vh_call(dev, set_vring_num, index, size, err);
 }
 
 static int tell_call(struct vh_dev *dev, unsigned int index, int fd,
@@ -164,7 +139,7 @@ static int tell_call(struct vh_dev *dev, unsigned int index, int fd,
 
 	return told->has_call && told->call_fd == fd
 		       ? 0
-		       : call(dev, set_vring_call, index, fd, err);
+		       : vh_call(dev, set_vring_call, index, fd, err);
 }
 
 static int tell_enable(struct vh_dev *dev, unsigned int index, struct err *err)
@@ -173,13 +148,13 @@ static int tell_enable(struct vh_dev *dev, unsigned int index, struct err *err)
 
 	return ring->told.has_enable && ring->told.is_enabled == ring->is_wanted
 		       ? 0
-		       : call(dev, set_vring_enable, index, ring->is_wanted,
-			      err);
+		       : vh_call(dev, set_vring_enable, index, ring->is_wanted,
+				 err);
 }
 
 int vh_dev_tell_fence(struct vh_dev *dev, struct err *err)
 {
-	return dev->ops->fence ? call(dev, fence, err) : 0;
+	return dev->ops->fence ? vh_call(dev, fence, err) : 0;
 }
 
 /* ---- ahead ---- */
@@ -259,16 +234,17 @@ static int tell_place(struct vh_dev *dev, unsigned int index, bool is_logged,
 	ring->addr.is_logged = is_logged;
 	ret = tell_size(dev, index, ring->size, err);
 	if (!ret)
-		ret = call(dev, set_vring_base, index, ring->next, err);
+		ret = vh_call(dev, set_vring_base, index, ring->next, err);
 	if (!ret)
-		ret = call(dev, set_vring_addr, index, &ring->addr, err);
+		ret = vh_call(dev, set_vring_addr, index, &ring->addr, err);
 	return ret ? ret : tell_call(dev, index, ring->call_fd, err);
 }
 
 static int kick_ring(struct vh_dev *dev, unsigned int index, struct err *err)
 {
 	struct vh_ring *ring = &dev->rings[index];
-	int ret = call(dev, set_vring_kick, index, ring->queue->kick_fd, err);
+	int ret =
+		vh_call(dev, set_vring_kick, index, ring->queue->kick_fd, err);
 
 	/* From here on it may work. */
 	ring->is_live = true;
@@ -353,7 +329,7 @@ int vh_dev_set_logging(struct vh_dev *dev, const struct vh_log *log,
 
 		ring->addr.is_logged = log != NULL;
 		if (ring->is_live)
-			ret = call(dev, set_vring_addr, i, &ring->addr, err);
+			ret = vh_call(dev, set_vring_addr, i, &ring->addr, err);
 	}
 	return ret ? ret : vh_dev_tell_fence(dev, err);
 }
@@ -370,7 +346,7 @@ int vh_dev_ask_stop(struct vh_dev *dev, struct err *err)
 			continue;
 		ring->base = VH_BASE_UNKNOWN;
 		ring->is_stopping = true;
-		ret = call(dev, get_vring_base, i, &ring->base, err);
+		ret = vh_call(dev, get_vring_base, i, &ring->base, err);
 	}
 	if (!ret && dev->ops->flush)
 		ret = dev->ops->flush(dev, err);
@@ -389,8 +365,8 @@ int vh_dev_set_count(struct vh_dev *dev, unsigned int count, struct err *err)
 
 		ring->is_wanted = i < count;
 		if (ring->is_live && ring->is_wanted != was_wanted)
-			ret = call(dev, set_vring_enable, i, ring->is_wanted,
-				   err);
+			ret = vh_call(dev, set_vring_enable, i, ring->is_wanted,
+				      err);
 	}
 	if (!ret)
 		ret = vh_dev_settle(dev, dev->deadline_ns, err);

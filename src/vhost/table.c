@@ -52,19 +52,39 @@ struct vh_mem_table *vh_table_build(const struct flat_view *view)
 	return table;
 }
 
+bool vh_region_is_same(const struct vh_region *a, const struct vh_region *b)
+{
+	return a->gpa == b->gpa && a->size == b->size && a->block == b->block &&
+	       a->offset == b->offset;
+}
+
 bool vh_table_is_same(const struct vh_mem_table *a,
 		      const struct vh_mem_table *b)
 {
 	if (a->count != b->count || a->is_full != b->is_full)
 		return false;
 	for (unsigned int i = 0; i < a->count; i++) {
-		const struct vh_region *x = &a->regions[i], *y = &b->regions[i];
-
-		if (x->gpa != y->gpa || x->size != y->size ||
-		    x->block != y->block || x->offset != y->offset)
+		if (!vh_region_is_same(&a->regions[i], &b->regions[i]))
 			return false;
 	}
 	return true;
+}
+
+/* Both ascend by gpa. */
+bool vh_table_has_all(const struct vh_mem_table *table,
+		      const struct vh_mem_table *old)
+{
+	unsigned int at = 0;
+
+	for (unsigned int i = 0; i < old->count; i++) {
+		while (at < table->count &&
+		       !vh_region_is_same(&table->regions[at],
+					  &old->regions[i]))
+			at++;
+		if (at == table->count)
+			return false;
+	}
+	return !old->is_full;
 }
 
 const struct vh_region *vh_table_find(const struct vh_mem_table *table,

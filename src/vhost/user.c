@@ -55,7 +55,8 @@ static void take_session(struct vh_user *user, struct session *session)
 	user->protocol = session->protocol;
 	session->conn.fd = session->request_fd = -1;
 	dev->backend_features = session->features;
-	dev->regions_max = UM_REGIONS_MAX;
+	dev->regions_max = session->regions_max;
+	dev->has_slots = user_has(user, UM_PROTOCOL_CONFIGURE_MEM_SLOTS);
 	dev->can_log = user_has(user, UM_PROTOCOL_LOG_SHMFD) &&
 		       dev->backend_features >> VHOST_F_LOG_ALL & 1;
 	dev->has_inflight = user_has(user, UM_PROTOCOL_INFLIGHT_SHMFD);

@@ -31,6 +31,9 @@ enum um_request {
 	UM_SET_CONFIG = 25,
 	UM_GET_INFLIGHT_FD = 31,
 	UM_SET_INFLIGHT_FD = 32,
+	UM_GET_MAX_MEM_SLOTS = 36,
+	UM_ADD_MEM_REG = 37,
+	UM_REM_MEM_REG = 38,
 };
 
 /* What a back end asks. */
@@ -49,6 +52,7 @@ enum um_protocol_feature {
 	UM_PROTOCOL_BACKEND_REQ = 5,
 	UM_PROTOCOL_CONFIG = 9,
 	UM_PROTOCOL_INFLIGHT_SHMFD = 12,
+	UM_PROTOCOL_CONFIGURE_MEM_SLOTS = 15,
 };
 
 #define UM_VERSION      1u
@@ -79,6 +83,7 @@ struct um_addr {
 };
 static_assert(sizeof(struct um_addr) == 40, "vring address");
 
+/* In a table; back ends may have more slots. */
 #define UM_REGIONS_MAX 8u
 
 struct um_region {
@@ -91,6 +96,13 @@ struct um_memory {
 	struct um_region regions[UM_REGIONS_MAX];
 };
 static_assert(sizeof(struct um_memory) == 8 + 8 * 32, "memory table");
+
+/* With UM_ADD_MEM_REG and _REM_MEM_REG. */
+struct um_single_region {
+	uint64_t padding;
+	struct um_region region;
+};
+static_assert(sizeof(struct um_single_region) == 40, "single memory region");
 
 struct um_log {
 	uint64_t size, offset;

@@ -76,6 +76,16 @@ static int user_set_features(struct vh_dev *dev, uint64_t features,
 	return say(dev, UM_SET_FEATURES, &features, sizeof(features), -1, err);
 }
 
+static struct um_region region_at(const struct vh_region *region)
+{
+	return (struct um_region){
+		.gpa = region->gpa,
+		.size = region->size,
+		.hva = region->hva,
+		.offset = region->offset,
+	};
+}
+
 static int user_set_mem_table(struct vh_dev *dev,
 			      const struct vh_mem_table *table, struct err *err)
 {
@@ -93,17 +103,28 @@ static int user_set_mem_table(struct vh_dev *dev,
 
 	assert(table->count <= UM_REGIONS_MAX);
 	for (unsigned int i = 0; i < table->count; i++) {
-		const struct vh_region *region = &table->regions[i];
-
-		memory.regions[i] = (struct um_region){
-			.gpa = region->gpa,
-			.size = region->size,
-			.hva = region->hva,
-			.offset = region->offset,
-		};
-		fds[i] = region->block->fd;
+		memory.regions[i] = region_at(&table->regions[i]);
+		fds[i] = table->regions[i].block->fd;
 	}
 	return conn_send(&user_of(dev)->conn, &message, dev->deadline_ns, err);
+}
+
+static int user_add_region(struct vh_dev *dev, const struct vh_region *region,
+			   struct err *err)
+{
+	const struct um_single_region single = { .region = region_at(region) };
+
+	return say(dev, UM_ADD_MEM_REG, &single, sizeof(single),
+		   region->block->fd, err);
+}
+
+/* Known by addresses and size: there is no fd with it. */
+static int user_remove_region(struct vh_dev *dev,
+			      const struct vh_region *region, struct err *err)
+{
+	const struct um_single_region single = { .region = region_at(region) };
+
+	return say(dev, UM_REM_MEM_REG, &single, sizeof(single), -1, err);
 }
 
 static int user_set_log(struct vh_dev *dev, const struct vh_log *log,
@@ -307,6 +328,8 @@ static void user_resume(struct vh_dev *dev)
 const struct vh_ops user_ops = {
 	.set_features = user_set_features,
 	.set_mem_table = user_set_mem_table,
+	.add_region = user_add_region,
+	.remove_region = user_remove_region,
 	.set_log = user_set_log,
 	.prepare = user_prepare,
 	.set_vring_num = user_set_vring_num,

@@ -12,7 +12,8 @@
 struct session {
 	struct conn conn;
 	uint64_t features, protocol;
-	int request_fd; /* owned; -1: the back end asks nothing */
+	unsigned int regions_max; /* of RAM */
+	int request_fd;           /* owned; -1: the back end asks nothing */
 };
 
 /* The back end's own requests, on their own socket. */

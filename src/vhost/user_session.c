@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * The beginning of a vhost-user connection: features, protocol features, number of
- * queues, the socket for the back end's own requests.  Called by user.c, with no
+ * The beginning of a vhost-user connection: features, protocol features, numbers of
+ * queues and of memory slots, the socket for the back end's own requests.  Called by user.c, with no
  * lock: a back end that does not answer holds up nobody but the thread that asks.
  */
 #include <errno.h>
@@ -22,7 +22,8 @@
 static uint64_t wanted(const struct vh_user *user)
 {
 	uint64_t features = BIT(UM_PROTOCOL_MQ) | BIT(UM_PROTOCOL_LOG_SHMFD) |
-			    BIT(UM_PROTOCOL_REPLY_ACK);
+			    BIT(UM_PROTOCOL_REPLY_ACK) |
+			    BIT(UM_PROTOCOL_CONFIGURE_MEM_SLOTS);
 
 	if (user->config.needs_config)
 		features |=
@@ -84,6 +85,27 @@ static int check_queues(struct session *session, const struct vh_user *user,
 			       "%s: its back end has %" PRIu64
 			       " queues, %u are wanted",
 			       user->name, queues, user->config.rings);
+	return 0;
+}
+
+/* How many regions it takes; more than there ever are is as good as those. */
+static int ask_slots(struct session *session, uint64_t deadline_ns,
+		     struct err *err)
+{
+	uint64_t slots = UM_REGIONS_MAX;
+	int ret = 0;
+
+	if (session->protocol & BIT(UM_PROTOCOL_CONFIGURE_MEM_SLOTS))
+		ret = ask_u64(session, UM_GET_MAX_MEM_SLOTS, &slots,
+			      deadline_ns, err);
+	if (ret)
+		return ret;
+	if (!slots)
+		return err_set(err, -ENOTSUP,
+			       "%s: its back end takes no memory at all",
+			       session->conn.name);
+	session->regions_max =
+		slots < VH_REGIONS_MAX ? (unsigned int)slots : VH_REGIONS_MAX;
 	return 0;
 }
 
@@ -149,6 +171,8 @@ int session_open(struct session *session, const struct vh_user *user,
 		ret = check_features(session, user, err);
 	if (!ret)
 		ret = check_queues(session, user, deadline_ns, err);
+	if (!ret)
+		ret = ask_slots(session, deadline_ns, err);
 	if (!ret)
 		ret = open_requests(session, deadline_ns, err);
 	return ret ? ret : conn_settle(&session->conn, deadline_ns, err);

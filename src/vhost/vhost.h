@@ -9,6 +9,7 @@
  *	log.c     dirty logs and their scan
  *	dev.c, dev_start.c   one device of rings: stop and start, with log on and off
  *	dev_tell.c   what its back end is told, and when
+ *	dev_table.c  likewise, of memory
  *	kernel.c  the ops over /dev/vhost-net
  *	user.c    the ops over a socket (conn.c, user_msg.h)
  *	user_blk.c, net.c   device types
@@ -16,7 +17,8 @@
  * What all devices of a type share is computed and set once:
  *
  * - The memory table is built when the topology changed; a device is told only
- *   of a table that differs from the one it has.
+ *   of a table that differs from the one it has, and where its back end has slots, only
+ *   of the difference.
  * - One dirty log a type.  In each round one elected device scans it over all
  *   memory sections, and each device its own used rings.  Election is stable: a
  *   device that joins never takes it over, one that leaves or dies hands it on to
@@ -87,6 +89,11 @@ struct vh_ops {
 			    struct err *err);
 	int (*set_mem_table)(struct vh_dev *dev,
 			     const struct vh_mem_table *table, struct err *err);
+	/* Of a back end that has slots, instead: a region more, one less. */
+	int (*add_region)(struct vh_dev *dev, const struct vh_region *region,
+			  struct err *err);
+	int (*remove_region)(struct vh_dev *dev, const struct vh_region *region,
+			     struct err *err);
 	int (*set_log)(struct vh_dev *dev, const struct vh_log *log,
 		       struct err *err);
 	/* Features and memory are set, rings follow, none of more than @size.
@@ -136,6 +143,8 @@ enum vh_type {
 /* Counted for tests and benches; any thread. */
 struct vh_counts {
 	uint64_t tables_built, tables_told; /* memory tables */
+	/* Of tables that were told slot by slot. */
+	uint64_t regions_added, regions_removed;
 	uint64_t logs_told;
 	uint64_t scans;      /* of all sections */
 	uint64_t ring_scans; /* of a device's used rings */

@@ -113,7 +113,8 @@ struct vh_dev {
 	pthread_cond_t changed; /* is_away */
 	/* protected by lock */
 	uint64_t backend_features;
-	unsigned int regions_max;
+	unsigned int regions_max; /* at most VH_REGIONS_MAX where has_slots */
+	bool has_slots;           /* it takes regions one by one */
 	bool can_log;
 	/* It may not finish what it took before it answers a stop, but does so
 	 * before it takes another connection. */
@@ -129,6 +130,9 @@ struct vh_dev {
 	uint64_t stop_asked_ns; /* since when a stop is wanted; 0: it is not */
 	uint64_t features;      /* what the driver chose */
 	uint64_t told_table, told_log;
+	/* What it has; where has_slots. */
+	struct vh_region told_regions[VH_REGIONS_MAX];
+	unsigned int told_region_count;
 	bool is_logging; /* as the back end was told */
 	/* It was told ahead, and nothing since; told_size: by prepare(). */
 	bool is_told_features;
@@ -152,8 +156,12 @@ static inline bool vh_dev_is_away(const struct vh_dev *dev)
 
 /* What @view shows of RAM that may be written; NULL without memory. */
 struct vh_mem_table *vh_table_build(const struct flat_view *view);
+bool vh_region_is_same(const struct vh_region *a, const struct vh_region *b);
 bool vh_table_is_same(const struct vh_mem_table *a,
 		      const struct vh_mem_table *b);
+/* @table has all of @old. */
+bool vh_table_has_all(const struct vh_mem_table *table,
+		      const struct vh_mem_table *old);
 /* The region that holds all of [gpa, gpa + size), or NULL. */
 const struct vh_region *vh_table_find(const struct vh_mem_table *table,
 				      uint64_t gpa, uint64_t size);
@@ -195,6 +203,11 @@ static inline void vh_count(uint64_t *counter, uint64_t by)
 {
 	__atomic_fetch_add(counter, by, __ATOMIC_RELAXED);
 }
+
+/* A request to its back end. */
+#define vh_call(dev, op, ...)                     \
+	(vh_count(&(dev)->side->counts.calls, 1), \
+	 (dev)->ops->op((dev), __VA_ARGS__))
 
 /* Ring memory and lock; the device's fields of the first group are set but for
  * side and rings.  It has no back end yet (is_away). */
@@ -250,6 +263,12 @@ int vh_dev_stop(struct vh_dev *dev, uint64_t deadline_ns, struct err *err);
  * dropped.  Kept until changed, also before a start. */
 int vh_dev_set_count(struct vh_dev *dev, unsigned int count, struct err *err);
 
+/* ---- dev_table.c; with the device's lock ---- */
+
+/* When it is not the one that was told.  -E2BIG; or what the back end said. */
+int vh_dev_tell_table(struct vh_dev *dev, const struct vh_mem_table *table,
+		      struct err *err);
+
 /* ---- dev.c; with the device's lock ---- */
 
 /* Let go of the back end, as @err says.  Its rings rest. */
@@ -275,9 +294,6 @@ int vh_dev_tell_ahead(struct vh_dev *dev, const struct vh_queues *queues,
 void vh_dev_forget_told(struct vh_dev *dev);
 /* All that was said is done once it is settled. */
 int vh_dev_tell_fence(struct vh_dev *dev, struct err *err);
-/* Only the table, when it is not the one that was told. */
-int vh_dev_tell_table(struct vh_dev *dev, const struct vh_mem_table *table,
-		      struct err *err);
 int vh_dev_settle(struct vh_dev *dev, uint64_t deadline_ns, struct err *err);
 bool vh_dev_is_live(const struct vh_dev *dev);
 int vh_dev_set_logging(struct vh_dev *dev, const struct vh_log *log,

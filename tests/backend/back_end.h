@@ -18,6 +18,7 @@
 
 #define BE_QUEUES_MAX 64u
 #define BE_SECTOR     512u
+#define BE_SLOTS_MAX  32u
 
 /* What is done instead of the right reply to a request; where none is due, only BE_GONE
  * is. */
@@ -60,6 +61,9 @@ struct be_options {
 	const char *image;
 	unsigned int queues;
 	bool has_inflight, has_log, has_config, has_reply_ack, has_requests;
+	/* It takes regions of RAM one by one, up to so many; else a table. */
+	bool has_slots;
+	unsigned int slots;
 	struct be_fault fault;
 	enum be_death death;
 	unsigned int die_at; /* from 1 */
@@ -77,6 +81,7 @@ struct be_options {
 /* What it was asked; atomic. */
 struct be_counts {
 	unsigned int connections, tables, logs, features, starts, stops;
+	unsigned int regions_added, regions_removed;
 	unsigned int reads, writes, flushes, resubmitted;
 	unsigned int messages;
 };
@@ -103,7 +108,7 @@ struct back_end {
 	pthread_t thread;
 
 	uint64_t features, protocol;
-	struct be_region regions[UM_REGIONS_MAX];
+	struct be_region regions[BE_SLOTS_MAX];
 	unsigned int region_count;
 	uint8_t *log;
 	uint64_t log_size;
@@ -141,6 +146,7 @@ struct be_message {
 		struct um_state state;
 		struct um_addr addr;
 		struct um_memory memory;
+		struct um_single_region single;
 		struct um_log log;
 		struct um_config config;
 		struct um_inflight inflight;

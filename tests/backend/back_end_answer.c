@@ -54,6 +54,11 @@ void be_log_write(struct back_end *be, uint64_t gpa, uint64_t size)
 	}
 }
 
+static void count(unsigned int *counter)
+{
+	__atomic_fetch_add(counter, 1, __ATOMIC_RELAXED);
+}
+
 static void unmap_all(struct back_end *be)
 {
 	for (unsigned int i = 0; i < be->region_count; i++)
@@ -61,26 +66,89 @@ static void unmap_all(struct back_end *be)
 	be->region_count = 0;
 }
 
+/* What is not to be: one that another one overlaps, in either address. */
+static bool overlaps(const struct back_end *be, const struct um_region *at)
+{
+	for (unsigned int i = 0; i < be->region_count; i++) {
+		const struct um_region *other = &be->regions[i].at;
+
+		if ((at->gpa < other->gpa + other->size &&
+		     other->gpa < at->gpa + at->size) ||
+		    (at->hva < other->hva + other->size &&
+		     other->hva < at->hva + at->size))
+			return true;
+	}
+	return false;
+}
+
+static bool map_region(struct back_end *be, const struct um_region *at, int fd)
+{
+	void *host = mmap(NULL, at->size, PROT_READ | PROT_WRITE, MAP_SHARED,
+			  fd, (off_t)at->offset);
+
+	if (host == MAP_FAILED)
+		return false;
+	be->regions[be->region_count++] =
+		(struct be_region){ .at = *at, .host = host };
+	return true;
+}
+
+static bool add_region(struct back_end *be, const struct be_message *message)
+{
+	const struct um_region *at = &message->u.single.region;
+
+	if (message->head.size != sizeof(message->u.single) ||
+	    message->fd_count != 1 || be->region_count >= be->options.slots ||
+	    be->region_count == BE_SLOTS_MAX || overlaps(be, at) ||
+	    !map_region(be, at, message->fds[0]))
+		return false;
+	count(&be->counts.regions_added);
+	return true;
+}
+
+static bool holds_ring(const struct be_region *region,
+		       const struct be_ring *ring)
+{
+	return ring->is_started && ring->addr.desc >= region->at.hva &&
+	       ring->addr.desc - region->at.hva < region->at.size;
+}
+
+/* A ring that works may not lose its memory. */
+static bool remove_region(struct back_end *be, const struct be_message *message)
+{
+	const struct um_region *at = &message->u.single.region;
+	unsigned int i = 0;
+
+	while (i < be->region_count && (be->regions[i].at.gpa != at->gpa ||
+					be->regions[i].at.hva != at->hva ||
+					be->regions[i].at.size != at->size))
+		i++;
+	if (message->head.size != sizeof(message->u.single) ||
+	    message->fd_count || i == be->region_count)
+		return false;
+	for (unsigned int r = 0; r < be->options.queues; r++) {
+		if (holds_ring(&be->regions[i], &be->rings[r]))
+			return false;
+	}
+	munmap(be->regions[i].host, be->regions[i].at.size);
+	be->regions[i] = be->regions[--be->region_count];
+	count(&be->counts.regions_removed);
+	return true;
+}
+
 static bool set_table(struct back_end *be, const struct be_message *message)
 {
 	const struct um_memory *memory = &message->u.memory;
 
 	unmap_all(be);
-	if (memory->count > UM_REGIONS_MAX ||
+	if (memory->count > UM_REGIONS_MAX || be->options.has_slots ||
 	    memory->count != message->fd_count)
 		return false;
 	for (unsigned int i = 0; i < memory->count; i++) {
-		const struct um_region *at = &memory->regions[i];
-		void *host =
-			mmap(NULL, at->size, PROT_READ | PROT_WRITE, MAP_SHARED,
-			     message->fds[i], (off_t)at->offset);
-
-		if (host == MAP_FAILED)
+		if (!map_region(be, &memory->regions[i], message->fds[i]))
 			return false;
-		be->regions[be->region_count++] =
-			(struct be_region){ .at = *at, .host = host };
 	}
-	__atomic_fetch_add(&be->counts.tables, 1, __ATOMIC_RELAXED);
+	count(&be->counts.tables);
 	return true;
 }
 
@@ -104,7 +172,7 @@ static bool set_log(struct back_end *be, const struct be_message *message)
 		return false;
 	be->log = log;
 	be->log_size = message->u.log.size;
-	__atomic_fetch_add(&be->counts.logs, 1, __ATOMIC_RELAXED);
+	count(&be->counts.logs);
 	return true;
 }
 
@@ -168,6 +236,7 @@ static uint64_t protocol(const struct back_end *be)
 	       (o->has_reply_ack ? BIT(UM_PROTOCOL_REPLY_ACK) : 0) |
 	       (o->has_requests ? BIT(UM_PROTOCOL_BACKEND_REQ) : 0) |
 	       (o->has_config ? BIT(UM_PROTOCOL_CONFIG) : 0) |
+	       (o->has_slots ? BIT(UM_PROTOCOL_CONFIGURE_MEM_SLOTS) : 0) |
 	       (o->has_inflight ? BIT(UM_PROTOCOL_INFLIGHT_SHMFD) : 0);
 }
 
@@ -221,7 +290,7 @@ static void start_ring(struct back_end *be, struct be_message *message)
 	if (!take_fd(message, &ring->kick_fd))
 		be->is_failed = true;
 	ring->is_started = true;
-	__atomic_fetch_add(&be->counts.starts, 1, __ATOMIC_RELAXED);
+	count(&be->counts.starts);
 	if (!be->is_failed)
 		be_ring_recover(be, index);
 }
@@ -233,7 +302,7 @@ static void stop_ring(struct back_end *be, struct be_message *message)
 	ring->is_started = false;
 	be_close_fd(&ring->kick_fd);
 	message->u.state.num = ring->last_avail;
-	__atomic_fetch_add(&be->counts.stops, 1, __ATOMIC_RELAXED);
+	count(&be->counts.stops);
 }
 
 bool be_reply_u64(struct be_message *message, uint64_t value)
@@ -295,6 +364,10 @@ static bool answer_device(struct back_end *be, struct be_message *message)
 	switch (message->head.request) {
 	case UM_SET_MEM_TABLE:
 		return set_table(be, message);
+	case UM_ADD_MEM_REG:
+		return add_region(be, message);
+	case UM_REM_MEM_REG:
+		return remove_region(be, message);
 	case UM_SET_LOG_BASE:
 		return set_log(be, message) && be_reply_u64(message, 0);
 	case UM_GET_CONFIG:
@@ -327,9 +400,11 @@ bool be_answer(struct back_end *be, struct be_message *message)
 		return be_reply_u64(message, protocol(be));
 	case UM_GET_QUEUE_NUM:
 		return be_reply_u64(message, be->options.queues);
+	case UM_GET_MAX_MEM_SLOTS:
+		return be_reply_u64(message, be->options.slots);
 	case UM_SET_FEATURES:
 		be->features = message->u.u64;
-		__atomic_fetch_add(&be->counts.features, 1, __ATOMIC_RELAXED);
+		count(&be->counts.features);
 		return true;
 	case UM_SET_PROTOCOL_FEATURES:
 		be->protocol = message->u.u64;

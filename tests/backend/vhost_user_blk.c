@@ -2,7 +2,7 @@
 /*
  * A vhost-user-blk back end for system tests (back_end.h):
  *
- *	vhost_user_blk SOCKET IMAGE [queues=N] [inflight=off] [log=off]
+ *	vhost_user_blk SOCKET IMAGE [queues=N] [slots=N] [inflight=off] [log=off]
  *		[die=taken|written|used,N] [fault=REQUEST,KIND[,SKIP[,MS]]]
  *
  * die: end with exit status 9 at the Nth write request.  fault: see enum
@@ -66,6 +66,11 @@ static bool take(struct be_options *options, const char *text)
 		options->queues = (unsigned int)strtoul(text + 7, NULL, 10);
 		return options->queues && options->queues <= BE_QUEUES_MAX;
 	}
+	if (!strncmp(text, "slots=", 6)) {
+		options->slots = (unsigned int)strtoul(text + 6, NULL, 10);
+		options->has_slots = true;
+		return options->slots <= BE_SLOTS_MAX;
+	}
 	if (!strncmp(text, "die=", 4))
 		return take_death(options, text + 4);
 	if (!strncmp(text, "fault=", 6))
@@ -115,9 +120,10 @@ int main(int argc, char **argv)
 	fflush(stdout);
 	be_serve(&be);
 	pthread_join(waiter, NULL);
-	printf("connections=%u tables=%u logs=%u reads=%u writes=%u "
-	       "flushes=%u resubmitted=%u\n",
-	       be.counts.connections, be.counts.tables, be.counts.logs,
+	printf("connections=%u tables=%u added=%u removed=%u stops=%u logs=%u "
+	       "reads=%u writes=%u flushes=%u resubmitted=%u\n",
+	       be.counts.connections, be.counts.tables, be.counts.regions_added,
+	       be.counts.regions_removed, be.counts.stops, be.counts.logs,
 	       be.counts.reads, be.counts.writes, be.counts.flushes,
 	       be.counts.resubmitted);
 	be_close(&be);

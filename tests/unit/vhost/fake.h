@@ -87,6 +87,22 @@ static inline int fake_table(struct vh_dev *dev,
 	return fake_note(dev, "table", err);
 }
 
+static inline int fake_add_region(struct vh_dev *dev,
+				  const struct vh_region *region,
+				  struct err *err)
+{
+	(void)region;
+	return fake_note(dev, "add", err);
+}
+
+static inline int fake_remove_region(struct vh_dev *dev,
+				     const struct vh_region *region,
+				     struct err *err)
+{
+	(void)region;
+	return fake_note(dev, "remove", err);
+}
+
 static inline int fake_log(struct vh_dev *dev, const struct vh_log *log,
 			   struct err *err)
 {
@@ -160,6 +176,8 @@ static inline void fake_fail(struct vh_dev *dev, int why,
 static const struct vh_ops fake_ops = {
 	.set_features = fake_features,
 	.set_mem_table = fake_table,
+	.add_region = fake_add_region,
+	.remove_region = fake_remove_region,
 	.set_log = fake_log,
 	.set_vring_num = fake_num,
 	.set_vring_base = fake_base,

@@ -229,6 +229,30 @@ static void test_ram_moves_under_the_daemon(void **state)
 	assert_false(bed_needs_reset(&f->bed));
 }
 
+/* It is let go for what goes, since it does not wait for its requests, and is told
+ * anew; of what comes it is told while it works. */
+static void test_ram_that_comes_leaves_the_daemon_at_work(void **state)
+{
+	struct fixture *f = *state;
+	struct vh_counts before, after;
+
+	for (unsigned int i = 0; i < 20; i++) {
+		mem_region_set_enabled(f->bed.high_region, false);
+		submit_writes(f, (uint8_t)i);
+		assert_true(bed_wait(&f->bed, 0, 20));
+		submit_writes(f, (uint8_t)i);
+		vh_board_counts(f->bed.vhost, VH_USER, &before);
+		mem_region_set_enabled(f->bed.high_region, true);
+		vh_board_counts(f->bed.vhost, VH_USER, &after);
+		assert_int_equal(after.calls - before.calls, 1);
+		assert_int_equal(after.regions_added - before.regions_added, 1);
+		assert_true(bed_wait(&f->bed, 0, 20));
+		assert_blocks(f, (uint8_t)i); /* into what came */
+	}
+	assert_int_equal(after.regions_removed, 0);
+	assert_false(bed_needs_reset(&f->bed));
+}
+
 int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
@@ -239,6 +263,7 @@ int main(void)
 		TEST(test_daemon_killed_at_work_asks_for_a_reset_or_had_done_it),
 		TEST(test_what_the_daemon_writes_is_in_the_log),
 		TEST(test_ram_moves_under_the_daemon),
+		TEST(test_ram_that_comes_leaves_the_daemon_at_work),
 	};
 
 	if (system("command -v " DAEMON " >/dev/null") != 0) {
