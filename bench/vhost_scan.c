@@ -6,8 +6,9 @@
  *	vhost_scan kernel|user each|once QUEUES DEVICES MEMORY-MIB RUNS
  *
  * "kernel" has a back end for each pair of queues, as vhost-net has; "user" has one
- * for each device.  A line for each run: microseconds a round; then one with what the
- * back ends of the last run were told: tables, logs, calls.
+ * for each device, with memory slots.  A line for each run: microseconds a round; then
+ * one with what the back ends of the last run were told: tables, logs, calls; and, when
+ * a piece of RAM came and went after that, regions added and removed (0 without slots).
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -45,6 +46,12 @@ static int take_table(struct vh_dev *dev, const struct vh_mem_table *table,
 {
 	(void)table;
 	return take_number(dev, 0, err);
+}
+
+static int take_region(struct vh_dev *dev, const struct vh_region *region,
+		       struct err *err)
+{
+	return take_number(dev, region->gpa, err);
 }
 
 static int take_log(struct vh_dev *dev, const struct vh_log *log,
@@ -102,6 +109,8 @@ static void fail(struct vh_dev *dev, int why, const struct err *reason)
 static const struct vh_ops ops = {
 	.set_features = take_number,
 	.set_mem_table = take_table,
+	.add_region = take_region,
+	.remove_region = take_region,
 	.set_log = take_log,
 	.set_vring_num = take_num,
 	.set_vring_base = take_base,
@@ -159,6 +168,7 @@ static void add_device(struct bed *bed, unsigned int index)
 	must(vh_dev_join(dev, bed->board, bed->type, bed->rings, &err), &err);
 	dev->can_log = true;
 	dev->regions_max = 8;
+	dev->has_slots = bed->type == VH_USER;
 	dev->backend_features = ~0ull;
 	lock_acquire(&dev->side->lock);
 	lock_acquire(&dev->lock);
@@ -191,11 +201,22 @@ static double round_us(struct bed *bed)
 	return (double)(clock_mono_ns() - start) / ROUNDS / NS_PER_US;
 }
 
+/* RAM of @bed shows once more, behind all, and goes again. */
+static void come_and_go(struct bed *bed)
+{
+	struct mem_region *more =
+		mem_region_new_ram(bed->mem, "more", bed->ram);
+
+	mem_region_add(bed->root, bed->ram->size, more, 0);
+	mem_region_del(more);
+	mem_region_put(more);
+}
+
 int main(int argc, char **argv)
 {
 	struct bed bed = { .count = 0 };
 	struct err err = ERR_INIT;
-	struct vh_counts counts;
+	struct vh_counts counts, later;
 	unsigned int queues, devices;
 
 	if (argc != 7) {
@@ -226,7 +247,11 @@ int main(int argc, char **argv)
 	for (int i = atoi(argv[6]); i > 0; i--)
 		printf("%.3f\n", round_us(&bed));
 	vh_board_counts(bed.board, bed.type, &counts);
-	printf("%lu %lu %lu\n", counts.tables_told, counts.logs_told,
-	       counts.calls);
+	mem_log_global_stop(bed.mem, 0);
+	come_and_go(&bed);
+	vh_board_counts(bed.board, bed.type, &later);
+	printf("%lu %lu %lu %lu %lu\n", counts.tables_told, counts.logs_told,
+	       counts.calls, later.regions_added - counts.regions_added,
+	       later.regions_removed - counts.regions_removed);
 	return 0;
 }

@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: Apache-2.0
+"""vhost-user disks at work while RAM behind a BAR moves, goes and comes back.
+
+A back end with slots is told only of what changed.  That of tests/backend ends the
+connection when it is told of a region twice, of one that it does not have, when a
+ring at work loses its memory, and when it has slots and is sent a table.
+"""
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness import guest
+from harness.back_end import BackEnd, BackEnds
+from harness.machine import Fleet, Machine
+from harness.move import start, wait
+from harness.scene import listening, slow
+
+OPTIONS = "span=4M,depth=16,tick=1ms,queues=all,churn=10ms,what=shmem"
+SLOW = 1 << 20
+CHANGES = 20
+KINDS = ["slots", "table", "daemon"]
+
+
+def back_end_of(back_ends: BackEnds, kind: str, name: str, image: Path) -> BackEnd:
+    if kind == "daemon":
+        return back_ends.daemon(name, image, queues=2)
+    return back_ends.recorded(name, image, "queues=2", *(["slots=3"] if kind == "slots" else []))
+
+
+def options_of(back_end: BackEnd) -> dict[str, Any]:
+    return {"guest": "blk", "guest_options": OPTIONS, "memory": "64M", "cpus": 2,
+            "extra": ["--disk", f"vhost-user={back_end.socket},queues=2",
+                      "--shmem", "size=1M", "--verify"]}
+
+
+@pytest.fixture
+def image(folder: Path) -> Path:
+    path = folder / "image"
+    path.write_bytes(b"")
+    os.truncate(path, 8 << 20)
+    return path
+
+
+def working(fleet: Fleet, back_end: BackEnd) -> Machine:
+    machine = fleet.start("source", **options_of(back_end))
+    machine.serial.wait_line(r"ready\b")
+    return machine
+
+
+def changes(machine: Machine) -> int:
+    counts = machine.report().members["churn"]
+    return sum(int(word.split(":")[1]) for word in counts.split("+"))
+
+
+def wait_changes(machine: Machine, count: int = CHANGES) -> None:
+    goal = changes(machine) + count
+    while changes(machine) < goal:
+        machine.serial.wait_ticks(5)
+
+
+def told(machine: Machine) -> dict[str, int]:
+    """What the back ends were, by a guest that does not change it meanwhile."""
+    machine.qmp.command("stop")
+    provider, = machine.qmp.command("query-stats", target="vm", providers=[{"provider": "vhost"}])
+    machine.qmp.command("cont")
+    return {stat["name"].removeprefix("user-"): stat["value"] for stat in provider["stats"]
+            if stat["name"].startswith("user-")}
+
+
+def assert_whole(machine: Machine) -> None:
+    last = guest.ask(machine.serial, timeout_s=60, request=b"q")
+    assert last["errors"] == 0, guest.complaints(machine.serial)
+    assert not guest.complaints(machine.serial)
+    assert not [line for _, line in machine.serial.lines if line.startswith("reset ")]
+    assert machine.wait_end() == 0
+
+
+def counted(back_end: BackEnd) -> dict[str, int]:
+    return {name: int(value) for name, value in re.findall(r"(\w+)=(\d+)", back_end.end())}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_disk_works_on_while_ram_moves_goes_and_comes_back(
+        kvm: None, back_ends: BackEnds, fleet: Fleet, image: Path, kind: str) -> None:
+    back_end = back_end_of(back_ends, kind, "blk", image)
+    machine = working(fleet, back_end)
+    wait_changes(machine, 3 * CHANGES)
+    seen = told(machine)
+    assert_whole(machine)
+    if kind == "table":
+        assert seen["regions-added"] == seen["regions-removed"] == 0
+        assert counted(back_end)["tables"] >= seen["tables-told"] > CHANGES
+    elif kind == "slots":
+        at_end = counted(back_end)
+        assert at_end["connections"] == 1 and at_end["tables"] == 0
+        # RAM is told once, and one region with each change.
+        assert seen["tables-told"] > CHANGES
+        assert seen["regions-added"] + seen["regions-removed"] <= 2 * seen["tables-told"]
+        assert at_end["added"] >= seen["regions-added"] > CHANGES
+        assert 0 <= at_end["added"] - at_end["removed"] <= 3
+        # Rings were stopped for what went, not for what came.
+        assert at_end["stops"] <= 2 * (at_end["removed"] + 2)
+    else:
+        # Let go for what goes, it is told all by slots when it is back.
+        assert seen["regions-added"] > CHANGES
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_guest_moves_while_ram_behind_a_bar_does(
+        kvm: None, back_ends: BackEnds, fleet: Fleet, image: Path, kind: str) -> None:
+    ends = [back_end_of(back_ends, kind, f"blk{number}", image) for number in range(2)]
+    source = working(fleet, ends[0])
+    destination, uri = listening(fleet, **options_of(ends[1]))
+    slow(source, SLOW)
+    start(source, uri)
+    wait(source, 30, "active")
+    wait_changes(source)
+    source.qmp.command("migrate-set-parameters", max_bandwidth=0, downtime_limit=300,
+                       max_cpu_throttle=99)
+    assert wait(source) == "completed", source.qmp.command("query-migrate")
+    wait_changes(destination)
+    assert_whole(destination)
+    if kind == "slots":
+        assert all(counted(end)["connections"] == 1 for end in ends)
+
+
+def test_region_that_has_no_slot_asks_for_a_reset_until_it_goes(
+        kvm: None, back_ends: BackEnds, fleet: Fleet, image: Path) -> None:
+    """The guest's RAM alone has one; each time that the BAR shows, the disk rests."""
+    back_end = back_ends.recorded("blk", image, "queues=2", "slots=1")
+    machine = working(fleet, back_end)
+    machine.serial.wait_line(r"reset .*asked=1")
+    assert machine.status == "running"
+    assert machine.process.poll() is None
