@@ -42,12 +42,26 @@ static bool is_told(const struct pci_function *function, uint32_t offset,
 	return told;
 }
 
+/* What of Device Status follows from the device. */
+static uint32_t pending_bits(struct pci_function *function, uint32_t offset,
+			     uint32_t size)
+{
+	uint32_t at = function->express_at + PCI_EXP_DEVSTA;
+
+	if (!function->express_at || !pci_touches(offset, size, at, 1) ||
+	    !function->ops || !function->ops->is_pending ||
+	    !function->ops->is_pending(function->opaque))
+		return 0;
+	return (uint32_t)PCI_EXP_DEVSTA_TRPND << 8 * (at - offset);
+}
+
 uint32_t pci_function_read(struct pci_function *function, uint32_t offset,
 			   uint32_t size)
 {
 	if (is_told(function, offset, size) && function->ops->config_read)
 		function->ops->config_read(function->opaque, offset, size);
-	return pci_config_get(function, offset, size);
+	return pci_config_get(function, offset, size) |
+	       pending_bits(function, offset, size);
 }
 
 uint32_t pci_config_get(struct pci_function *function, uint32_t offset,
@@ -138,7 +152,7 @@ void pci_function_write(struct pci_function *function, uint32_t offset,
 			uint32_t value, uint32_t size)
 {
 	struct mem *mem = function->bus->at.mem;
-	bool is_moving, is_msix;
+	bool is_command, is_moving, is_msix;
 
 	if (offset + size > PCI_WRITABLE_SIZE)
 		return;
@@ -146,9 +160,10 @@ void pci_function_write(struct pci_function *function, uint32_t offset,
 		reset(function);
 		return;
 	}
-	is_moving = pci_touches(offset, size, PCI_COMMAND, 2) ||
+	is_command = pci_touches(offset, size, PCI_COMMAND, 2);
+	is_moving = is_command ||
 		    pci_touches(offset, size, PCI_BASE_ADDRESS_0, 4 * PCI_BARS);
-	is_msix = pci_touches(offset, size, PCI_COMMAND, 2) ||
+	is_msix = is_command ||
 		  (function->msix &&
 		   pci_touches(offset, size, function->msix_at + PCI_MSIX_FLAGS,
 			       2));
@@ -163,6 +178,8 @@ void pci_function_write(struct pci_function *function, uint32_t offset,
 		apply_msix(function);
 	if (is_moving || is_msix)
 		mem_commit(mem);
+	if (is_command && function->ops && function->ops->command_written)
+		function->ops->command_written(function->opaque);
 	if (is_told(function, offset, size) && function->ops->config_written)
 		function->ops->config_written(function->opaque, offset, size);
 }

@@ -82,6 +82,12 @@ struct pci_function_ops {
 	 * change hands; see pci_config(). */
 	void (*config_read)(void *opaque, uint32_t offset, uint32_t size);
 	void (*config_written)(void *opaque, uint32_t offset, uint32_t size);
+	/* A guest wrote the command register, and what follows from it is done but
+	 * for the device's own requests: pci_may_master(). */
+	void (*command_written)(void *opaque);
+	/* A guest reads Device Status: whether the device has requests under way that
+	 * it could not begin now (Transactions Pending). */
+	bool (*is_pending)(void *opaque);
 	/* Function level reset: before MSI-X and registers are as after power-up
 	 * (what the guest may write is 0). */
 	void (*reset)(void *opaque);

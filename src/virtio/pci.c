@@ -151,9 +151,31 @@ static void reset(void *opaque)
 	lock_release(&vp->dev->lock);
 }
 
+static void command_written(void *opaque)
+{
+	struct vdev_pci *vp = opaque;
+
+	lock_acquire(&vp->dev->lock);
+	vdev_master_changed(vp->dev);
+	lock_release(&vp->dev->lock);
+}
+
+static bool is_pending(void *opaque)
+{
+	struct vdev_pci *vp = opaque;
+	bool is_pending;
+
+	lock_acquire(&vp->dev->lock);
+	is_pending = vdev_is_pending(vp->dev);
+	lock_release(&vp->dev->lock);
+	return is_pending;
+}
+
 static const struct pci_function_ops function_ops = {
 	.config_read = window_read,
 	.config_written = window_written,
+	.command_written = command_written,
+	.is_pending = is_pending,
 	.reset = reset,
 };
 
@@ -335,6 +357,11 @@ void vdev_pci_free(struct vdev_pci *vp)
 struct pci_function *vdev_pci_function(struct vdev_pci *vp)
 {
 	return vp->function;
+}
+
+bool vdev_pci_may_master(const struct vdev_pci *vp)
+{
+	return pci_may_master(vp->function);
 }
 
 /* ---- interrupts ---- */

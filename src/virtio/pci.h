@@ -15,6 +15,10 @@
  *
  * Interrupts are MSI-X only.  A driver without reads the status by polling.
  *
+ * The queues are memory accesses of the function: they rest while bus mastering is off
+ * in its command register (vdev_master_changed()).  A driver turns it on before DRIVER_OK
+ * or behind it; nothing is made up for one that never does.
+ *
  * Source: virtio 1.2, 4.1.
  */
 #ifndef GODWIT_VIRTIO_PCI_H
@@ -49,6 +53,9 @@ int vdev_pci_new(struct vdev *dev, struct pci_bus *bus,
 		 struct err *err);
 void vdev_pci_free(struct vdev_pci *vp); /* NULL is accepted */
 struct pci_function *vdev_pci_function(struct vdev_pci *vp);
+
+/* The driver lets the function access memory. */
+bool vdev_pci_may_master(const struct vdev_pci *vp);
 
 /* With dev->lock: the transport's registers as after power-up. */
 void vdev_pci_clear(struct vdev_pci *vp);

@@ -101,6 +101,7 @@ static void start_begin(struct vdev *dev)
 	lock_assert_held(&dev->lock);
 	if (dev->is_working || dev->is_resetting || !dev->is_running ||
 	    !(dev->status & VIRTIO_CONFIG_S_DRIVER_OK) ||
+	    !vdev_pci_may_master(dev->pci) ||
 	    __atomic_load_n(&dev->is_broken, __ATOMIC_ACQUIRE))
 		return;
 	trace(vdev_start, "%s", dev->name);

@@ -7,10 +7,12 @@
  * and saves them.  A type says what it is in a struct vdev_type, and its work is
  * between start and stop:
  *
- *	            DRIVER_OK, machine runs            start()
+ *	            DRIVER_OK, machine runs,           start()
+ *	            bus mastering is on
  *	  stopped -------------------------------> working
  *	          <-------------------------------
- *	            machine stops, device reset        stop_begin(), stop()
+ *	            machine stops, device reset,       stop_begin(), stop()
+ *	            bus mastering is off
  *
  * While it works, queues belong to the type's back end (its own thread, the
  * kernel, another process); while stopped, to nobody, and what is to be known of
@@ -233,6 +235,14 @@ uint8_t vdev_status(struct vdev *dev);
 /* FLR, or 0 written to status.  A back end that does not stop at once is asked again
  * whenever the driver reads the status, which is not 0 before that. */
 void vdev_reset(struct vdev *dev);
+
+/* Bus mastering was turned on or off, or neither.  Off, the queues rest: what was under
+ * way is completed, what comes is taken when it is on again, and so are interrupts
+ * (MSI-X).  Status and queues stay as they are, also across a migration. */
+void vdev_master_changed(struct vdev *dev);
+/* A back end has not stopped for that, or for a reset, in time, and works on.  It is
+ * asked again here. */
+bool vdev_is_pending(struct vdev *dev);
 
 /* Bits 32 * @half to 32 * @half + 31 of the driver's choice, while that is
  * possible; others have no effect. */

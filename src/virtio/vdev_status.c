@@ -122,6 +122,44 @@ void vdev_reset(struct vdev *dev)
 	      dev->is_resetting ? "waits for its back end" : "done");
 }
 
+/*
+ * What a function does as PCI has it (local bus 3.0, 6.2.2): off, it begins no access to
+ * memory, and loses nothing.  QEMU takes DRIVER_OK away, too, and leaves a driver that
+ * turns it on again without a device; only a reset may do that by virtio 1.2, 2.1.2.
+ */
+static void rest(struct vdev *dev, uint64_t patience_ns)
+{
+	struct err err = ERR_INIT;
+
+	if (!dev->is_working)
+		return;
+	if (dev->type->stop_begin)
+		dev->type->stop_begin(dev);
+	vdev_stop(dev, clock_mono_ns() + patience_ns, &err);
+	trace(vdev_rest, "%s: %s", dev->name,
+	      dev->is_working ? err_msg(&err) : "bus mastering is off");
+}
+
+void vdev_master_changed(struct vdev *dev)
+{
+	lock_assert_held(&dev->lock);
+	if (vdev_pci_may_master(dev->pci))
+		vdev_start(dev);
+	else if (!dev->is_resetting)
+		rest(dev, QUEUE_RESET_PATIENCE_NS);
+}
+
+bool vdev_is_pending(struct vdev *dev)
+{
+	lock_assert_held(&dev->lock);
+	if (dev->is_resetting)
+		vdev_reset(dev);
+	else if (!vdev_pci_may_master(dev->pci))
+		rest(dev, RESET_PATIENCE_NS);
+	return dev->is_working &&
+	       (dev->is_resetting || !vdev_pci_may_master(dev->pci));
+}
+
 uint8_t vdev_status(struct vdev *dev)
 {
 	lock_assert_held(&dev->lock);

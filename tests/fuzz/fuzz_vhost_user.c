@@ -146,6 +146,9 @@ static void say_right(struct liar *liar)
 	case UM_GET_QUEUE_NUM:
 		number = RINGS;
 		break;
+	case UM_GET_MAX_MEM_SLOTS:
+		number = 8;
+		break;
 	case UM_SET_LOG_BASE:
 		break;
 	default:

@@ -181,6 +181,7 @@ static inline bool driver_start(struct driver *driver, uint64_t features)
 	bool is_taken;
 
 	features |= 1ull << VIRTIO_F_VERSION_1;
+	board_config_set(&driver->board, 1, PCI_COMMAND, PCI_COMMAND_MASTER, 2);
 	lock_acquire(&dev->lock);
 	vdev_set_status(dev, VIRTIO_CONFIG_S_ACKNOWLEDGE);
 	vdev_set_status(dev, DRIVER_STATUS);
