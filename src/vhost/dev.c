@@ -203,6 +203,7 @@ void vh_dev_part(struct vh_dev *dev)
 	struct err err = ERR_INIT;
 
 	lock_assert_held(&dev->lock);
+	vh_dev_hush(dev);
 	err_set(&err, -ECONNRESET, "%s: let go, to finish its requests",
 		dev->name);
 	dev->is_parted = true;

@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <linux/vhost_types.h>
 #include <sys/eventfd.h>
+#include <unistd.h>
 
 #include "base/err.h"
 #include "mem/ram.h"
@@ -351,6 +352,29 @@ int vh_dev_ask_stop(struct vh_dev *dev, struct err *err)
 	if (!ret && dev->ops->flush)
 		ret = dev->ops->flush(dev, err);
 	return ret;
+}
+
+/*
+ * qemu-storage-daemon 7.2 dies of a kick that comes while it finishes its requests for
+ * the end of a connection, and the driver kicks on.  So its rings get a kick that nobody
+ * gives.
+ */
+void vh_dev_hush(struct vh_dev *dev)
+{
+	int fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	int ret = fd < 0 ? -errno : 0;
+
+	dev->deadline_ns = clock_mono_ns() + VH_REPLY_NS;
+	for (unsigned int i = 0; i < dev->ring_count && !ret; i++) {
+		if (dev->rings[i].is_live)
+			ret = vh_call(dev, set_vring_kick, i, fd, NULL);
+	}
+	if (!ret)
+		ret = vh_dev_tell_fence(dev, NULL);
+	if (!ret)
+		vh_dev_settle(dev, dev->deadline_ns, NULL);
+	if (fd >= 0)
+		close(fd);
 }
 
 int vh_dev_set_count(struct vh_dev *dev, unsigned int count, struct err *err)

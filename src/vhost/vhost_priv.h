@@ -292,6 +292,9 @@ int vh_dev_back(struct vh_dev *dev, const struct vh_mem_table *table,
 int vh_dev_tell_ahead(struct vh_dev *dev, const struct vh_queues *queues,
 		      struct err *err);
 void vh_dev_forget_told(struct vh_dev *dev);
+/* Live rings are kicked by nobody any more, and take nothing; when it returns, unless the
+ * back end does not answer. */
+void vh_dev_hush(struct vh_dev *dev);
 /* All that was said is done once it is settled. */
 int vh_dev_tell_fence(struct vh_dev *dev, struct err *err);
 int vh_dev_settle(struct vh_dev *dev, uint64_t deadline_ns, struct err *err);

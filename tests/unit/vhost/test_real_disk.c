@@ -2,6 +2,7 @@
 /* A vhost-user disk of qemu-storage-daemon, which keeps no record of requests. */
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <sys/prctl.h>
@@ -229,6 +230,50 @@ static void test_ram_moves_under_the_daemon(void **state)
 	assert_false(bed_needs_reset(&f->bed));
 }
 
+struct writer {
+	struct fixture *f;
+	bool is_done; /* atomic */
+	bool is_good;
+};
+
+/* Never idle: as some of its requests end, it kicks for others. */
+static void *write_on(void *opaque)
+{
+	struct writer *writer = opaque;
+	struct bed *bed = &writer->f->bed;
+	unsigned int left = 2000, under_way = 0;
+
+	writer->is_good = true;
+	while (writer->is_good && (left || under_way)) {
+		for (; left && under_way < 16; under_way++, left--) {
+			bed_submit(bed, 1, VIRTIO_BLK_T_OUT, 8 * (left % 100),
+				   BED_DATA, 4096);
+			bed_kick(bed, 1);
+		}
+		writer->is_good = bed_wait(bed, 1, 1);
+		under_way--;
+	}
+	__atomic_store_n(&writer->is_done, true, __ATOMIC_RELEASE);
+	return NULL;
+}
+
+/* As it finishes what it took, version 7.2 does not survive a kick for more. */
+static void test_ram_moves_while_the_driver_kicks(void **state)
+{
+	struct fixture *f = *state;
+	struct writer writer = { .f = f };
+	pthread_t thread;
+
+	assert_int_equal(pthread_create(&thread, NULL, write_on, &writer), 0);
+	for (unsigned int i = 0;
+	     !__atomic_load_n(&writer.is_done, __ATOMIC_ACQUIRE); i++)
+		mem_region_set_offset(f->bed.high_region,
+				      BED_HIGH + (i % 2 ? 0 : 0x2000000));
+	pthread_join(thread, NULL);
+	assert_true(writer.is_good);
+	assert_int_equal(waitpid(f->pid, NULL, WNOHANG), 0); /* it lives */
+}
+
 /* It is let go for what goes, since it does not wait for its requests, and is told
  * anew; of what comes it is told while it works. */
 static void test_ram_that_comes_leaves_the_daemon_at_work(void **state)
@@ -263,6 +308,7 @@ int main(void)
 		TEST(test_daemon_killed_at_work_asks_for_a_reset_or_had_done_it),
 		TEST(test_what_the_daemon_writes_is_in_the_log),
 		TEST(test_ram_moves_under_the_daemon),
+		TEST(test_ram_moves_while_the_driver_kicks),
 		TEST(test_ram_that_comes_leaves_the_daemon_at_work),
 	};
 
