@@ -9,6 +9,7 @@
 #include "guest/tsc.h"
 
 #define RING_MIN         8
+#define REST_LIMIT_US    2000000
 #define SHMEM_BAR        2
 #define SHMEM_STAMPS_MAX 1024
 #define DEVICE_FIRST     0x1000 /* virtio's device IDs */
@@ -160,6 +161,49 @@ static void program_vectors(struct io *io, struct vdev *dev)
 	}
 }
 
+/* Of all that a device writes to tell what it has done. */
+static uint64_t sum_rings(const struct vdev *dev)
+{
+	uint64_t sum = 0;
+
+	for (unsigned int n = 0; n < VDEV_QUEUES_MAX; n++) {
+		const struct vdev_queue *queue = &dev->queues[n];
+		const uint64_t *words = queue->memory;
+
+		if (!queue->owner)
+			continue;
+		for (size_t i = 0; i < virtq_bytes(&queue->vq.shape) / 8; i++)
+			sum = mix64(sum ^ read_once(words[i]));
+	}
+	return sum;
+}
+
+/* Requests are under way, and wait while the device may access no memory. */
+static void rest(struct io *io, struct vdev *dev)
+{
+	uint64_t period = tsc_of_us(io->tsc_khz, io->config->churn_us), sum;
+	uint64_t start = cpu_tsc();
+	bool is_pending;
+	struct line line;
+
+	pci_set_master(dev->function, false);
+	do {
+		is_pending = pci_is_pending(dev->function);
+	} while (is_pending &&
+		 cpu_tsc() - start < tsc_of_us(io->tsc_khz, REST_LIMIT_US));
+	sum = sum_rings(dev);
+	start = cpu_tsc();
+	period = next_random(&io->churn, period);
+	while (cpu_tsc() - start < period)
+		cpu_pause();
+	if ((is_pending || sum_rings(dev) != sum) &&
+	    io_error_begin(io_cpu_of(0), &line, "master", dev->index)) {
+		line_decimal(&line, " pending=", is_pending);
+		io_error_end(&line);
+	}
+	pci_set_master(dev->function, true);
+}
+
 /* A power of two, as split queues need it. */
 static unsigned int other_ring(struct io *io)
 {
@@ -254,6 +298,9 @@ void churn_do(struct io *io, uint64_t now)
 		break;
 	case CHURN_BREAK:
 		offend(c->dev);
+		break;
+	case CHURN_MASTER:
+		rest(io, c->dev);
 		break;
 	case CHURN_KINDS:
 		break;

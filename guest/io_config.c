@@ -15,13 +15,10 @@
 	}
 
 const char *const churn_names[CHURN_KINDS + 1] = {
-	[CHURN_BARS] = "bars",
-	[CHURN_RESET] = "reset",
-	[CHURN_MSIX] = "msix",
-	[CHURN_QUEUES] = "queues",
-	[CHURN_SHMEM] = "shmem",
-	[CHURN_BREAK] = "break",
-	NULL,
+	[CHURN_BARS] = "bars",     [CHURN_RESET] = "reset",
+	[CHURN_MSIX] = "msix",     [CHURN_QUEUES] = "queues",
+	[CHURN_SHMEM] = "shmem",   [CHURN_BREAK] = "break",
+	[CHURN_MASTER] = "master", NULL,
 };
 
 static const char *const msix_names[] = {

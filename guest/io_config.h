@@ -26,7 +26,9 @@ enum churn_kind {
 	CHURN_MSIX,
 	CHURN_QUEUES,
 	CHURN_SHMEM,
-	CHURN_BREAK, /* only when asked for */
+	/* only when asked for */
+	CHURN_BREAK,
+	CHURN_MASTER,
 	CHURN_KINDS,
 };
 

@@ -65,6 +65,18 @@ void pci_set_decoding(const struct pci_function *f, bool is_on)
 	set_command(f, PCI_COMMAND_MEMORY, is_on);
 }
 
+void pci_set_master(const struct pci_function *f, bool is_on)
+{
+	set_command(f, PCI_COMMAND_MASTER, is_on);
+}
+
+bool pci_is_pending(const struct pci_function *f)
+{
+	uint8_t at = pci_capability(f, PCI_CAP_ID_EXP, 0);
+
+	return at && pci_read16(f, at + PCI_EXP_DEVSTA) & PCI_EXP_DEVSTA_TRPND;
+}
+
 static unsigned int bar_offset(unsigned int i)
 {
 	return PCI_BASE_ADDRESS_0 + 4 * i;

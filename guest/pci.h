@@ -51,8 +51,12 @@ unsigned int pci_compare_ports(const struct pci *pci);
 /* Memory decoding and bus mastering, both on or both off. */
 void pci_enable(const struct pci_function *f, bool is_on);
 
-/* Memory decoding alone. */
+/* One of them alone. */
 void pci_set_decoding(const struct pci_function *f, bool is_on);
+void pci_set_master(const struct pci_function *f, bool is_on);
+
+/* Whether it has accesses to memory under way (Transactions Pending). */
+bool pci_is_pending(const struct pci_function *f);
 
 /* The capability @id after @from (0: the first), or 0. */
 uint8_t pci_capability(const struct pci_function *f, uint8_t id, uint8_t from);
