@@ -107,6 +107,32 @@ def test_linux_uses_all_virtio_devices(lab: Lab, guest: Resident) -> None:
         assert sum(count for key, count in counts.items() if key.startswith(name)) > 0
 
 
+def set_master(guest: Resident, index: int, is_on: bool) -> None:
+    """In the command register of a virtio device; its driver does not know."""
+    config = f"/sys/bus/virtio/devices/virtio{index}/../config"
+    value = r"\006" if is_on else r"\002"
+    guest.terminal.run(f"printf '{value}' | dd of=$(readlink -f {config}) bs=1 seek=4 conv=notrunc "
+                       "2> /dev/null")
+
+
+def test_linux_devices_rest_while_bus_mastering_is_off(lab: Lab, guest: Resident) -> None:
+    """Requests wait for as long, and frames: on a file, of a vhost-user back end, of vhost-net."""
+    terminal, ping = guest.terminal, ["ping", "-c", "1", "-w", "2", resident.ADDRESS]
+    for index, disk in enumerate(MOUNTS.values()):
+        set_master(guest, index, False)
+        terminal.run("rm -f /tmp/read; echo 3 > /proc/sys/vm/drop_caches; "
+                     f"{{ dd if={disk} of=/dev/null bs=64k count=16; touch /tmp/read; }} "
+                     "> /dev/null 2>&1 & true")
+        assert terminal.run("sleep 1; ls /tmp/read 2> /dev/null || true") == ""
+        set_master(guest, index, True)
+        terminal.run("until test -e /tmp/read; do usleep 10000; done")
+    assert lab.host().run(ping).code == 0
+    set_master(guest, len(MOUNTS), False)
+    assert lab.host().run(ping).code != 0
+    set_master(guest, len(MOUNTS), True)
+    assert lab.host().run(["ping", "-c", "3", "-w", "20", resident.ADDRESS]).code == 0
+
+
 def test_stream_and_file_systems_survive_moves_between_processes(lab: Lab, guest: Resident
                                                                  ) -> None:
     for folder, disk in MOUNTS.items():
