@@ -69,14 +69,23 @@ static int board_log_global_start(void *opaque, struct err *err)
 
 /* ---- the memory table ---- */
 
-static void hold_one(struct vh_dev *dev, bool is_growing, bool is_waiting)
+/* All that @dev has stays as it is in @growth, and there is room for more. */
+static bool may_work_on(const struct vh_dev *dev,
+			const struct vh_mem_table *growth)
+{
+	return growth && dev->has_slots && !growth->is_full &&
+	       growth->count <= dev->regions_max;
+}
+
+static void hold_one(struct vh_dev *dev, const struct vh_mem_table *growth,
+		     bool is_waiting)
 {
 	struct err err = ERR_INIT;
 	int ret = 0;
 
 	lock_acquire(&dev->lock);
-	if (is_growing && dev->has_slots) {
-		; /* what it has stays as it is */
+	if (may_work_on(dev, growth)) {
+		; /* it is told meanwhile */
 	} else if (!is_waiting && vh_dev_is_live(dev) && dev->is_hasty) {
 		vh_dev_part(dev);
 	} else if (!is_waiting && vh_dev_is_live(dev)) {
@@ -121,14 +130,14 @@ static void release_one(struct vh_side *side, struct vh_dev *dev,
 }
 
 /* All are asked before any is waited for. */
-static void hold_all(struct vh_side *side, bool is_growing)
+static void hold_all(struct vh_side *side, const struct vh_mem_table *growth)
 {
 	struct vh_dev *dev;
 
 	list_for_each (dev, &side->devs, link)
-		hold_one(dev, is_growing, false);
+		hold_one(dev, growth, false);
 	list_for_each (dev, &side->devs, link)
-		hold_one(dev, is_growing, true);
+		hold_one(dev, growth, true);
 }
 
 static void release_all(struct vh_side *side)
@@ -187,7 +196,7 @@ static void side_commit(struct vh_side *side, const struct flat_view *view)
 	trace(vh_table, "%s: number %lu, %u regions", vh_type_names[side->type],
 	      table->number, table->count);
 	is_growing = is_growth(side, table);
-	hold_all(side, is_growing);
+	hold_all(side, is_growing ? table : NULL);
 	if (side->is_logging && !is_growing)
 		vh_side_scan(side);
 	grow_log(side, table);

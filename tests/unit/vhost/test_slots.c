@@ -116,7 +116,7 @@ static void test_more_regions_than_slots_break_a_device_untold(void **state)
 	f->a.dev.regions_max = 1;
 	f->a.told[0] = '\0';
 	mem_region_set_enabled(f->world.high_region, true);
-	assert_string_equal(f->a.told, "fail ");
+	assert_string_equal(f->a.told, "stop stop stop stop fail ");
 	assert_int_equal(f->a.breaks, 1);
 	/* Another back end is told all, since it knows nothing. */
 	mem_region_set_enabled(f->world.high_region, false);
