@@ -18,12 +18,11 @@
 #include "mem/ram.h"
 #include "mem/space.h"
 #include "mig_priv.h"
-#include "migrate/phases.h"
+#include "migrate/pause.h"
 #include "migrate/ram_recv.h"
 #include "migrate/records.h"
 #include "migrate/state_recv.h"
 #include "migrate/stream.h"
-#include "migrate/timeline.h"
 #include "migrate/verify.h"
 #include "state/state.h"
 
@@ -340,19 +339,11 @@ static void put_report(struct destination *dst, uint32_t type)
 static void put_calls(struct destination *dst)
 {
 	struct machine_calls now;
-	struct fmt_calls calls;
 
 	machine_count_calls(dst->machine, &now);
 	machine_calls_since(&now, &dst->calls);
 	dst->calls = now;
-	calls = (struct fmt_calls){
-		.commits = le64_of(now.commits),
-		.route_commits = le64_of(now.route_commits),
-		.irqfd_calls = le64_of(now.irqfd_calls),
-		.vhost_calls = le64_of(now.vhost_calls),
-		.vhost_tables = le64_of(now.vhost_tables),
-	};
-	record_put(&dst->out, FMT_CALLS, &calls, sizeof(calls));
+	pause_put_calls(&dst->out, &now);
 }
 
 static uint64_t await_entry(struct destination *dst)
@@ -366,28 +357,14 @@ static uint64_t await_entry(struct destination *dst)
 	return machine_await_entry(dst->machine, start + ENTRY_WAIT_NS);
 }
 
-/* Likewise. */
+/* When its phases were. */
 static void put_times(struct destination *dst)
 {
-	struct timeline_there *times = &dst->times;
-	struct fmt_times body;
-
 	if (dst->channel->is_file)
 		return;
 	if (dst->is_running_wanted)
-		times->entered_ns = await_entry(dst);
-	body = (struct fmt_times){
-		.stopped_ns = le64_of(times->stopped_ns),
-		.load_ns = le64_of(times->load_ns),
-		.loaded_ns = le64_of(times->loaded_ns),
-		.end_ns = le64_of(times->end_ns),
-		.verified_ns = le64_of(times->verified_ns),
-		.ready_ns = le64_of(times->ready_ns),
-		.go_ns = le64_of(times->go_ns),
-		.entered_ns = le64_of(times->entered_ns),
-		.started_ns = le64_of(times->started_ns),
-	};
-	record_put(&dst->out, FMT_TIMES, &body, sizeof(body));
+		dst->times.entered_ns = await_entry(dst);
+	pause_put_times(&dst->out, &dst->times);
 }
 
 static int take_over(struct destination *dst, struct err *err);

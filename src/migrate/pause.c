@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-/* Accounts for the pause at its source. */
+/* Accounts for the pause at its source, and tells of it at its destination. */
 #include "migrate/pause.h"
 
 #include "mig_priv.h"
 #include "migrate/replies.h"
+#include "migrate/stream.h"
 
 void pause_begin(struct pause *pause, struct mig *mig)
 {
@@ -55,4 +56,34 @@ void pause_end(const struct pause *pause, struct mig *mig,
 			   &replies->times))
 		forget_delay(info);
 	lock_release(&mig->lock);
+}
+
+void pause_put_calls(struct bytes_writer *w, const struct machine_calls *calls)
+{
+	const struct fmt_calls body = {
+		.commits = le64_of(calls->commits),
+		.route_commits = le64_of(calls->route_commits),
+		.irqfd_calls = le64_of(calls->irqfd_calls),
+		.vhost_calls = le64_of(calls->vhost_calls),
+		.vhost_tables = le64_of(calls->vhost_tables),
+	};
+
+	record_put(w, FMT_CALLS, &body, sizeof(body));
+}
+
+void pause_put_times(struct bytes_writer *w, const struct timeline_there *times)
+{
+	const struct fmt_times body = {
+		.stopped_ns = le64_of(times->stopped_ns),
+		.load_ns = le64_of(times->load_ns),
+		.loaded_ns = le64_of(times->loaded_ns),
+		.end_ns = le64_of(times->end_ns),
+		.verified_ns = le64_of(times->verified_ns),
+		.ready_ns = le64_of(times->ready_ns),
+		.go_ns = le64_of(times->go_ns),
+		.entered_ns = le64_of(times->entered_ns),
+		.started_ns = le64_of(times->started_ns),
+	};
+
+	record_put(w, FMT_TIMES, &body, sizeof(body));
 }

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What a pause took, as its source accounts for it: phases, calls, and the line of
- * time that both sides share.  Owned by the migration's thread; what it finds goes
- * into mig->info under mig->lock.
+ * What a pause took: phases, calls, and the line of time that both sides share.  The
+ * source accounts for it, by what the destination tells of its part.  Owned by the
+ * migration's thread; what it finds goes into mig->info under mig->lock.
  */
 #ifndef GODWIT_MIGRATE_PAUSE_H
 #define GODWIT_MIGRATE_PAUSE_H
@@ -13,6 +13,7 @@
 #include "migrate/phases.h"
 #include "migrate/timeline.h"
 
+struct bytes_writer;
 struct fmt_report;
 struct mig;
 struct replies;
@@ -32,5 +33,10 @@ void pause_take_report(struct mig *mig, const struct fmt_report *report);
  * stays is started. */
 void pause_end(const struct pause *pause, struct mig *mig,
 	       const struct replies *replies);
+
+/* The destination's part, in records. */
+void pause_put_calls(struct bytes_writer *w, const struct machine_calls *calls);
+void pause_put_times(struct bytes_writer *w,
+		     const struct timeline_there *times);
 
 #endif
