@@ -52,7 +52,7 @@ TYPES = {1: "MACHINE", 2: "SCHEMA", 3: "SETUP_STATE", 4: "SETUP_END", 5: "RAM", 
          7: "ROUND", 8: "STOPPED", 9: "STATE", 10: "VERIFY", 11: "END", 12: "GO", 13: "CANCEL",
          14: "SWITCH", OPTIONAL | 0xf: "EARLY_STATE", OPTIONAL | 0x10: "SETUP_AGAIN",
          0x101: "BUILT", 0x102: "READY", 0x103: "RUNNING", 0x104: "FAILED", 0x105: "ROUND_DONE",
-         OPTIONAL | 0x106: "COSTS", OPTIONAL | 0x107: "CALLS"}
+         OPTIONAL | 0x106: "COSTS", OPTIONAL | 0x107: "CALLS", OPTIONAL | 0x108: "TIMES"}
 
 # For each record: the steps in which it may come, and the one it leads to (None: no change).
 Order = dict[str, tuple[tuple[str, ...], str | None]]
@@ -84,8 +84,9 @@ REPLIES: Order = {
     "ROUND_DONE": (("rounds",), None),
     "READY": (("rounds",), "ready"),
     "CALLS": (("ready",), "calls"),
-    "RUNNING": (("ready", "calls"), "running"),
-    "FAILED": (("start", "costs", "rounds", "ready", "calls"), "failed"),
+    "TIMES": (("ready", "calls"), "times"),
+    "RUNNING": (("ready", "calls", "times"), "running"),
+    "FAILED": (("start", "costs", "rounds", "ready", "calls", "times"), "failed"),
 }
 
 
@@ -164,6 +165,7 @@ class Stream:
     reason: str | None = None  # what CANCEL or FAILED gave
     costs: tuple[int, ...] = ()  # of COSTS: ns, bytes
     calls: tuple[int, ...] = ()  # of CALLS, as RepliesReader.CALLS names them
+    times: tuple[int, ...] = ()  # of TIMES, likewise
     reports: dict[str, tuple[int, ...]] = field(default_factory=dict)  # of READY and RUNNING
 
     def counts(self) -> dict[str, int]:
@@ -560,6 +562,9 @@ class RepliesReader(Reader):
               "verified pages", "verify hash")
     CALLS = ("topology commits", "route commits", "irqfd calls", "vhost calls", "vhost tables")
 
+    TIMES = ("STOPPED came", "load began", "load ended", "END came", "VERIFY came",
+             "READY was sent", "GO came", "guest was entered", "devices were started")
+
     def header(self) -> int:
         return 0
 
@@ -576,6 +581,9 @@ class RepliesReader(Reader):
 
     def read_calls(self, body: Body) -> None:
         self.stream.calls = tuple(body.u64(what) for what in self.CALLS)
+
+    def read_times(self, body: Body) -> None:
+        self.stream.times = tuple(body.u64(what) for what in self.TIMES)
 
     def read_built(self, body: Body) -> None:
         body.u64("build time")

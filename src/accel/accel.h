@@ -193,6 +193,9 @@ struct accel_ops {
 	void (*vcpu_free)(struct accel_vcpu *vcpu);
 	int (*vcpu_boot)(struct accel_vcpu *vcpu,
 			 const struct accel_boot_regs *regs, struct err *err);
+	/* Optional: what a first run makes is there before it; on the vCPU's thread,
+	 * kicked, before the first load. */
+	void (*vcpu_warm_up)(struct accel_vcpu *vcpu);
 	enum accel_exit (*vcpu_run)(struct accel_vcpu *vcpu, struct err *err);
 	void (*vcpu_kick)(struct accel_vcpu *vcpu);
 	/* Called by the vCPU's thread before it may run after a kick; a later

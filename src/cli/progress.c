@@ -13,7 +13,8 @@
 #include "cli/amount.h"
 #include "cli/answer.h"
 
-#define BAR_WIDTH 40
+#define BAR_WIDTH  40
+#define LINE_WIDTH 60
 
 void progress_init(struct progress *progress)
 {
@@ -96,6 +97,55 @@ static void print_phase(const json_t *phase, double longest_us)
 	       "########################################");
 }
 
+/* Where on the line it is; '-' where the guest waited for something else. */
+static void print_part(const json_t *part, double gap_us)
+{
+	double begin_us = answer_number(part, "begin-us");
+	double us = answer_number(part, "end-us") - begin_us;
+	char bar[LINE_WIDTH + 1];
+	int from, to;
+
+	if (!(us > 0) || !(begin_us >= 0) || !(begin_us + us <= gap_us))
+		return;
+	from = (int)(begin_us / gap_us * LINE_WIDTH);
+	to = (int)((begin_us + us) / gap_us * LINE_WIDTH + 0.5);
+	for (int i = 0; i < LINE_WIDTH; i++)
+		bar[i] = i != from && (i < from || i >= to)              ? ' '
+			 : json_is_true(json_object_get(part, "beside")) ? '-'
+									 : '#';
+	bar[LINE_WIDTH] = '\0';
+	printf("  %-11s  %-14s %10.1f us  |%s|\n", answer_text(part, "side"),
+	       answer_text(part, "name"), us, bar);
+}
+
+static void print_line(const json_t *line)
+{
+	double gap_us = answer_number(line, "gap-us");
+	const json_t *part;
+	char us[AMOUNT_MAX];
+	size_t i;
+
+	printf("%s without the guest, from here to there (clocks compared within "
+	       "%.1f us):\n",
+	       amount_us(gap_us, us), answer_number(line, "clock-error-us"));
+	json_array_foreach(json_object_get(line, "parts"), i, part)
+		print_part(part, gap_us);
+}
+
+static void print_phases(const json_t *phases)
+{
+	const json_t *phase;
+	double longest = 0;
+	size_t i;
+
+	json_array_foreach(phases, i, phase)
+	{
+		if (answer_number(phase, "us") > longest)
+			longest = answer_number(phase, "us");
+	}
+	json_array_foreach(phases, i, phase) print_phase(phase, longest);
+}
+
 /* Of a machine without devices there are none. */
 static void print_calls(const json_t *pause, const char *side)
 {
@@ -132,23 +182,19 @@ static void print_calls(const json_t *pause, const char *side)
 static void print_pause(const json_t *info)
 {
 	const json_t *pause = json_object_get(info, "pause");
-	const json_t *phases = json_object_get(pause, "phases");
+	const json_t *line = json_object_get(pause, "timeline");
 	json_int_t commits = answer_int(pause, "switch-commits");
-	const json_t *phase;
-	double longest = 0;
 	char us[AMOUNT_MAX], expected[AMOUNT_MAX];
-	size_t i;
 
 	printf("pause %s (%s expected), %lld topology commit%s in it\n",
 	       amount_us((double)answer_int(pause, "downtime-us"), us),
 	       amount_us((double)answer_int(pause, "expected-us"), expected),
 	       (long long)commits, commits == 1 ? "" : "s");
-	json_array_foreach(phases, i, phase)
-	{
-		if (answer_number(phase, "us") > longest)
-			longest = answer_number(phase, "us");
-	}
-	json_array_foreach(phases, i, phase) print_phase(phase, longest);
+	/* A destination that is older tells no times, a paused guest has none. */
+	if (line)
+		print_line(line);
+	else
+		print_phases(json_object_get(pause, "phases"));
 	print_calls(pause, "source");
 	print_calls(pause, "destination");
 }

@@ -19,6 +19,11 @@ static json_t *integer(uint64_t value)
 	return json_integer((json_int_t)value);
 }
 
+static double us(uint64_t ns)
+{
+	return (double)ns / (double)NS_PER_US;
+}
+
 static json_t *ram_new(const struct mig_info *info)
 {
 	json_t *ram = json_object();
@@ -67,11 +72,31 @@ static json_t *phases_new(const struct mig_info *info)
 						i < MIG_PHASE_DST_RECEIVE
 							? "source"
 							: "destination",
-						"us",
-						(double)info->phase_ns[i] /
-							(double)NS_PER_US));
+						"us", us(info->phase_ns[i])));
 	}
 	return phases;
+}
+
+static json_t *timeline_new(const struct timeline *line)
+{
+	json_t *parts = json_array();
+
+	for (unsigned int i = 0; i < line->count; i++) {
+		const struct timeline_part *part = &line->parts[i];
+
+		json_array_append_new(parts,
+				      json_pack("{s:s, s:s, s:f, s:f, s:b}",
+						"name", part->name, "side",
+						timeline_side_name(part->side),
+						"begin-us", us(part->begin_ns),
+						"end-us", us(part->end_ns),
+						"beside", part->is_beside));
+	}
+	return json_pack("{s:o, s:f, s:f, s:f, s:o}", "begin-ns",
+			 integer(line->begin_ns), "gap-us", us(line->gap_ns),
+			 "clock-offset-us",
+			 (double)line->offset_ns / (double)NS_PER_US,
+			 "clock-error-us", us(line->error_ns), "parts", parts);
 }
 
 static json_t *calls_new(const struct machine_calls *calls)
@@ -131,6 +156,9 @@ static void add_pause(json_t *root, const struct mig_info *info)
 		json_object_set_new(pause, "switch-commits",
 				    integer(info->switch_commits));
 		add_calls(pause, info);
+		if (info->timeline.count)
+			json_object_set_new(pause, "timeline",
+					    timeline_new(&info->timeline));
 	}
 	json_object_set_new(root, "pause", pause);
 }

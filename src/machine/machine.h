@@ -154,6 +154,8 @@ int machine_activate(struct machine *machine, bool one_commit, struct err *err);
  * was ended meanwhile. */
 int machine_take_over(struct machine *machine, bool is_running,
 		      struct err *err);
+/* vcpu_set_await_entry(), after that. */
+uint64_t machine_await_entry(struct machine *machine, uint64_t deadline_ns);
 
 /* accel_ops.vcpu_writes. */
 int machine_vcpu_writes(struct machine *machine, unsigned int vcpu,

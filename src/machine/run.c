@@ -341,3 +341,8 @@ int machine_take_over(struct machine *machine, bool is_running, struct err *err)
 	lock_release(&machine->lock);
 	return ret;
 }
+
+uint64_t machine_await_entry(struct machine *machine, uint64_t deadline_ns)
+{
+	return vcpu_set_await_entry(machine->vcpus, deadline_ns);
+}

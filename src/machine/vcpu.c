@@ -64,6 +64,8 @@ struct vcpu_set {
 	unsigned int parked;
 	vcpu_work_fn *work;
 	unsigned int work_seq, work_left;
+
+	uint64_t entered_ns; /* atomic: the first one did, after a resume */
 };
 
 static void on_kick(int signal)
@@ -93,6 +95,17 @@ static void set_urgent(struct vcpu *vcpu, bool is_urgent)
 	vcpu->is_urgent = is_urgent;
 }
 
+/* The first one wins; nothing that it would be ordered with hangs on it. */
+static void note_entry(struct vcpu_set *set)
+{
+	uint64_t none = 0;
+
+	if (!__atomic_load_n(&set->entered_ns, __ATOMIC_RELAXED))
+		__atomic_compare_exchange_n(&set->entered_ns, &none,
+					    clock_mono_ns(), false,
+					    __ATOMIC_RELAXED, __ATOMIC_RELAXED);
+}
+
 static void run_guest(struct vcpu *vcpu)
 {
 	struct vcpu_set *set = vcpu->set;
@@ -113,6 +126,7 @@ static void run_guest(struct vcpu *vcpu)
 	if (was_urgent)
 		thread_set_urgent(vcpu->thread, false);
 
+	note_entry(set);
 	exit = vcpu->accel_vcpu->ops->vcpu_run(vcpu->accel_vcpu, &err);
 	if (exit != ACCEL_EXIT_KICKED)
 		set->on_exit(set->opaque, vcpu->accel_vcpu->index, exit, &err);
@@ -178,6 +192,8 @@ static void *vcpu_thread(void *opaque)
 	 * switch.  A failure shows again at the run that counts. */
 	vcpu->accel_vcpu->ops->vcpu_kick(vcpu->accel_vcpu);
 	vcpu->accel_vcpu->ops->vcpu_run(vcpu->accel_vcpu, &err);
+	if (vcpu->accel_vcpu->ops->vcpu_warm_up)
+		vcpu->accel_vcpu->ops->vcpu_warm_up(vcpu->accel_vcpu);
 	lock_acquire(&set->lock);
 	vcpu->thread_id = (int)syscall(SYS_gettid);
 	while (!set->is_ending) {
@@ -304,10 +320,21 @@ void vcpu_set_resume(struct vcpu_set *set)
 {
 	lock_acquire(&set->lock);
 	set->want_run = !set->is_halted;
+	__atomic_store_n(&set->entered_ns, 0, __ATOMIC_RELAXED);
 	for (unsigned int i = 0; i < set->count; i++)
 		pthread_cond_signal(&set->vcpus[i].wake);
 	lock_release(&set->lock);
 	trace(vcpus_resume, "%u vCPUs", set->count);
+}
+
+uint64_t vcpu_set_await_entry(struct vcpu_set *set, uint64_t deadline_ns)
+{
+	uint64_t ns;
+
+	while (!(ns = __atomic_load_n(&set->entered_ns, __ATOMIC_RELAXED)) &&
+	       clock_mono_ns() < deadline_ns)
+		__builtin_ia32_pause();
+	return ns;
 }
 
 /* With the lock. */

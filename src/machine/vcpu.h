@@ -53,6 +53,10 @@ void vcpu_set_urgent(struct vcpu_set *set, bool is_urgent);
 
 /* Let all run; returns at once. */
 void vcpu_set_resume(struct vcpu_set *set);
+/* When (clock_mono_ns()) the first one entered its guest after that; 0: none has by
+ * @deadline_ns, which should be near: the wait is a spin, so that no vCPU on its
+ * way has anybody to wake. */
+uint64_t vcpu_set_await_entry(struct vcpu_set *set, uint64_t deadline_ns);
 /* Signal all, then wait until all are parked. */
 void vcpu_set_pause(struct vcpu_set *set);
 

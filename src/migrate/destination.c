@@ -12,11 +12,13 @@
 
 #include "base/clock.h"
 #include "base/err.h"
+#include "base/thread.h"
 #include "base/trace.h"
 #include "machine/machine.h"
 #include "mem/ram.h"
 #include "mem/space.h"
 #include "mig_priv.h"
+#include "migrate/pause.h"
 #include "migrate/ram_recv.h"
 #include "migrate/records.h"
 #include "migrate/state_recv.h"
@@ -31,6 +33,12 @@
  * so all the time has no more of this host's CPUs than others. */
 #define HURRIES_MAX  64
 #define HURRY_MAX_NS (1 * NS_PER_SEC)
+
+/* RUNNING tells when the first vCPU entered the guest, which it does within some
+ * tens of us of being let go; later where all CPUs are busy, and then this thread
+ * is to be in nobody's way. */
+#define ENTRY_SOON_NS (100 * NS_PER_US)
+#define ENTRY_WAIT_NS (2 * NS_PER_MS)
 
 struct destination {
 	struct mig *mig;
@@ -52,6 +60,7 @@ struct destination {
 	bool is_loaded;
 
 	struct phase_clock phases;
+	struct timeline_there times;
 	uint64_t start_ns;
 	struct machine_calls calls; /* before the pause, then in it */
 	uint64_t hash, hash_pages;
@@ -274,6 +283,7 @@ static int on_stopped(struct destination *dst, struct err *err)
 	dst->is_stopped = true;
 	dst->channel->spin_ns = MIG_SPIN_NS;
 	phase_start(&dst->phases);
+	dst->times.stopped_ns = dst->phases.last_ns;
 	machine_count_calls(dst->machine, &dst->calls);
 	return mig_set_state(dst->mig, MIG_STOPPED, err);
 }
@@ -284,12 +294,14 @@ static int load_all(struct destination *dst, struct err *err)
 	int ret;
 
 	dst->is_loaded = true;
+	dst->times.load_ns = dst->phases.last_ns;
 	ret = state_recv_load(&dst->states, err);
 	if (ret && dst->states.blamed_number) {
 		dst->record.type = dst->states.blamed_type;
 		dst->record.number = dst->states.blamed_number;
 	}
 	phase_end(&dst->phases, MIG_PHASE_DST_LOAD);
+	dst->times.loaded_ns = dst->phases.last_ns;
 	return ret;
 }
 
@@ -327,19 +339,32 @@ static void put_report(struct destination *dst, uint32_t type)
 static void put_calls(struct destination *dst)
 {
 	struct machine_calls now;
-	struct fmt_calls calls;
 
 	machine_count_calls(dst->machine, &now);
 	machine_calls_since(&now, &dst->calls);
 	dst->calls = now;
-	calls = (struct fmt_calls){
-		.commits = le64_of(now.commits),
-		.route_commits = le64_of(now.route_commits),
-		.irqfd_calls = le64_of(now.irqfd_calls),
-		.vhost_calls = le64_of(now.vhost_calls),
-		.vhost_tables = le64_of(now.vhost_tables),
-	};
-	record_put(&dst->out, FMT_CALLS, &calls, sizeof(calls));
+	pause_put_calls(&dst->out, &now);
+}
+
+static uint64_t await_entry(struct destination *dst)
+{
+	uint64_t start = clock_mono_ns();
+	uint64_t ns = machine_await_entry(dst->machine, start + ENTRY_SOON_NS);
+
+	if (ns)
+		return ns;
+	thread_set_urgent(pthread_self(), false);
+	return machine_await_entry(dst->machine, start + ENTRY_WAIT_NS);
+}
+
+/* When its phases were. */
+static void put_times(struct destination *dst)
+{
+	if (dst->channel->is_file)
+		return;
+	if (dst->is_running_wanted)
+		dst->times.entered_ns = await_entry(dst);
+	pause_put_times(&dst->out, &dst->times);
 }
 
 static int take_over(struct destination *dst, struct err *err);
@@ -358,6 +383,7 @@ static int load_and_answer(struct destination *dst, struct err *err)
 	if (!ret)
 		ret = machine_claim(dst->machine, err);
 	phase_end(&dst->phases, MIG_PHASE_DST_ACTIVATE);
+	dst->times.ready_ns = dst->phases.last_ns;
 	if (ret)
 		return ret;
 	put_report(dst, FMT_READY);
@@ -374,6 +400,7 @@ static int on_end(struct destination *dst, struct err *err)
 	int ret = state_recv_end(&dst->states, err);
 
 	phase_end(&dst->phases, MIG_PHASE_DST_RECEIVE);
+	dst->times.end_ns = dst->times.verified_ns = dst->phases.last_ns;
 	if (ret)
 		return ret;
 	if (!dst->records.has_verify)
@@ -399,6 +426,7 @@ static int on_verify(struct destination *dst, struct err *err)
 	dst->mig->info.verify_hash = dst->hash;
 	lock_release(&dst->mig->lock);
 	phase_end(&dst->phases, MIG_PHASE_DST_VERIFY);
+	dst->times.verified_ns = dst->phases.last_ns;
 	return load_and_answer(dst, err);
 }
 
@@ -410,12 +438,15 @@ static int take_over(struct destination *dst, struct err *err)
 	if (ret)
 		return ret;
 	phase_start(&dst->phases);
+	dst->times.go_ns = dst->phases.last_ns;
 	ret = machine_take_over(dst->machine, dst->is_running_wanted, err);
 	if (ret)
 		return ret;
 	phase_end(&dst->phases, MIG_PHASE_DST_START);
+	dst->times.started_ns = dst->phases.last_ns;
 	mig_set_state(dst->mig, MIG_STARTED, NULL);
 	put_calls(dst);
+	put_times(dst);
 	/* Whether the source hears of it does not matter to the guest. */
 	put_report(dst, FMT_RUNNING);
 	reply(dst, NULL);

@@ -12,7 +12,7 @@
 
 #define FMT_MAGIC        "GODWITMG"
 #define FMT_MAJOR        1
-#define FMT_MINOR        4
+#define FMT_MINOR        5
 #define FMT_FLAG_NO_PATH 1u /* no return path */
 
 #define FMT_BODY_MAX       (1u << 20)
@@ -52,11 +52,12 @@ enum fmt_type {
 	FMT_ROUND_DONE,
 };
 
-/* Since minor versions 3, 4, 1 and 2; beside the others, for they do not fit an int. */
+/* Since minor versions 3, 4, 1, 2 and 5; beside the others, for they do not fit an int. */
 #define FMT_EARLY_STATE (FMT_OPTIONAL | 0xfu)
 #define FMT_SETUP_AGAIN (FMT_OPTIONAL | 0x10u)
 #define FMT_COSTS       (FMT_OPTIONAL | 0x106u)
 #define FMT_CALLS       (FMT_OPTIONAL | 0x107u)
+#define FMT_TIMES       (FMT_OPTIONAL | 0x108u)
 
 struct fmt_header {
 	char magic[8];
@@ -146,5 +147,11 @@ struct fmt_calls {
 	struct le64 vhost_calls, vhost_tables;
 };
 static_assert(sizeof(struct fmt_calls) == 40, "CALLS");
+
+struct fmt_times {
+	struct le64 stopped_ns, load_ns, loaded_ns, end_ns, verified_ns;
+	struct le64 ready_ns, go_ns, entered_ns, started_ns;
+};
+static_assert(sizeof(struct fmt_times) == 72, "TIMES");
 
 #endif

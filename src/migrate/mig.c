@@ -22,41 +22,6 @@
 #define DEFAULT_MAX_CPU_THROTTLE  99
 #define DEFAULT_LOG_STOP_DELAY_MS 1000
 
-static const char *const phase_names[MIG_PHASE_COUNT] = {
-	[MIG_PHASE_STOP_VCPUS] = "stop-vcpus",
-	[MIG_PHASE_STOP_BACKENDS] = "stop-backends",
-	[MIG_PHASE_SAVE_VCPUS] = "save-state",
-	[MIG_PHASE_LAST_SYNC] = "last-sync",
-	[MIG_PHASE_SEND_RAM] = "send-ram",
-	[MIG_PHASE_SEND_STATE] = "send-state",
-	[MIG_PHASE_VERIFY] = "verify",
-	[MIG_PHASE_WAIT_READY] = "wait-ready",
-	[MIG_PHASE_WAIT_RUNNING] = "wait-running",
-	[MIG_PHASE_DST_RECEIVE] = "dst-receive",
-	[MIG_PHASE_DST_VERIFY] = "dst-verify",
-	[MIG_PHASE_DST_LOAD] = "dst-load",
-	[MIG_PHASE_DST_ACTIVATE] = "dst-activate",
-	[MIG_PHASE_DST_START] = "dst-start",
-};
-
-const char *mig_phase_name(enum mig_phase phase)
-{
-	return phase_names[phase];
-}
-
-void phase_start(struct phase_clock *clock)
-{
-	clock->last_ns = clock_mono_ns();
-}
-
-void phase_end(struct phase_clock *clock, enum mig_phase phase)
-{
-	uint64_t now = clock_mono_ns();
-
-	clock->ns[phase] += now - clock->last_ns;
-	clock->last_ns = now;
-}
-
 /* With the lock. */
 static void set_state(struct mig *mig, enum mig_state to)
 {

@@ -91,12 +91,4 @@ int mig_take_fd(void *mig, const char *name);
 void source_run(struct mig *mig, struct err *err);
 void destination_run(struct mig *mig, struct err *err);
 
-/* The phases of a pause: each call adds the time since the last to @phase. */
-struct phase_clock {
-	uint64_t last_ns;
-	uint64_t ns[MIG_PHASE_COUNT];
-};
-void phase_start(struct phase_clock *clock);
-void phase_end(struct phase_clock *clock, enum mig_phase phase);
-
 #endif

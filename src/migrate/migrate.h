@@ -18,6 +18,7 @@
 
 #include "base/err.h"
 #include "machine/calls.h"
+#include "migrate/timeline.h"
 
 struct converge;
 struct dirty_limit;
@@ -138,7 +139,8 @@ struct mig_info {
 	/* In the pause.  The destination's: when it told (has_calls). */
 	struct machine_calls source_calls, destination_calls;
 	bool has_calls;
-	bool has_rings; /* dirty rings, and of this migration: */
+	struct timeline timeline; /* of a source */
+	bool has_rings;           /* dirty rings, and of this migration: */
 	uint64_t ring_full_exits, ring_entries, ring_reset_ns;
 	bool is_verified; /* hashes were compared and agreed */
 	uint64_t verified_pages;

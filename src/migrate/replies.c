@@ -59,8 +59,9 @@ static int take_calls(struct replies *replies, const struct record *reply,
 
 	if (ret)
 		return ret;
-	if (replies->has_calls || !replies->is_ready)
-		return err_set(err, -EBADMSG, "it came twice, or before READY");
+	if (replies->has_calls || replies->has_times || !replies->is_ready)
+		return err_set(err, -EBADMSG,
+			       "it came twice, or not between READY and TIMES");
 	replies->has_calls = true;
 	replies->calls = (struct machine_calls){
 		.commits = le64_get(calls.commits),
@@ -68,6 +69,32 @@ static int take_calls(struct replies *replies, const struct record *reply,
 		.irqfd_calls = le64_get(calls.irqfd_calls),
 		.vhost_calls = le64_get(calls.vhost_calls),
 		.vhost_tables = le64_get(calls.vhost_tables),
+	};
+	return 0;
+}
+
+/* Nothing is decided by these either; timeline_build() looks whether they can be. */
+static int take_times(struct replies *replies, const struct record *reply,
+		      struct err *err)
+{
+	struct fmt_times times;
+	int ret = record_take(reply, &times, sizeof(times), err);
+
+	if (ret)
+		return ret;
+	if (replies->has_times || !replies->is_ready)
+		return err_set(err, -EBADMSG, "it came twice, or before READY");
+	replies->has_times = true;
+	replies->times = (struct timeline_there){
+		.stopped_ns = le64_get(times.stopped_ns),
+		.load_ns = le64_get(times.load_ns),
+		.loaded_ns = le64_get(times.loaded_ns),
+		.end_ns = le64_get(times.end_ns),
+		.verified_ns = le64_get(times.verified_ns),
+		.ready_ns = le64_get(times.ready_ns),
+		.go_ns = le64_get(times.go_ns),
+		.entered_ns = le64_get(times.entered_ns),
+		.started_ns = le64_get(times.started_ns),
 	};
 	return 0;
 }
@@ -95,6 +122,8 @@ int replies_take(struct replies *replies, const struct record *reply,
 		return take_costs(replies, reply, err);
 	case FMT_CALLS:
 		return take_calls(replies, reply, err);
+	case FMT_TIMES:
+		return take_times(replies, reply, err);
 	case FMT_BUILT:
 		return take_built(replies, reply, err);
 	case FMT_ROUND_DONE:

@@ -12,6 +12,7 @@
 #include <stdint.h>
 
 #include "machine/calls.h"
+#include "migrate/timeline.h"
 
 struct err;
 struct record;
@@ -25,6 +26,8 @@ struct replies {
 	bool is_ready;        /* READY arrived */
 	bool has_calls;       /* and so did CALLS: */
 	struct machine_calls calls;
+	bool has_times; /* and so did TIMES: */
+	struct timeline_there times;
 	unsigned int skipped; /* unknown optional records */
 };
 

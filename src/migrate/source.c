@@ -21,6 +21,7 @@
 #include "mem/ram.h"
 #include "mem/space.h"
 #include "mig_priv.h"
+#include "migrate/pause.h"
 #include "migrate/policy.h"
 #include "migrate/ram_send.h"
 #include "migrate/replies.h"
@@ -54,13 +55,11 @@ struct source {
 	struct ram_send ram;
 	struct state_send ahead;
 	struct policy policy;
-	struct phase_clock phases;
 	struct bytes_writer out; /* records on their way */
 	struct record reply;
 	struct replies replies;
 	bool was_running, is_stopped, is_given;
-	uint64_t stop_ns;
-	struct machine_calls calls; /* before the pause, then in it */
+	struct pause pause;
 
 	/* of the current pass */
 	uint64_t last_remaining;
@@ -76,20 +75,6 @@ struct source {
 };
 
 /* ---- replies ---- */
-
-static void take_report(struct source *src, const struct fmt_report *report)
-{
-	struct mig_info *info = &src->mig->info;
-
-	lock_acquire(&src->mig->lock);
-	info->phase_ns[MIG_PHASE_DST_RECEIVE] = le64_get(report->receive_ns);
-	info->phase_ns[MIG_PHASE_DST_VERIFY] = le64_get(report->verify_ns);
-	info->phase_ns[MIG_PHASE_DST_LOAD] = le64_get(report->load_ns);
-	info->phase_ns[MIG_PHASE_DST_ACTIVATE] = le64_get(report->activate_ns);
-	info->phase_ns[MIG_PHASE_DST_START] = le64_get(report->start_ns);
-	info->switch_commits = le64_get(report->commits);
-	lock_release(&src->mig->lock);
-}
 
 /* Read one record from the destination; FAILED becomes an error. */
 static int read_reply(struct source *src, struct err *err)
@@ -515,19 +500,18 @@ static int source_stop(struct source *src, struct err *err)
 	if (ret)
 		return ret;
 	machine_hurry(src->machine, true);
-	machine_count_calls(src->machine, &src->calls);
-	src->stop_ns = clock_mono_ns();
-	deadline_ns = src->stop_ns + 2 * params.downtime_limit_ms * NS_PER_MS +
+	pause_begin(&src->pause, src->mig);
+	deadline_ns = src->pause.begin_ns +
+		      2 * params.downtime_limit_ms * NS_PER_MS +
 		      SWITCH_GRACE_NS;
 	src->channel->deadline_ns =
 		deadline_ns + (src->caps.verify ? VERIFY_GRACE_NS : 0);
-	phase_start(&src->phases);
 	ret = machine_switch_begin(src->machine, &src->was_running, err);
 	if (ret)
 		return ret;
 	src->is_stopped = true;
 	converge_end(src->mig->converge); /* none that runs again is held */
-	phase_end(&src->phases, MIG_PHASE_STOP_VCPUS);
+	phase_end(&src->pause.phases, MIG_PHASE_STOP_VCPUS);
 	ret = mig_set_state(src->mig, MIG_DEVICE, err);
 	if (ret)
 		return ret;
@@ -542,13 +526,13 @@ static int source_stop(struct source *src, struct err *err)
 	if (ret)
 		return ret;
 	ret = machine_stop_backends(src->machine, deadline_ns, err);
-	phase_end(&src->phases, MIG_PHASE_STOP_BACKENDS);
+	phase_end(&src->pause.phases, MIG_PHASE_STOP_BACKENDS);
 	if (!ret)
 		ret = machine_save_accel(src->machine, err);
 	if (ret)
 		return ret;
 	ret = state_send_all(&src->out, machine_state(src->machine), err);
-	phase_end(&src->phases, MIG_PHASE_SAVE_VCPUS);
+	phase_end(&src->pause.phases, MIG_PHASE_SAVE_VCPUS);
 	return ret;
 }
 
@@ -558,13 +542,13 @@ static int source_send_rest(struct source *src, struct err *err)
 {
 	int ret = stream_flush(src->channel, &src->out, err);
 
-	phase_end(&src->phases, MIG_PHASE_SEND_STATE);
+	phase_end(&src->pause.phases, MIG_PHASE_SEND_STATE);
 	if (ret)
 		return ret;
 	src->last_remaining = ram_send_sync(&src->ram, true);
-	phase_end(&src->phases, MIG_PHASE_LAST_SYNC);
+	phase_end(&src->pause.phases, MIG_PHASE_LAST_SYNC);
 	ret = ram_send_pass(&src->ram, true, between_records, src, err);
-	phase_end(&src->phases, MIG_PHASE_SEND_RAM);
+	phase_end(&src->pause.phases, MIG_PHASE_SEND_RAM);
 	return ret;
 }
 
@@ -597,12 +581,12 @@ static int source_send_end(struct source *src, struct err *err)
 
 	put_end(src);
 	ret = stream_flush(src->channel, &src->out, err);
-	phase_end(&src->phases, MIG_PHASE_SEND_STATE);
+	phase_end(&src->pause.phases, MIG_PHASE_SEND_STATE);
 	if (!ret && src->caps.verify) {
 		ret = put_verify(src, err);
 		if (!ret)
 			ret = stream_flush(src->channel, &src->out, err);
-		phase_end(&src->phases, MIG_PHASE_VERIFY);
+		phase_end(&src->pause.phases, MIG_PHASE_VERIFY);
 	}
 	return ret ? ret : mig_set_state(src->mig, MIG_SENT, err);
 }
@@ -613,7 +597,7 @@ static int check_ready(struct source *src, struct err *err)
 	struct fmt_report report;
 
 	memcpy(&report, src->reply.body, sizeof(report));
-	take_report(src, &report);
+	pause_take_report(src->mig, &report);
 	if (!src->caps.verify)
 		return 0;
 	if (le64_get(report.verify_hash) != src->hash ||
@@ -658,13 +642,13 @@ static int source_let_go(struct source *src, struct err *err)
 	put_end(src);
 	if (src->caps.verify) {
 		ret = put_verify(src, err);
-		phase_end(&src->phases, MIG_PHASE_VERIFY);
+		phase_end(&src->pause.phases, MIG_PHASE_VERIFY);
 	}
 	if (!ret) {
 		machine_disclaim(src->machine);
 		ret = source_give(src, err);
 	}
-	phase_end(&src->phases, MIG_PHASE_SEND_STATE);
+	phase_end(&src->pause.phases, MIG_PHASE_SEND_STATE);
 	return ret ? ret : channel_sync(src->channel, err);
 }
 
@@ -693,22 +677,27 @@ static int source_hand_over(struct source *src, struct err *err)
 	src->channel->spin_ns = MIG_SPIN_NS;
 	ret = await_reply(src, FMT_READY, err);
 	src->channel->spin_ns = 0;
-	phase_end(&src->phases, MIG_PHASE_WAIT_READY);
+	phase_end(&src->pause.phases, MIG_PHASE_WAIT_READY);
 	if (!ret)
 		ret = check_ready(src, err);
 	if (ret)
 		return ret;
 	record_put(&src->out, FMT_GO, NULL, 0);
+	src->pause.moments.go_ns = clock_mono_ns();
 	ret = source_give(src, err);
 	if (ret)
 		return ret;
+	/* On a host that it shares with the destination an urgent thread that wakes
+	 * for RUNNING would take its CPU from the guest that has just begun there,
+	 * for 200 us. */
+	machine_hurry(src->machine, false);
 	src->channel->deadline_ns = clock_mono_ns() + RUNNING_WAIT_NS;
 	ret = await_reply(src, FMT_RUNNING, err);
-	phase_end(&src->phases, MIG_PHASE_WAIT_RUNNING);
+	phase_end(&src->pause.phases, MIG_PHASE_WAIT_RUNNING);
 	if (ret)
 		return ret;
 	memcpy(&report, src->reply.body, sizeof(report));
-	take_report(src, &report);
+	pause_take_report(src->mig, &report);
 	return 0;
 }
 
@@ -748,20 +737,6 @@ static int source_pass_on(struct source *src, struct err *err)
 				       : source_let_go(src, err);
 }
 
-/* The calls of the pause, before a guest that stays adds those of its start. */
-static void count_pause(struct source *src)
-{
-	struct machine_calls now;
-
-	machine_count_calls(src->machine, &now);
-	machine_calls_since(&now, &src->calls);
-	lock_acquire(&src->mig->lock);
-	src->mig->info.source_calls = now;
-	src->mig->info.destination_calls = src->replies.calls;
-	src->mig->info.has_calls = src->replies.has_calls;
-	lock_release(&src->mig->lock);
-}
-
 static int source_switch(struct source *src, struct err *err)
 {
 	uint64_t precopy = src->channel->sent;
@@ -772,16 +747,13 @@ static int source_switch(struct source *src, struct err *err)
 		ret = source_send_rest(src, err);
 	if (!ret)
 		ret = source_pass_on(src, err);
-	count_pause(src);
+	pause_end(&src->pause, src->mig, &src->replies);
 	if (ret && !src->is_given)
 		source_resume(src, err);
 	machine_hurry(src->machine, false);
 	lock_acquire(&src->mig->lock);
 	src->mig->info.precopy_bytes = precopy;
 	src->mig->info.downtime_bytes = src->channel->sent - precopy;
-	src->mig->info.downtime_ns = src->phases.last_ns - src->stop_ns;
-	for (int i = 0; i < MIG_PHASE_DST_RECEIVE; i++)
-		src->mig->info.phase_ns[i] = src->phases.ns[i];
 	lock_release(&src->mig->lock);
 	update_info(src, ret ? src->last_remaining : 0);
 	return ret;

@@ -43,6 +43,7 @@ static const struct {
 	{ FMT_ROUND_DONE, "ROUND_DONE" },
 	{ FMT_COSTS, "COSTS" },
 	{ FMT_CALLS, "CALLS" },
+	{ FMT_TIMES, "TIMES" },
 	{ FMT_SETUP_AGAIN, "SETUP_AGAIN" },
 };
 

@@ -34,8 +34,8 @@ static void write_seed(const char *folder, const char *target, const char *name,
 	must(fclose(file) == 0);
 }
 
-/* The replies, each as a piece behind its length; COSTS and CALLS, which nothing
- * asks for, with the one behind them. */
+/* The replies, each as a piece behind its length; COSTS, CALLS and TIMES, which
+ * nothing asks for, with the one behind them. */
 static struct text in_pieces(const struct text *replies)
 {
 	struct text pieces = { .bytes = NULL };
@@ -45,7 +45,8 @@ static struct text in_pieces(const struct text *replies)
 	while (span_at(replies, span.end, &span)) {
 		struct le16 size = le16_of((uint16_t)(span.end - at));
 
-		if (span.type == FMT_COSTS || span.type == FMT_CALLS)
+		if (span.type == FMT_COSTS || span.type == FMT_CALLS ||
+		    span.type == FMT_TIMES)
 			continue;
 		text_add(&pieces, &size, sizeof(size));
 		text_add(&pieces, replies->bytes + at, span.end - at);

@@ -188,6 +188,9 @@ def test_both_directions_of_a_move_follow_the_specification(fleet: Fleet, is_che
     assert (ram_hash, pages) == sent.verify and topology_commits == 0
     # Nothing of this machine has queues.
     assert replies.calls == (0, 0, 0, 0, 0)
+    stopped, load, loaded, whole, verified, ready, go, entered, started = replies.times
+    assert stopped <= whole <= verified <= ready <= go <= started
+    assert stopped <= load <= loaded <= ready and (go <= entered or entered == 0)
     checked = {record.body[4] & reader.FLAG_CHECKED
                for record in Edit.parse(bytes(ear.heard["source"])).records
                if record.kind == TYPES["RAM"]}
@@ -206,10 +209,11 @@ def replies(*records: tuple[int, bytes]) -> bytes:
 
 
 BUILT, READY, RUNNING, FAILED, ROUND_DONE = range(0x101, 0x106)
-COSTS, CALLS = 0x80000106, 0x80000107
+COSTS, CALLS, TIMES = 0x80000106, 0x80000107, 0x80000108
 REPORT = struct.pack("<8Q", 1, 2, 3, 4, 0, 0, 7, 8)
 DONE = struct.pack("<II", 1, 0)
 TIME = bytes(8)
+MOMENTS = struct.pack("<9Q", *range(9))
 
 
 def test_whole_replies_are_read() -> None:
@@ -220,6 +224,10 @@ def test_whole_replies_are_read() -> None:
     stream = reader.verify_replies(replies(
         (BUILT, TIME), (READY, REPORT), (CALLS, REPORT[:40]), (RUNNING, REPORT)))
     assert stream.calls == (1, 2, 3, 4, 0)
+    for calls in [], [(CALLS, REPORT[:40])]:
+        stream = reader.verify_replies(replies(
+            (BUILT, TIME), (READY, REPORT), *calls, (TIMES, MOMENTS), (RUNNING, REPORT)))
+        assert stream.times == tuple(range(9))
 
 
 @pytest.mark.parametrize("record, field, records", [
@@ -233,6 +241,11 @@ def test_whole_replies_are_read() -> None:
     ("CALLS", "step", [(BUILT, TIME), (READY, REPORT), (CALLS, REPORT[:40]), (CALLS, REPORT[:40])]),
     ("CALLS", "vhost tables", [(BUILT, TIME), (READY, REPORT), (CALLS, REPORT[:32])]),
     ("CALLS", "length", [(BUILT, TIME), (READY, REPORT), (CALLS, REPORT[:48])]),
+    ("CALLS", "step", [(BUILT, TIME), (READY, REPORT), (TIMES, MOMENTS), (CALLS, REPORT[:40])]),
+    ("TIMES", "step", [(BUILT, TIME), (TIMES, MOMENTS)]),
+    ("TIMES", "step", [(BUILT, TIME), (READY, REPORT), (TIMES, MOMENTS), (TIMES, MOMENTS)]),
+    ("TIMES", "devices were started", [(BUILT, TIME), (READY, REPORT), (TIMES, MOMENTS[:64])]),
+    ("TIMES", "length", [(BUILT, TIME), (READY, REPORT), (TIMES, MOMENTS + TIME)]),
     ("RUNNING", "step", [(BUILT, TIME), (RUNNING, REPORT)]),
     ("ROUND_DONE", "step", [(BUILT, TIME), (READY, REPORT), (ROUND_DONE, DONE)]),
     ("ROUND_DONE", "flags", [(BUILT, TIME), (ROUND_DONE, struct.pack("<II", 1, 1))]),

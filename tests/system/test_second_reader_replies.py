@@ -109,6 +109,11 @@ def calls(size: int = 40, count: int = 1) -> Change:
     return lambda right: [Edited(TYPES["CALLS"], bytes(size))] * count + right
 
 
+def times(*moments: int, count: int = 1) -> Change:
+    body = struct.pack(f"<{len(moments)}Q", *moments)
+    return lambda right: [Edited(TYPES["TIMES"], body)] * count + right
+
+
 def failed(reason: bytes) -> Change:
     return lambda right: [Edited(TYPES["FAILED"], reason)]
 
@@ -117,12 +122,18 @@ def failed(reason: bytes) -> Change:
     lambda heard, right: right, on("SETUP_END", optional(64)), on("GO", optional(1)),
     on("SETUP_END", costs(10 ** 6, 10 ** 4)),
     on("SETUP_END", lambda right: costs(0, 1)(optional(64)(right))), on("GO", calls()),
+    on("GO", lambda right: calls()(times(*range(1, 10))(right))), on("GO", times(*[0] * 9)),
+    on("GO", times(*[(1 << 64) - 1] * 9)), on("GO", times(*[1 << 63, 0] * 4, 1 << 62)),
 ], ids=["as it should", "64 optional records", "optional after GO", "COSTS",
-        "COSTS and 64 optional records", "CALLS"])
+        "COSTS and 64 optional records", "CALLS", "CALLS and TIMES", "TIMES of 0",
+        "last TIMES there are", "TIMES at random"])
 def test_destination_from_the_specification_gets_the_guest(fleet: Fleet, script: Script) -> None:
     status, source, told, sent = answered(fleet, script)
     assert (status, source.status, told) == ("completed", "postmigrate", "")
     assert reader.verify_replies(sent).records[-1] == "RUNNING"
+    # None of these fits the source's own times.
+    pause = source.qmp.command("query-migrate")["pause"]
+    assert "timeline" not in pause and pause["downtime-us"] > 0
 
 
 @pytest.mark.parametrize("script, record, what, told", [
@@ -141,8 +152,10 @@ def test_destination_from_the_specification_gets_the_guest(fleet: Fleet, script:
      "state bytes", "COSTS: 8 bytes, must be 16"),
     (on("SETUP_END", lambda right: [Edited(TYPES["COSTS"], bytes(24))] + right), "COSTS", "length",
      "COSTS: 24 bytes, must be 16"),
-    (on("SETUP_END", calls()), "CALLS", "step", "CALLS: it came twice, or before READY"),
+    (on("SETUP_END", calls()), "CALLS", "step", "CALLS: it came twice, or not between"),
     (on("VERIFY", calls(32)), "CALLS", "step", "CALLS: 32 bytes, must be 40"),
+    (on("VERIFY", times(*[1] * 9)), "TIMES", "step", "TIMES: it came twice, or before READY"),
+    (on("VERIFY", times(*[1] * 8)), "TIMES", "step", "TIMES: 64 bytes, must be 72"),
     (on("SETUP_END", lambda right: [Edited(0x106)] + right), "0x106", "type", "0x106"),
     (on("SETUP_END", lambda right: [Edited(TYPES["ROUND"], bytes(8))] + right), "ROUND", "type",
      "ROUND"),

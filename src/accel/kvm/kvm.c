@@ -195,6 +195,7 @@ const struct accel_ops kv_accel_ops = {
 	.vcpu_new = kv_vcpu_new,
 	.vcpu_free = kv_vcpu_free,
 	.vcpu_boot = kv_vcpu_boot,
+	.vcpu_warm_up = kv_vcpu_warm_up,
 	.vcpu_run = kv_vcpu_run,
 	.vcpu_kick = kv_vcpu_kick,
 	.vcpu_unkick = kv_vcpu_unkick,

@@ -257,6 +257,7 @@ void kv_bitmap_clear(struct kv *kv, struct kv_slot *slot, uint64_t from,
 int kv_vcpu_new(struct accel *accel, unsigned int index,
 		struct accel_vcpu **ret_vcpu, struct err *err);
 void kv_vcpu_free(struct accel_vcpu *vcpu);
+void kv_vcpu_warm_up(struct accel_vcpu *vcpu);
 enum accel_exit kv_vcpu_run(struct accel_vcpu *vcpu, struct err *err);
 void kv_vcpu_kick(struct accel_vcpu *vcpu);
 void kv_vcpu_unkick(struct accel_vcpu *vcpu);

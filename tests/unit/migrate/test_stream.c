@@ -520,6 +520,7 @@ static void test_every_type_has_a_name_of_its_own(void **state)
 		names[count++] = record_name(t);
 	names[count++] = record_name(FMT_COSTS);
 	names[count++] = record_name(FMT_CALLS);
+	names[count++] = record_name(FMT_TIMES);
 	for (size_t a = 0; a < count; a++) {
 		assert_string_not_equal(names[a], "of unknown type");
 		for (size_t b = 0; b < a; b++)
