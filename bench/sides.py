@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The monitors that are measured: godwit and, beside it, QEMU's microvm.
 
-Both run the same PVH ELF with one vCPU and are driven by the same QMP.
+Both run the same PVH ELF and are driven by the same QMP.
 """
 from __future__ import annotations
 
@@ -52,12 +52,12 @@ class Side:
     def __init__(self, kind: str, build: Path, folder: Path, name: str, memory: str, append: str,
                  incoming: str | None = None, accel: str = "kvm", qemu: Sequence[str] = (QEMU,),
                  program: str = "stress", devices: Sequence[str] = (),
-                 is_shared: bool = False) -> None:
+                 is_shared: bool = False, cpus: int = 1) -> None:
         self.kind, self.name = kind, name
         self.qmp_path, self.serial_path = f"{folder}/{name}.qmp", f"{folder}/{name}.serial"
         self.argv = command_line(kind, str(build / "guest" / f"{program}.elf"),
                                  str(build / "godwit"), self.qmp_path, self.serial_path, memory,
-                                 append, accel, qemu, is_shared)
+                                 append, accel, qemu, is_shared, cpus)
         self.argv += [*devices, *(["--incoming" if kind == "godwit" else "-incoming", incoming]
                                   if incoming else [])]
         self._output = tempfile.TemporaryFile()
@@ -87,9 +87,10 @@ class Side:
 
 
 def command_line(kind: str, kernel: str, godwit: str, qmp: str, serial: str, memory: str,
-                 append: str, accel: str, qemu: Sequence[str], is_shared: bool) -> list[str]:
+                 append: str, accel: str, qemu: Sequence[str], is_shared: bool,
+                 cpus: int) -> list[str]:
     if kind == "godwit":
-        return [godwit, "run", "--accel", accel, "--memory", memory, "--cpus", "1",
+        return [godwit, "run", "--accel", accel, "--memory", memory, "--cpus", str(cpus),
                 "--kernel", kernel, "--append", append, "--serial", f"unix:{serial}",
                 "--qmp", f"unix:{qmp}"]
     machine, backend = "microvm", []
@@ -101,7 +102,7 @@ def command_line(kind: str, kernel: str, godwit: str, qmp: str, serial: str, mem
         machine += ",memory-backend=ram"
         backend = ["-object", f"memory-backend-ram,id=ram,size={memory},reserve=off"]
     return [*qemu, "-accel", accel, "-machine", machine, *backend, "-cpu",
-            "host,-arch-capabilities", "-m", memory, "-smp", "1", "-nodefaults", "-no-user-config",
+            "host,-arch-capabilities", "-m", memory, "-smp", str(cpus), "-nodefaults", "-no-user-config",
             "-nographic", "-no-reboot", "-name", "guest,debug-threads=on", "-kernel", kernel,
             "-append", append, "-serial", f"unix:{serial},server=on,wait=off",
             "-qmp", f"unix:{qmp},server=on,wait=off"]

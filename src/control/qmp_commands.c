@@ -50,6 +50,7 @@ static const struct qmp_arg parameter_args[] = {
 	{ .name = "max-cpu-throttle", .type = QMP_UINT, .is_optional = true },
 	{ .name = "x-log-stop-delay", .type = QMP_UINT, .is_optional = true },
 	{ .name = "x-switch", .type = QMP_STRING, .is_optional = true },
+	{ .name = "x-estimate", .type = QMP_STRING, .is_optional = true },
 	{ .name = "x-fail", .type = QMP_STRING, .is_optional = true },
 	{ .name = NULL },
 };

@@ -74,6 +74,19 @@ static int take_switch(const char *name, enum mig_switch *how, struct err *err)
 		    : 0;
 }
 
+static const char *const estimates[] = { "costs", "size" };
+
+static int take_estimate(const char *name, bool *divides_only, struct err *err)
+{
+	if (name && strcmp(name, estimates[0]) && strcmp(name, estimates[1]))
+		return err_set(err, -EINVAL,
+			       "x-estimate is costs or size, not '%.64s'",
+			       name);
+	if (name)
+		*divides_only = strcmp(name, estimates[1]) == 0;
+	return 0;
+}
+
 json_t *qmp_run_set_parameters(struct qmp_call *call, const json_t *args,
 			       struct err *err)
 {
@@ -94,6 +107,9 @@ json_t *qmp_run_set_parameters(struct qmp_call *call, const json_t *args,
 						params.log_stop_delay_ms);
 	ret = take_switch(qmp_arg_string(args, "x-switch"),
 			  &params.how_to_switch, err);
+	if (!ret)
+		ret = take_estimate(qmp_arg_string(args, "x-estimate"),
+				    &params.divides_only, err);
 	if (ret)
 		return NULL;
 	ret = mig_set_params(call->mig, &params, err);
@@ -113,12 +129,13 @@ json_t *qmp_run_query_parameters(struct qmp_call *call, const json_t *args,
 	mig_params(call->mig, &params);
 	mig_fail(call->mig, fail);
 	return json_pack(
-		"{s:I, s:I, s:I, s:I, s:s, s:s}", "max-bandwidth",
+		"{s:I, s:I, s:I, s:I, s:s, s:s, s:s}", "max-bandwidth",
 		(json_int_t)params.max_bandwidth, "downtime-limit",
 		(json_int_t)params.downtime_limit_ms, "max-cpu-throttle",
 		(json_int_t)params.max_cpu_throttle, "x-log-stop-delay",
 		(json_int_t)params.log_stop_delay_ms, "x-switch",
-		mig_switch_name(params.how_to_switch), "x-fail", fail);
+		mig_switch_name(params.how_to_switch), "x-estimate",
+		estimates[params.divides_only], "x-fail", fail);
 }
 
 /* Capabilities */

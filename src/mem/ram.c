@@ -179,6 +179,7 @@ int ram_block_new(struct mem *mem, const char *name, uint64_t size,
 	block->fd = -1;
 	strcpy(block->name, name);
 	block->hugepage_size = options->hugepage_size;
+	block->is_huge = options->hugepage_size || options->use_thp;
 	block->size = align_up(size, block->hugepage_size ? block->hugepage_size
 							  : RAM_PAGE_SIZE);
 	block->pages = block->size >> RAM_PAGE_SHIFT;

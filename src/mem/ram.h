@@ -42,6 +42,8 @@ struct ram_block {
 	uint64_t size;  /* bytes, a multiple of the backing page size */
 	uint64_t pages; /* of RAM_PAGE_SIZE */
 	uint64_t hugepage_size;
+	/* Advised or made to have large pages: a fault is what gives it one. */
+	bool is_huge;
 
 	uint64_t *dirty; /* atomic; see above */
 	uint64_t *known; /* atomic; written by the migration thread */

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * Every wait for a peer goes through wait_for(), which also watches the stop eventfd
- * and the deadline; the rest is one scheme of URI after the other.
+ * Every wait for a peer goes through channel_wait(), which also watches the stop
+ * eventfd and the deadline; the rest is how a channel comes to be, one scheme of URI
+ * after the other.  channel_io.c moves the bytes.
  */
 #include "migrate/channel.h"
 
@@ -28,7 +29,6 @@
 /* Room for one RAM record and more, so that the sender prepares the next one
  * while the receiver copies. */
 #define SOCKET_BUFFER      (4 << 20)
-#define AHEAD_SIZE         (16u << 10) /* the state of a small guest */
 #define CONNECT_TIMEOUT_NS (10 * NS_PER_SEC)
 /* As long as the C library asks by default, and then some. */
 #define RESOLVE_TIMEOUT_NS (40 * NS_PER_SEC)
@@ -130,8 +130,7 @@ int channel_check_uri(const char *text, struct err *err)
 	return uri_parse(&uri, text, err);
 }
 
-/* Wait for @events until the deadline or a stop. */
-static int wait_for(const struct channel *channel, short events)
+int channel_wait(const struct channel *channel, short events)
 {
 	struct pollfd fds[2] = {
 		{ .fd = channel->fd, .events = events },
@@ -170,7 +169,7 @@ int channel_sleep(const struct channel *channel, uint64_t until_ns)
 	struct channel sleeper = { .fd = -1,
 				   .stop_fd = channel->stop_fd,
 				   .deadline_ns = until_ns };
-	int ret = wait_for(&sleeper, 0);
+	int ret = channel_wait(&sleeper, 0);
 
 	return ret == -ETIMEDOUT ? 0 : ret;
 }
@@ -207,7 +206,7 @@ static int adopt(struct channel *channel, int fd, const struct save *save,
 
 	*channel = (struct channel){
 		.fd = fd,
-		.ahead = malloc(AHEAD_SIZE),
+		.ahead = malloc(CHANNEL_AHEAD_SIZE),
 		.stop_fd = stop_fd,
 		.save = *save,
 	};
@@ -242,7 +241,7 @@ static int finish_connect(int fd, int stop_fd)
 	int code = 0, ret;
 	socklen_t size = sizeof(code);
 
-	ret = wait_for(&waiter, POLLOUT);
+	ret = channel_wait(&waiter, POLLOUT);
 	if (!ret && getsockopt(fd, SOL_SOCKET, SO_ERROR, &code, &size) < 0)
 		ret = -errno;
 	return ret ? ret : -code;
@@ -293,7 +292,7 @@ static int find_host(const struct uri *uri, int flags, int stop_fd,
 	if (ret)
 		return ret;
 	waiter.fd = resolve_fd(resolve);
-	ret = wait_for(&waiter, POLLIN);
+	ret = channel_wait(&waiter, POLLIN);
 	if (ret == -ETIMEDOUT)
 		err_set(err, ret,
 			"%s: no name server answers; give an address instead of the name",
@@ -521,7 +520,7 @@ int channel_accept(struct channel *channel, struct channel_listener *listener,
 		return adopt(channel, fd, &no_save, stop_fd, err);
 	}
 	do {
-		ret = wait_for(&waiter, POLLIN);
+		ret = channel_wait(&waiter, POLLIN);
 		if (ret)
 			return err_set_errno(err, ret, "waiting for a source");
 		fd = accept4(listener->fd, NULL, NULL, SOCK_CLOEXEC);
@@ -539,162 +538,6 @@ void channel_listener_close(struct channel_listener *listener)
 	else if (listener->fd >= 0)
 		close(listener->fd);
 	*listener = (struct channel_listener)CHANNEL_LISTENER_INIT;
-}
-
-/* Step past @done bytes; false when all of it is done. */
-static bool iov_advance(struct iovec **iov, unsigned int *count, size_t done)
-{
-	while (*count && done >= (*iov)->iov_len) {
-		done -= (*iov)->iov_len;
-		(*iov)++;
-		(*count)--;
-	}
-	if (!*count)
-		return false;
-	(*iov)->iov_base = (char *)(*iov)->iov_base + done;
-	(*iov)->iov_len -= done;
-	return true;
-}
-
-static ssize_t send_some(const struct channel *channel, struct iovec *iov,
-			 unsigned int count)
-{
-	struct msghdr msg = { .msg_iov = iov, .msg_iovlen = count };
-
-	if (count > 1024) /* UIO_MAXIOV */
-		msg.msg_iovlen = count = 1024;
-	return channel->is_socket ? sendmsg(channel->fd, &msg, MSG_NOSIGNAL)
-				  : writev(channel->fd, iov, (int)count);
-}
-
-static int failed(struct err *err, int code, const char *what)
-{
-	return code == -ECANCELED ? err_set(err, code, "stopped")
-				  : err_set_errno(err, code, "%s", what);
-}
-
-int channel_send(struct channel *channel, struct iovec *iov, unsigned int count,
-		 struct err *err)
-{
-	uint64_t start = clock_mono_ns();
-	bool is_more = iov_advance(&iov, &count, 0);
-	int ret = 0;
-
-	while (is_more) {
-		ssize_t done = send_some(channel, iov, count);
-
-		if (done >= 0) {
-			channel->sent += (uint64_t)done;
-			is_more = iov_advance(&iov, &count, (size_t)done);
-			continue;
-		}
-		if (errno == EINTR)
-			continue;
-		ret = errno == EAGAIN ? wait_for(channel, POLLOUT) : -errno;
-		if (ret)
-			break;
-	}
-	channel->busy_ns += clock_mono_ns() - start;
-	return ret ? failed(err, ret,
-			    channel->is_file ? "writing the stream"
-					     : "sending to the peer")
-		   : 0;
-}
-
-/* Hand out what was read ahead; false when all of @iov is filled. */
-static bool take_ahead(struct channel *channel, struct iovec **iov,
-		       unsigned int *count)
-{
-	bool is_more = iov_advance(iov, count, 0);
-
-	while (is_more && channel->ahead_size) {
-		size_t size = (*iov)->iov_len < channel->ahead_size
-				      ? (*iov)->iov_len
-				      : channel->ahead_size;
-
-		memcpy((*iov)->iov_base, channel->ahead + channel->ahead_at,
-		       size);
-		channel->ahead_at += size;
-		channel->ahead_size -= size;
-		is_more = iov_advance(iov, count, size);
-	}
-	return is_more;
-}
-
-static ssize_t recv_some(struct channel *channel, const struct iovec *iov,
-			 unsigned int count)
-{
-	struct iovec both[2] = { iov[0], { channel->ahead, AHEAD_SIZE } };
-	ssize_t done;
-
-	if (!channel->ahead || count > 1 || iov->iov_len > AHEAD_SIZE)
-		return readv(channel->fd, iov,
-			     (int)(count > 1024 ? 1024 : count));
-	done = readv(channel->fd, both, 2);
-	if (done <= (ssize_t)iov->iov_len)
-		return done;
-	channel->ahead_at = 0;
-	channel->ahead_size = (size_t)done - iov->iov_len;
-	return (ssize_t)iov->iov_len;
-}
-
-/* @is_first: between two records. */
-static int ended(const struct channel *channel, bool is_first, struct err *err)
-{
-	if (!is_first)
-		return err_set(err, -EBADMSG,
-			       "the stream ends inside a record");
-	return err_set(err, -ENODATA, "%s",
-		       channel->is_file ? "the stream ends"
-					: "the peer closed the connection");
-}
-
-int channel_recv(struct channel *channel, struct iovec *iov, unsigned int count,
-		 struct err *err)
-{
-	uint64_t spin_until =
-		channel->spin_ns ? clock_mono_ns() + channel->spin_ns : 0;
-	bool is_first = !channel->ahead_size;
-	bool is_more = take_ahead(channel, &iov, &count);
-	int ret;
-
-	while (is_more) {
-		ssize_t done = recv_some(channel, iov, count);
-
-		if (done > 0) {
-			is_first = false;
-			is_more = iov_advance(&iov, &count, (size_t)done);
-			continue;
-		}
-		if (done == 0)
-			return ended(channel, is_first, err);
-		if (errno == EINTR || (errno == EAGAIN && spin_until &&
-				       clock_mono_ns() < spin_until))
-			continue;
-		ret = errno == EAGAIN ? wait_for(channel, POLLIN) : -errno;
-		if (ret)
-			return failed(err, ret,
-				      channel->is_file
-					      ? "reading the stream"
-					      : "reading from the peer");
-	}
-	return 0;
-}
-
-int channel_recv_bytes(struct channel *channel, void *to, size_t size,
-		       struct err *err)
-{
-	struct iovec iov = { .iov_base = to, .iov_len = size };
-
-	return channel_recv(channel, &iov, 1, err);
-}
-
-bool channel_is_readable(const struct channel *channel)
-{
-	struct pollfd pfd = { .fd = channel->fd, .events = POLLIN };
-
-	return !channel->is_file &&
-	       (channel->ahead_size || poll(&pfd, 1, 0) > 0);
 }
 
 int channel_sync(struct channel *channel, struct err *err)
@@ -715,6 +558,12 @@ void channel_close(struct channel *channel)
 {
 	save_drop(&channel->save);
 	free(channel->ahead);
+	if (channel->has_pipe) {
+		close(channel->pipe[0]);
+		close(channel->pipe[1]);
+	}
+	channel->has_pipe = false;
+	channel->piped = 0;
 	channel->ahead = NULL;
 	channel->ahead_size = 0;
 	if (channel->fd >= 0)

@@ -20,6 +20,8 @@
 
 struct err;
 
+#define CHANNEL_AHEAD_SIZE (16u << 10) /* the state of a small guest */
+
 /* Descriptors handed in by name (QMP getfd). */
 typedef int channel_fd_fn(void *opaque, const char *name);
 
@@ -39,6 +41,13 @@ struct channel {
 	 * system call together. */
 	uint8_t *ahead; /* owned; NULL: never more than was asked for */
 	size_t ahead_at, ahead_size;
+	/* What goes straight from or to a file passes through a pipe; none is left in
+	 * it when a call returns, unless that failed. */
+	bool has_pipe;
+	int pipe[2]; /* owned, if there is one */
+	size_t piped;
+
+	uint64_t turn_ns; /* since when its thread has the CPU (channel_io.c) */
 
 	/* accounting, by channel_send() */
 	uint64_t sent;    /* bytes */
@@ -86,6 +95,28 @@ int channel_recv(struct channel *channel, struct iovec *iov, unsigned int count,
 		 struct err *err);
 int channel_recv_bytes(struct channel *channel, void *to, size_t size,
 		       struct err *err);
+/*
+ * The same for @iov that lie, all or some, in the mapping of a file: 64 KiB and more of
+ * it pass a socket by splice(2), without a copy on the source, and on the destination
+ * with one into new pages that are neither cleared nor faulted in one by one before,
+ * which is most of what receiving costs.
+ *
+ * What is sent so travels by reference: the peer gets what the pages hold when it
+ * reads them.
+ */
+struct channel_file {
+	int fd;
+	const uint8_t *host; /* of its first byte */
+	uint64_t size;       /* bytes mapped there */
+};
+int channel_send_mapped(struct channel *channel,
+			const struct channel_file *file, struct iovec *iov,
+			unsigned int count, struct err *err);
+int channel_recv_mapped(struct channel *channel,
+			const struct channel_file *file, struct iovec *iov,
+			unsigned int count, struct err *err);
+/* Wait for @events (poll(2)) until the deadline (-ETIMEDOUT) or a stop (-ECANCELED). */
+int channel_wait(const struct channel *channel, short events);
 /* Something can be read now (or the peer is gone). */
 bool channel_is_readable(const struct channel *channel);
 /* Sleep until @until_ns or until stopped (-ECANCELED). */

@@ -76,6 +76,8 @@ struct mig_params {
 	 * (default 1000); a migration until then finds it on. */
 	uint64_t log_stop_delay_ms;
 	enum mig_switch how_to_switch;
+	/* x-estimate=size instead of costs: see policy.divides_only. */
+	bool divides_only;
 };
 
 #define MIG_DOWNTIME_LIMIT_MAX_MS 2000000ull /* QEMU's limit */

@@ -89,8 +89,8 @@ bool policy_decide(struct policy *policy, const struct policy_round *round)
 	send_ns = send_time(policy, round->remaining_bytes);
 	floor_ns = policy->fixed_ns + round->sync_ns - policy->least_sync_ns;
 	policy->estimate_ns = floor_ns + send_ns;
-	policy->is_out_of_reach =
-		policy->fixed_ns > policy->limit_ns && !round->is_paused;
+	policy->is_out_of_reach = policy->fixed_ns > policy->limit_ns &&
+				  !round->is_paused && !policy->divides_only;
 
 	is_idle = policy->estimate_ns >= policy->best_ns - policy->best_ns / 10;
 	policy->idle_rounds = is_idle ? policy->idle_rounds + 1 : 0;
@@ -101,6 +101,8 @@ bool policy_decide(struct policy *policy, const struct policy_round *round)
 	if (policy->estimate_ns < policy->best_ns)
 		policy->best_ns = policy->estimate_ns;
 
+	if (policy->divides_only)
+		return send_ns <= policy->limit_ns || round->is_paused;
 	if (policy->estimate_ns > policy->limit_ns && !round->is_paused)
 		return false;
 	/* Another round cannot leave less. */

@@ -18,6 +18,10 @@
  * and rounds go on until it is raised or the migration cancelled: a limit is a
  * promise to whoever uses the guest.  A guest that is paused has no pause to
  * limit.
+ *
+ * With @divides_only it is the estimator that others have, to compare with: the guest
+ * is stopped at the first round whose rest fits the limit by the bandwidth alone.
+ *
  * Pure arithmetic; tested without a machine.
  */
 #ifndef GODWIT_MIGRATE_POLICY_H
@@ -28,6 +32,7 @@
 
 struct policy {
 	uint64_t limit_ns;
+	bool divides_only;
 	uint64_t bandwidth;   /* bytes a second while busy, smoothed */
 	uint64_t switch_ns;   /* of COSTS; a guess before */
 	uint64_t state_bytes; /* likewise; 0 before */

@@ -93,6 +93,8 @@ int ram_recv_data(struct ram_recv *ram, const struct ram_runs *runs,
 		  struct err *err)
 {
 	struct ram_block *block = ram->block[runs->block];
+	const struct channel_file file = { block->fd, block->host,
+					   block->size };
 	int ret;
 
 	for (uint32_t i = 0; i < runs->count; i++) {
@@ -103,7 +105,9 @@ int ram_recv_data(struct ram_recv *ram, const struct ram_runs *runs,
 		ram->iov[i].iov_len = pages << RAM_PAGE_SHIFT;
 		bitmap_set(block->known, first, pages);
 	}
-	ret = channel_recv(channel, ram->iov, runs->count, err);
+	/* Large pages come by faults only. */
+	ret = channel_recv_mapped(channel, block->is_huge ? NULL : &file,
+				  ram->iov, runs->count, err);
 	if (ret == -ENODATA) {
 		err_clear(err);
 		return err_set(err, -EBADMSG, "cut off");

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * RAM on the destination: pages go from the channel straight into guest
- * memory.  Here ram_block.known says which pages hold received data, so that a
+ * memory, or the file that it is.  Here ram_block.known says which pages hold received data, so that a
  * zero page over a hole stays a hole.
  */
 #ifndef GODWIT_MIGRATE_RAM_RECV_H

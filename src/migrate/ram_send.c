@@ -114,6 +114,8 @@ static int send_runs(struct ram_send *ram, const struct ram_block *block,
 	uint8_t *copy_at = ram->bounce;
 	uint64_t pages = 0;
 	XXH3_state_t *hasher = ram->hasher;
+	const struct channel_file file = { block->fd, block->host,
+					   block->size };
 	int ret;
 
 	for (uint32_t i = 0; i < ram->run_count; i++) {
@@ -144,7 +146,10 @@ static int send_runs(struct ram_send *ram, const struct ram_block *block,
 
 	ram->iov[0] = (struct iovec){ &top, sizeof(top) };
 	ram->iov[1] = (struct iovec){ ram->runs, runs_size };
-	ret = channel_send(ram->channel, ram->iov, ram->run_count + 2, err);
+	/* A page that changes before the peer reads it is dirty again (D1). */
+	ret = channel_send_mapped(ram->channel,
+				  block->hugepage_size ? NULL : &file, ram->iov,
+				  ram->run_count + 2, err);
 	ram->pages += pages;
 	trace(mig_ram, "block %u: %lu pages in %u runs", block->index, pages,
 	      ram->run_count);

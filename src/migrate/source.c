@@ -867,6 +867,7 @@ void source_run(struct mig *mig, struct err *err)
 	mig_params(mig, &params);
 	mig_caps(mig, &src.caps);
 	policy_init(&src.policy, params.downtime_limit_ms * NS_PER_MS);
+	src.policy.divides_only = params.divides_only;
 	ret = record_init(&src.reply, err);
 	if (!ret)
 		ret = source_setup(&src, err);

@@ -10,6 +10,7 @@ import pytest
 
 from harness.machine import Fleet, Machine, binary
 from harness.move import move, start, wait
+from harness.qmp import QmpError
 from harness.scene import listening
 
 pytestmark = pytest.mark.alone  # it compares times
@@ -110,3 +111,18 @@ def test_limit_out_of_reach_does_not_keep_a_paused_guest(fleet: Fleet) -> None:
     source.qmp.command("migrate-set-parameters", downtime_limit=0)
     assert move(source, destination, uri, is_silent=True).status == "completed"
     assert destination.status == "paused"
+
+
+def test_estimate_by_size_alone_stops_a_guest_whose_limit_is_out_of_reach(kvm: None, fleet: Fleet
+                                                                          ) -> None:
+    source = idle(fleet, 16)
+    destination, uri = listening(fleet, memory="32M", cpus=16, guest_options=IDLE)
+    with pytest.raises(QmpError, match="x-estimate is costs or size, not 'bytes'"):
+        source.qmp.command("migrate-set-parameters", x_estimate="bytes")
+    assert source.qmp.command("query-migrate-parameters")["x-estimate"] == "costs"
+    source.qmp.command("migrate-set-parameters", downtime_limit=1, x_estimate="size")
+    moved = move(source, destination, uri, is_silent=True)
+    assert moved.status == "completed"
+    pause = moved.info["pause"]
+    assert pause["fixed-us"] > pause["limit-us"] == 1000 and pause["out-of-reach"] is False
+    destination.serial.wait_ticks(1, 60)

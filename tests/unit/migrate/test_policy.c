@@ -388,6 +388,25 @@ static void test_a_raised_limit_counts_from_the_next_round_on(void **state)
 	assert_true(tell(&policy, 2 * GIB, 2 * GIB, GIB));
 }
 
+/* x-estimate=size: what bench/estimate compares with. */
+static void
+test_a_policy_that_divides_only_takes_the_first_round_that_fits(void **state)
+{
+	static const uint64_t shrinking[] = { GIB, 8 * MIB, 2 * MIB, 0 };
+	struct policy policy;
+
+	(void)state;
+	policy_init(&policy, 10 * NS_PER_MS);
+	policy_set_costs(&policy, 20 * NS_PER_MS, 0);
+	policy.divides_only = true;
+	assert_int_equal(run(&policy, shrinking, 4), 1);
+	assert_false(policy.is_out_of_reach);
+	policy_init(&policy, 10 * NS_PER_MS);
+	policy_set_costs(&policy, 20 * NS_PER_MS, 0);
+	assert_int_equal(run(&policy, shrinking, 4), -1);
+	assert_true(policy.is_out_of_reach);
+}
+
 static void
 test_a_link_that_all_but_stands_still_overflows_nothing(void **state)
 {
@@ -438,6 +457,8 @@ int main(void)
 		cmocka_unit_test(test_the_estimate_is_fixed_costs_and_sending),
 		cmocka_unit_test(
 			test_a_raised_limit_counts_from_the_next_round_on),
+		cmocka_unit_test(
+			test_a_policy_that_divides_only_takes_the_first_round_that_fits),
 		cmocka_unit_test(
 			test_a_link_that_all_but_stands_still_overflows_nothing),
 	};
