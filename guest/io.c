@@ -275,8 +275,10 @@ void vcpu_main(uint32_t index, uint64_t start_info)
 	store_release(io->has_arrived[index], 1);
 	if (index == 0)
 		io_start(io, start_info);
-	while (!load_acquire(io->is_published) || index >= io->config->cpus)
+	while (!load_acquire(io->is_published))
 		cpu_pause();
+	if (index >= io->config->cpus)
+		spare_main(io, index);
 	if (io->config->msix == MSIX_ON)
 		apic_enable();
 	if (index == 0)
