@@ -60,13 +60,11 @@ def test_bandwidth_that_is_lowered_takes_effect(fleet: Fleet) -> None:
 @pytest.mark.parametrize("how", ["kill", "quit"])
 def test_destination_lost_while_throttled_is_noticed(fleet: Fleet, how: str) -> None:
     source, destination = throttled(fleet)
-    begun = time.monotonic()
     if how == "kill":
         destination.kill()
     else:
         destination.qmp.command("quit")
-    assert wait(source, 10) == "failed"
-    assert time.monotonic() - begun < 2
+    assert wait(source, 10) == "failed"  # asleep, it would be 40 s later
     assert source.status == "running"
     source.qmp.command("migrate-set-parameters", max_bandwidth=0)
     uri = f"unix:{fleet.folder}/last"
