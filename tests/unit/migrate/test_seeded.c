@@ -29,14 +29,11 @@
 #include "base/bytes.h"
 #include "base/clock.h"
 #include "base/trace.h"
-#include "dev/pci.h"
 #include "machine/vcpu.h"
-#include "mem/access.h"
 #include "migrate/policy.h"
 #include "migrate/ram_send.h"
 #include "side.h"
 #include "state/state.h"
-#include "virtio/pci.h"
 
 /* A second for fifty to a hundred, and for a few under a sanitizer. */
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
@@ -76,7 +73,7 @@ struct plan {
 
 struct scene {
 	uint64_t seed, random;
-	char folder[32], image[48], images[SIDES][48], sockets[SIDES][48];
+	char folder[32], image[48], served[48], sockets[SIDES][48];
 	struct back_end back_ends[SIDES];
 	const char *accel;
 	struct side sides[SIDES];
@@ -328,120 +325,6 @@ static void machine_side_init(struct scene *scene, unsigned int number,
 	side_init(&scene->sides[number], &options);
 }
 
-static const struct {
-	enum guest_kind kind;
-	const char *name;
-} devices[GUEST_DEVICES] = {
-	{ GUEST_DISK, "disk0" },       { GUEST_DISK, "disk1" },
-	{ GUEST_RNG, "rng0" },         { GUEST_SHMEM, "shmem0" },
-	{ GUEST_CONSOLE, "console0" }, { GUEST_RNG, "rng1" },
-};
-
-static uint64_t get(struct addr_space *as, uint64_t gpa, unsigned int size)
-{
-	uint64_t value = 0;
-
-	assert_int_equal(mem_read(as, gpa, &value, size), 0);
-	return value;
-}
-
-static void set(struct addr_space *as, uint64_t gpa, uint64_t value,
-		unsigned int size)
-{
-	assert_int_equal(mem_write(as, gpa, &value, size), 0);
-}
-
-static void find_bars(struct guest_device *dev, struct addr_space *as,
-		      uint64_t config)
-{
-	static const struct reg_bar virtio[REG_BARS] = {
-		[BAR_MSIX] = { .size = 0x1000 },
-		[BAR_VIRTIO] = { .size = VDEV_PCI_SIZE, .is_64 = true },
-	};
-	static const struct reg_bar shmem[REG_BARS] = {
-		[0] = { .size = 256 },
-		[2] = { .size = 64 << 10, .is_64 = true },
-	};
-
-	memcpy(dev->regs.bars, dev->kind == GUEST_SHMEM ? shmem : virtio,
-	       sizeof(virtio));
-	for (unsigned int i = 0; i < REG_BARS; i++) {
-		uint64_t at = config + PCI_BASE_ADDRESS_0 + 4 * i;
-		struct reg_bar *bar = &dev->regs.bars[i];
-
-		if (bar->size)
-			bar->address = get(as, at, bar->is_64 ? 8 : 4) &
-				       PCI_BASE_ADDRESS_MEM_MASK;
-	}
-}
-
-static void find_capabilities(struct guest_device *dev, struct addr_space *as,
-			      uint64_t config)
-{
-	uint64_t at = get(as, config + PCI_CAPABILITY_LIST, 1);
-
-	while (at) {
-		uint64_t id = get(as, config + at, 1);
-
-		if (id == PCI_CAP_ID_MSIX)
-			dev->regs.msix_at = (uint32_t)at;
-		if (id == PCI_CAP_ID_EXP)
-			dev->regs.express_at = (uint32_t)at;
-		at = get(as, config + at + 1, 1);
-	}
-}
-
-static void find_registers(struct registers *regs, struct addr_space *as)
-{
-	uint64_t common = regs->bars[BAR_VIRTIO].address;
-
-	for (uint32_t half = 0; half < 2; half++) {
-		set(as, common + COMMON_DEVICE_SELECT, half, 4);
-		regs->offered |= get(as, common + COMMON_DEVICE_FEATURES, 4)
-				 << 32 * half;
-	}
-	regs->device_select = 1;
-	for (uint16_t i = 0; i < regs->queue_count; i++) {
-		set(as, common + COMMON_QUEUE_SELECT, i, 2);
-		regs->queues[i].size_max = regs->queues[i].size =
-			(uint16_t)get(as, common + COMMON_QUEUE_SIZE, 2);
-	}
-	regs->queue_select = (uint16_t)(regs->queue_count - 1);
-}
-
-/* What firmware does, before the guest starts. */
-static void find_devices(struct scene *scene)
-{
-	struct addr_space *as = machine_memory(owner_of(scene)->machine);
-
-	for (unsigned int i = 0; i < GUEST_DEVICES; i++) {
-		struct guest_device *dev = &guest.devices[i];
-		uint64_t config = PCI_ECAM_START + ((i + 1ull) << 15);
-		struct registers *regs = &dev->regs;
-
-		dev->kind = devices[i].kind;
-		dev->name = devices[i].name;
-		regs->slot = i + 1;
-		find_bars(dev, as, config);
-		find_capabilities(dev, as, config);
-		regs->command = PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER;
-		set(as, config + PCI_COMMAND, regs->command, 2);
-		if (dev->kind == GUEST_SHMEM)
-			continue;
-		regs->config_vector = NO_VECTOR;
-		regs->queue_count = (unsigned int)get(
-			as, regs->bars[BAR_VIRTIO].address + COMMON_NUM_QUEUES,
-			2);
-		assert_in_range(regs->queue_count, 1, REG_QUEUES);
-		for (unsigned int v = 0; v < REG_VECTORS; v++)
-			regs->table[v][3] = 1;
-		for (unsigned int q = 0; q < REG_QUEUES; q++)
-			regs->queues[q].vector = NO_VECTOR;
-		find_registers(regs, as);
-	}
-	guest.device_count = GUEST_DEVICES;
-}
-
 /* ---- what machines know ---- */
 
 static void assert_no_fault(struct scene *scene)
@@ -665,21 +548,21 @@ static void scene_init(struct scene *scene, const char *accel, uint64_t seed)
 	assert_non_null(mkdtemp(scene->folder));
 	snprintf(scene->image, sizeof(scene->image), "%s/image", scene->folder);
 	make_file(scene->image);
-	snprintf(scene->images[0], sizeof(scene->images[0]), "%s/user",
+	snprintf(scene->served, sizeof(scene->served), "%s/user",
 		 scene->folder);
-	make_file(scene->images[0]);
+	make_file(scene->served);
 	for (unsigned int i = 0; i < SIDES; i++) {
 		struct be_options options = BE_OPTIONS;
 
 		snprintf(scene->sockets[i], sizeof(scene->sockets[i]),
 			 "%s/socket%u", scene->folder, i);
 		options.socket = scene->sockets[i];
-		options.image = scene->images[0];
+		options.image = scene->served;
 		options.queues = 2;
 		assert_int_equal(be_start(&scene->back_ends[i], &options), 0);
 	}
 	machine_side_init(scene, 0, false);
-	find_devices(scene);
+	guest_find_devices(machine_memory(owner_of(scene)->machine));
 	assert_int_equal(machine_start(owner_of(scene)->machine, NULL), 0);
 	check_all(scene);
 }
@@ -692,7 +575,7 @@ static void scene_fini(struct scene *scene)
 		unlink(scene->sockets[i]);
 	}
 	unlink(scene->image);
-	unlink(scene->images[0]);
+	unlink(scene->served);
 	rmdir(scene->folder);
 }
 

@@ -1,15 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "guest.h"
-
 #include <linux/virtio_blk.h>
 #include <linux/virtio_ring.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
 
-#include "accel/sim/sim_priv.h"
 #include "base/clock.h"
-#include "dev/pci.h"
+#include "guest_priv.h"
 #include "mem/ram.h"
 #include "virtio/pci.h"
 
@@ -63,17 +60,6 @@ static struct guest_cpu *cpu_of(const struct sim_vcpu *vcpu)
 
 /* ---- registers ---- */
 
-static uint64_t config_at(const struct guest_device *dev, uint32_t offset)
-{
-	return PCI_ECAM_START + ((uint64_t)dev->regs.slot << 15) + offset;
-}
-
-static uint64_t bar_at(const struct guest_device *dev, unsigned int bar,
-		       uint64_t offset)
-{
-	return dev->regs.bars[bar].address + offset;
-}
-
 static void write_by_ports(struct sim_vcpu *vcpu, const struct access *access)
 {
 	uint32_t address = 1u << 31 | access->dev->regs.slot << 11 |
@@ -88,17 +74,12 @@ static void write_by_ports(struct sim_vcpu *vcpu, const struct access *access)
 static bool status_is_zero(struct sim_vcpu *vcpu,
 			   const struct guest_device *dev)
 {
-	return sim_load(vcpu, bar_at(dev, BAR_VIRTIO, COMMON_STATUS), 1) == 0;
+	return sim_load(vcpu,
+			guest_bar_at(dev, BAR_VIRTIO, VIRTIO_PCI_COMMON_STATUS),
+			1) == 0;
 }
 
 /* ---- requests ---- */
-
-static uint64_t word_of(uint64_t stamp, unsigned int i)
-{
-	uint64_t state = stamp + i;
-
-	return guest_random(&state, UINT64_MAX);
-}
 
 static void clear_rings(struct sim_vcpu *vcpu, struct guest_queue *queue,
 			uint64_t at)
@@ -137,7 +118,7 @@ static void put_disk_request(struct sim_vcpu *vcpu, struct guest_queue *queue,
 		queue->stamps[queue->sector] = value;
 	for (unsigned int i = 0; i < SECTOR / 8; i++)
 		sim_store(vcpu, at + 16 + 8 * i,
-			  queue->is_write ? word_of(value, i) : ~0ull, 8);
+			  queue->is_write ? guest_word(value, i) : ~0ull, 8);
 	sim_store(vcpu, at + 16 + SECTOR, 0xff, 1);
 	put_desc(vcpu, queue, 0, at, 16, VRING_DESC_F_NEXT);
 	put_desc(vcpu, queue, 1, at + 16, SECTOR,
@@ -169,11 +150,12 @@ static void submit(struct sim_vcpu *vcpu, const struct access *access)
 		  2);
 	queue->avail++;
 	sim_store(vcpu, queue->at + 0x1002, queue->avail, 2);
-	sim_store(vcpu,
-		  bar_at(dev, BAR_VIRTIO,
-			 VDEV_PCI_NOTIFY +
-				 access->bar * VDEV_PCI_NOTIFY_MULTIPLIER),
-		  access->bar, 2);
+	sim_store(
+		vcpu,
+		guest_bar_at(dev, BAR_VIRTIO,
+			     VDEV_PCI_NOTIFY +
+				     access->bar * VDEV_PCI_NOTIFY_MULTIPLIER),
+		access->bar, 2);
 }
 
 static void check_disk_request(struct sim_vcpu *vcpu,
@@ -189,7 +171,7 @@ static void check_disk_request(struct sim_vcpu *vcpu,
 			       status);
 	for (unsigned int i = 0; i < SECTOR / 8; i++) {
 		uint64_t found = sim_load(vcpu, at + 16 + 8 * i, 8);
-		uint64_t expected = stamp ? word_of(stamp, i) : 0;
+		uint64_t expected = stamp ? guest_word(stamp, i) : 0;
 
 		if (found != expected)
 			guest_complain("%s: sector %u word %u is 0x%lx, not "
@@ -215,32 +197,16 @@ static bool collect(struct sim_vcpu *vcpu, const struct access *access)
 
 /* ---- RAM behind a BAR ---- */
 
-static void check_shmem(struct sim_vcpu *vcpu, const struct guest_device *dev)
-{
-	const struct reg_bar *bar = &dev->regs.bars[2];
-
-	for (uint64_t at = 0; at < bar->size; at += RAM_PAGE_SIZE) {
-		uint64_t found = sim_load(vcpu, bar->address + at, 8);
-		uint64_t expected = dev->shmem_stamp ? word_of(dev->shmem_stamp,
-							       (unsigned int)at)
-						     : 0;
-
-		if (found != expected)
-			guest_complain("%s: 0x%lx at 0x%lx, not 0x%lx",
-				       dev->name, found, at, expected);
-	}
-}
-
 static void stamp_shmem(struct sim_vcpu *vcpu, const struct access *access)
 {
 	struct guest_device *dev = access->dev;
 	const struct reg_bar *bar = &dev->regs.bars[2];
 
-	check_shmem(vcpu, dev);
+	guest_check_shmem(vcpu, dev);
 	dev->shmem_stamp = access->value | 1;
 	for (uint64_t at = 0; at < bar->size; at += RAM_PAGE_SIZE)
 		sim_store(vcpu, bar->address + at,
-			  word_of(dev->shmem_stamp, (unsigned int)at), 8);
+			  guest_word(dev->shmem_stamp, (unsigned int)at), 8);
 }
 
 /* ---- vCPUs ---- */
@@ -296,8 +262,8 @@ static bool make_access(struct sim_vcpu *vcpu, struct guest_cpu *cpu,
 
 	switch (access->kind) {
 	case ACCESS_CONFIG:
-		sim_store(vcpu, config_at(dev, access->offset), access->value,
-			  access->size);
+		sim_store(vcpu, guest_config_at(dev, access->offset),
+			  access->value, access->size);
 		registers_config(&dev->regs, access->offset,
 				 (uint32_t)access->value);
 		return true;
@@ -307,7 +273,7 @@ static bool make_access(struct sim_vcpu *vcpu, struct guest_cpu *cpu,
 				 (uint32_t)access->value);
 		return true;
 	case ACCESS_MMIO:
-		sim_store(vcpu, bar_at(dev, access->bar, access->offset),
+		sim_store(vcpu, guest_bar_at(dev, access->bar, access->offset),
 			  access->value, access->size);
 		registers_mmio(&dev->regs, access->bar, access->offset,
 			       access->value);
@@ -357,7 +323,7 @@ static void write_page(struct sim_vcpu *vcpu, struct guest_cpu *cpu)
 	    sim_load(vcpu, at + RAM_PAGE_SIZE - 8, 8) != *stamp)
 		guest_complain("vCPU %u: page %u is not as it was written",
 			       vcpu->vcpu.index, number);
-	*stamp = word_of(cpu->total, vcpu->vcpu.index);
+	*stamp = guest_word(cpu->total, vcpu->vcpu.index);
 	sim_store(vcpu, at, *stamp, 8);
 	sim_store(vcpu, at + RAM_PAGE_SIZE - 8, *stamp, 8);
 }
@@ -384,108 +350,6 @@ static uint64_t work(struct sim_vcpu *vcpu, struct guest_cpu *cpu)
 		pthread_cond_broadcast(&guest.changed);
 	pthread_mutex_unlock(&guest.mutex);
 	return 0;
-}
-
-/* ---- all of it, read back ---- */
-
-static void check_read(struct sim_vcpu *vcpu, const struct guest_device *dev,
-		       const char *what, uint64_t gpa,
-		       const struct reg_read *read)
-{
-	uint64_t found = sim_load(vcpu, gpa, read->size);
-
-	if (found != read->value)
-		guest_complain("%s: %s 0x%02x is 0x%lx, not 0x%lx", dev->name,
-			       what, read->offset, found, read->value);
-}
-
-/* Selected meanwhile is @queue and the half @half of the features. */
-static void check_common(struct sim_vcpu *vcpu, const struct guest_device *dev,
-			 uint16_t queue, uint32_t half)
-{
-	struct registers regs = dev->regs;
-	uint64_t common = bar_at(dev, BAR_VIRTIO, 0);
-	struct reg_read read;
-	unsigned int at = 0;
-
-	sim_store(vcpu, common + COMMON_QUEUE_SELECT, queue, 2);
-	sim_store(vcpu, common + COMMON_DRIVER_SELECT, half, 4);
-	registers_mmio(&regs, BAR_VIRTIO, COMMON_QUEUE_SELECT, queue);
-	registers_mmio(&regs, BAR_VIRTIO, COMMON_DRIVER_SELECT, half);
-	while (registers_next_common(&regs, &at, &read))
-		check_read(vcpu, dev, "register", common + read.offset, &read);
-}
-
-static void check_virtio(struct sim_vcpu *vcpu, const struct guest_device *dev)
-{
-	const struct registers *regs = &dev->regs;
-
-	for (unsigned int i = 0; i <= regs->queue_count; i++) {
-		for (unsigned int word = 0; word < 4; word++) {
-			const struct reg_read read = { 16 * i + 4 * word, 4,
-						       regs->table[i][word] };
-
-			check_read(vcpu, dev, "vector table",
-				   bar_at(dev, BAR_MSIX, read.offset), &read);
-		}
-	}
-	for (uint16_t i = 0; i < regs->queue_count; i++)
-		check_common(vcpu, dev, i, i % 2);
-	check_common(vcpu, dev, 0, 1);
-	/* And last as it was left: the selectors too. */
-	check_common(vcpu, dev, regs->queue_select, regs->driver_select);
-}
-
-static void check_selectors(struct sim_vcpu *vcpu,
-			    const struct guest_device *dev)
-{
-	const struct reg_read queue = { COMMON_QUEUE_SELECT, 2,
-					dev->regs.queue_select };
-	const struct reg_read half = { COMMON_DRIVER_SELECT, 4,
-				       dev->regs.driver_select };
-
-	check_read(vcpu, dev, "register", bar_at(dev, BAR_VIRTIO, queue.offset),
-		   &queue);
-	check_read(vcpu, dev, "register", bar_at(dev, BAR_VIRTIO, half.offset),
-		   &half);
-}
-
-static void check_device(struct sim_vcpu *vcpu, const struct guest_device *dev)
-{
-	struct reg_read read;
-	unsigned int at = 0;
-
-	while (registers_next_config(&dev->regs, &at, &read))
-		check_read(vcpu, dev, "configuration",
-			   config_at(dev, read.offset), &read);
-	if (!registers_are_shown(&dev->regs))
-		return;
-	if (dev->kind == GUEST_SHMEM) {
-		check_shmem(vcpu, dev);
-		return;
-	}
-	check_selectors(vcpu, dev);
-	check_virtio(vcpu, dev);
-}
-
-/* vCPU 0 looks at what belongs to those that are parked. */
-static void check(struct sim_vcpu *vcpu, struct guest_cpu *cpu)
-{
-	for (unsigned int i = 0; i < guest.device_count; i++) {
-		struct guest_cpu *owner =
-			&guest.cpus[guest_owner(&guest.devices[i])];
-
-		if (owner == cpu || (cpu == &guest.cpus[0] && !owner->is_up))
-			check_device(vcpu, &guest.devices[i]);
-	}
-	if (vcpu->regs.stamped != cpu->total)
-		guest_complain("vCPU %u: registers of access %lu, not %lu",
-			       vcpu->vcpu.index, vcpu->regs.stamped,
-			       cpu->total);
-	pthread_mutex_lock(&guest.mutex);
-	cpu->is_check_asked = false;
-	pthread_cond_broadcast(&guest.changed);
-	pthread_mutex_unlock(&guest.mutex);
 }
 
 /* ---- in place of the accelerator's workload ---- */
@@ -520,7 +384,7 @@ uint64_t __wrap_sim_program_step(struct sim_vcpu *vcpu)
 	is_check_asked = cpu->is_check_asked;
 	pthread_mutex_unlock(&guest.mutex);
 	if (vcpu->regs.stage == SIM_WORK && is_check_asked)
-		check(vcpu, cpu);
+		guest_check(vcpu, cpu);
 	if (vcpu->vcpu.index)
 		read_mail(vcpu, cpu);
 	return IDLE_NS;

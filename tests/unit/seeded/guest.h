@@ -4,8 +4,10 @@
  * test's program wraps sim_program_step(), so that this runs on vCPU threads, and reaches
  * RAM, ports and devices as the accelerator's own workload does.
  *
+ *	find.c    finds the devices, as firmware does
  *	script.c  decides what comes next: whole changes, cut into single accesses
- *	guest.c   makes one access a step, and checks
+ *	guest.c   makes one access a step
+ *	check.c   reads everything back
  *
  * Each vCPU has devices of its own and makes so many accesses as it is asked for, no
  * more: the same seed and the same requests are the same accesses in the same order,
@@ -32,6 +34,7 @@
 
 #define GUEST_MEMORY (32ull << 20)
 
+struct addr_space;
 struct sim_vcpu;
 
 enum guest_kind {
@@ -124,9 +127,10 @@ struct guest {
 /* The guest that all machines of the process run, one after the other. */
 extern struct guest guest;
 
-/* Nothing is known; devices[] has kind and name of each, in the order of their slots. */
+/* Nothing is known. */
 void guest_init(uint64_t seed);
-void guest_fini(void);
+/* find.c: the devices of the machine whose memory is @as, which does not run yet. */
+void guest_find_devices(struct addr_space *as);
 
 static inline uint64_t guest_random(uint64_t *state, uint64_t below)
 {

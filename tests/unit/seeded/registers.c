@@ -117,20 +117,20 @@ static void set_status(struct registers *regs, uint8_t value)
 static void set_queue(struct reg_queue *queue, uint32_t offset, uint64_t value)
 {
 	switch (offset) {
-	case COMMON_QUEUE_SIZE:
+	case VIRTIO_PCI_COMMON_Q_SIZE:
 		if (value && value <= queue->size_max)
 			queue->size = (uint16_t)value;
 		break;
-	case COMMON_QUEUE_ENABLE:
+	case VIRTIO_PCI_COMMON_Q_ENABLE:
 		queue->is_enabled = 1;
 		break;
-	case COMMON_QUEUE_DESC:
+	case VIRTIO_PCI_COMMON_Q_DESCLO:
 		queue->desc = value;
 		break;
-	case COMMON_QUEUE_DRIVER:
+	case VIRTIO_PCI_COMMON_Q_AVAILLO:
 		queue->driver = value;
 		break;
-	case COMMON_QUEUE_DEVICE:
+	case VIRTIO_PCI_COMMON_Q_USEDLO:
 		queue->device = value;
 		break;
 	}
@@ -141,29 +141,29 @@ static void set_common(struct registers *regs, uint32_t offset, uint64_t value)
 	struct reg_queue *open = open_queue(regs);
 
 	switch (offset) {
-	case COMMON_DEVICE_SELECT:
+	case VIRTIO_PCI_COMMON_DFSELECT:
 		regs->device_select = (uint32_t)value;
 		break;
-	case COMMON_DRIVER_SELECT:
+	case VIRTIO_PCI_COMMON_GFSELECT:
 		regs->driver_select = (uint32_t)value;
 		break;
-	case COMMON_DRIVER_FEATURES:
+	case VIRTIO_PCI_COMMON_GF:
 		set_features(regs, (uint32_t)value);
 		break;
-	case COMMON_CONFIG_VECTOR:
+	case VIRTIO_PCI_COMMON_MSIX:
 		regs->config_vector = vector_of(regs, value);
 		break;
-	case COMMON_STATUS:
+	case VIRTIO_PCI_COMMON_STATUS:
 		set_status(regs, (uint8_t)value);
 		break;
-	case COMMON_QUEUE_SELECT:
+	case VIRTIO_PCI_COMMON_Q_SELECT:
 		regs->queue_select = (uint16_t)value;
 		break;
-	case COMMON_QUEUE_VECTOR:
+	case VIRTIO_PCI_COMMON_Q_MSIX:
 		if (open)
 			open->vector = vector_of(regs, value);
 		break;
-	case COMMON_QUEUE_RESET:
+	case VIRTIO_PCI_COMMON_Q_RESET:
 		if (!open && regs->queue_select < regs->queue_count)
 			reset_queue(&regs->queues[regs->queue_select]);
 		break;
@@ -235,20 +235,20 @@ bool registers_next_common(const struct registers *regs, unsigned int *at,
 {
 	const struct reg_queue *q = &regs->queues[regs->queue_select];
 	const struct reg_read reads[] = {
-		{ COMMON_DEVICE_SELECT, 4, regs->device_select },
-		{ COMMON_DRIVER_SELECT, 4, regs->driver_select },
-		{ COMMON_DRIVER_FEATURES, 4,
+		{ VIRTIO_PCI_COMMON_DFSELECT, 4, regs->device_select },
+		{ VIRTIO_PCI_COMMON_GFSELECT, 4, regs->driver_select },
+		{ VIRTIO_PCI_COMMON_GF, 4,
 		  (uint32_t)(regs->features >> 32 * regs->driver_select) },
-		{ COMMON_CONFIG_VECTOR, 2, regs->config_vector },
-		{ COMMON_NUM_QUEUES, 2, regs->queue_count },
-		{ COMMON_STATUS, 1, regs->status },
-		{ COMMON_QUEUE_SELECT, 2, regs->queue_select },
-		{ COMMON_QUEUE_SIZE, 2, q->size },
-		{ COMMON_QUEUE_VECTOR, 2, q->vector },
-		{ COMMON_QUEUE_ENABLE, 2, q->is_enabled },
-		{ COMMON_QUEUE_DESC, 8, q->desc },
-		{ COMMON_QUEUE_DRIVER, 8, q->driver },
-		{ COMMON_QUEUE_DEVICE, 8, q->device },
+		{ VIRTIO_PCI_COMMON_MSIX, 2, regs->config_vector },
+		{ VIRTIO_PCI_COMMON_NUMQ, 2, regs->queue_count },
+		{ VIRTIO_PCI_COMMON_STATUS, 1, regs->status },
+		{ VIRTIO_PCI_COMMON_Q_SELECT, 2, regs->queue_select },
+		{ VIRTIO_PCI_COMMON_Q_SIZE, 2, q->size },
+		{ VIRTIO_PCI_COMMON_Q_MSIX, 2, q->vector },
+		{ VIRTIO_PCI_COMMON_Q_ENABLE, 2, q->is_enabled },
+		{ VIRTIO_PCI_COMMON_Q_DESCLO, 8, q->desc },
+		{ VIRTIO_PCI_COMMON_Q_AVAILLO, 8, q->driver },
+		{ VIRTIO_PCI_COMMON_Q_USEDLO, 8, q->device },
 	};
 
 	if (*at == sizeof(reads) / sizeof(reads[0]))

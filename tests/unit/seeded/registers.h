@@ -10,6 +10,8 @@
 
 #include <linux/pci_regs.h>
 #include <linux/virtio_config.h>
+#define VIRTIO_PCI_NO_LEGACY
+#include <linux/virtio_pci.h>
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -18,25 +20,7 @@
 #define REG_BARS    6u
 #define NO_VECTOR   0xffffu
 
-/* Of virtio's function: virtio 1.2, 4.1.4.3; where its parts are in BAR 4. */
-enum {
-	COMMON_DEVICE_SELECT = 0x00,
-	COMMON_DEVICE_FEATURES = 0x04,
-	COMMON_DRIVER_SELECT = 0x08,
-	COMMON_DRIVER_FEATURES = 0x0c,
-	COMMON_CONFIG_VECTOR = 0x10,
-	COMMON_NUM_QUEUES = 0x12,
-	COMMON_STATUS = 0x14,
-	COMMON_QUEUE_SELECT = 0x16,
-	COMMON_QUEUE_SIZE = 0x18,
-	COMMON_QUEUE_VECTOR = 0x1a,
-	COMMON_QUEUE_ENABLE = 0x1c,
-	COMMON_QUEUE_DESC = 0x20,
-	COMMON_QUEUE_DRIVER = 0x28,
-	COMMON_QUEUE_DEVICE = 0x30,
-	COMMON_QUEUE_RESET = 0x3a,
-};
-
+/* Registers of the common configuration are VIRTIO_PCI_COMMON_*, 32-bit halves by the lower. */
 #define BAR_MSIX   1u
 #define BAR_VIRTIO 4u
 

@@ -171,15 +171,15 @@ static void enable_queue(struct guest_cpu *cpu, struct guest_device *dev,
 				  .dev = dev,
 				  .bar = queue,
 				  .value = at });
-	put_common(cpu, dev, COMMON_QUEUE_SELECT, 2, queue);
-	put_common(cpu, dev, COMMON_QUEUE_SIZE, 2,
+	put_common(cpu, dev, VIRTIO_PCI_COMMON_Q_SELECT, 2, queue);
+	put_common(cpu, dev, VIRTIO_PCI_COMMON_Q_SIZE, 2,
 		   SIZE_MIN << draw(cpu, SIZES));
-	put_common(cpu, dev, COMMON_QUEUE_DESC, 8, at);
-	put_common(cpu, dev, COMMON_QUEUE_DRIVER, 8, at + 0x1000);
-	put_common(cpu, dev, COMMON_QUEUE_DEVICE, 8, at + 0x2000);
-	put_common(cpu, dev, COMMON_QUEUE_VECTOR, 2,
+	put_common(cpu, dev, VIRTIO_PCI_COMMON_Q_DESCLO, 8, at);
+	put_common(cpu, dev, VIRTIO_PCI_COMMON_Q_AVAILLO, 8, at + 0x1000);
+	put_common(cpu, dev, VIRTIO_PCI_COMMON_Q_USEDLO, 8, at + 0x2000);
+	put_common(cpu, dev, VIRTIO_PCI_COMMON_Q_MSIX, 2,
 		   draw(cpu, dev->regs.queue_count + 2));
-	put_common(cpu, dev, COMMON_QUEUE_ENABLE, 2, 1);
+	put_common(cpu, dev, VIRTIO_PCI_COMMON_Q_ENABLE, 2, 1);
 }
 
 /* Off, or on again elsewhere and with another size. */
@@ -192,8 +192,8 @@ static void change_queue(struct guest_cpu *cpu, struct guest_device *dev)
 	if (dev->regs.queues[queue].is_enabled) {
 		if (!(dev->regs.features >> VIRTIO_F_RING_RESET & 1))
 			return;
-		put_common(cpu, dev, COMMON_QUEUE_SELECT, 2, queue);
-		put_common(cpu, dev, COMMON_QUEUE_RESET, 2, 1);
+		put_common(cpu, dev, VIRTIO_PCI_COMMON_Q_SELECT, 2, queue);
+		put_common(cpu, dev, VIRTIO_PCI_COMMON_Q_RESET, 2, 1);
 	}
 	if (draw(cpu, 4))
 		enable_queue(cpu, dev, queue);
@@ -216,8 +216,8 @@ static void put_features(struct guest_cpu *cpu, struct guest_device *dev,
 			 uint64_t features)
 {
 	for (unsigned int half = 0; half < 2; half++) {
-		put_common(cpu, dev, COMMON_DRIVER_SELECT, 4, half);
-		put_common(cpu, dev, COMMON_DRIVER_FEATURES, 4,
+		put_common(cpu, dev, VIRTIO_PCI_COMMON_GFSELECT, 4, half);
+		put_common(cpu, dev, VIRTIO_PCI_COMMON_GF, 4,
 			   (uint32_t)(features >> 32 * half));
 	}
 }
@@ -227,9 +227,9 @@ static void set_up(struct guest_cpu *cpu, struct guest_device *dev)
 {
 	uint8_t status = VIRTIO_CONFIG_S_ACKNOWLEDGE;
 
-	put_common(cpu, dev, COMMON_STATUS, 1, status);
+	put_common(cpu, dev, VIRTIO_PCI_COMMON_STATUS, 1, status);
 	status |= VIRTIO_CONFIG_S_DRIVER;
-	put_common(cpu, dev, COMMON_STATUS, 1, status);
+	put_common(cpu, dev, VIRTIO_PCI_COMMON_STATUS, 1, status);
 	/* It may write what it likes before it says that it means it. */
 	if (!draw(cpu, 4))
 		put_features(cpu, dev, ~0ull);
@@ -237,22 +237,22 @@ static void set_up(struct guest_cpu *cpu, struct guest_device *dev)
 	if (!draw(cpu, 16))
 		return;
 	status |= VIRTIO_CONFIG_S_FEATURES_OK;
-	put_common(cpu, dev, COMMON_STATUS, 1, status);
+	put_common(cpu, dev, VIRTIO_PCI_COMMON_STATUS, 1, status);
 	for (unsigned int i = 0; i < dev->regs.queue_count; i++) {
 		if (draw(cpu, 8))
 			enable_queue(cpu, dev, i);
 	}
-	put_common(cpu, dev, COMMON_CONFIG_VECTOR, 2,
+	put_common(cpu, dev, VIRTIO_PCI_COMMON_MSIX, 2,
 		   draw(cpu, dev->regs.queue_count + 2));
 	if (!draw(cpu, 16))
 		return;
 	status |= VIRTIO_CONFIG_S_DRIVER_OK;
-	put_common(cpu, dev, COMMON_STATUS, 1, status);
+	put_common(cpu, dev, VIRTIO_PCI_COMMON_STATUS, 1, status);
 }
 
 static void reset_device(struct guest_cpu *cpu, struct guest_device *dev)
 {
-	put_common(cpu, dev, COMMON_STATUS, 1, 0);
+	put_common(cpu, dev, VIRTIO_PCI_COMMON_STATUS, 1, 0);
 	put(cpu, (struct access){ .kind = ACCESS_RESET, .dev = dev });
 	set_up(cpu, dev);
 }
