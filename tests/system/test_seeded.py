@@ -23,7 +23,7 @@ from harness import guest, injector
 from harness.back_end import BackEnds
 from harness.machine import Fleet, Machine
 from harness.move import start, wait
-from harness.scene import listening, slow
+from harness.scene import listening
 from harness.travel import last_report, leave
 from test_churn import SHMEM, TRICKLE, changes, wait_changes
 
@@ -38,6 +38,7 @@ BROKEN = [  # and the guest stays
 WHAT = "bars+reset+msix+queues+shmem+command+cpus"
 CHECK_EACH = 20  # moves between two checks of all sectors
 QUICK = {"max_bandwidth": 0, "downtime_limit": 300}
+SLOW = {"max_bandwidth": TRICKLE, "downtime_limit": 0, "max_cpu_throttle": 0}  # and without an end
 
 
 class Journey:
@@ -77,6 +78,7 @@ class Journey:
         ending = self.dice.choice(ENDINGS)
         source = self.machine
         there, uri = self.destination()
+        print(f"{there.name}: {ending}", flush=True)
         source.qmp.command("migrate-set-parameters", **QUICK)
         source.qmp.command("migrate-set-capabilities", capabilities=[
             {"capability": "verify", "state": True}])
@@ -113,7 +115,7 @@ class Journey:
 
     def begin_slowly(self, source: Machine, uri: str) -> None:
         """In rounds, until the guest has changed something."""
-        slow(source, TRICKLE)
+        source.qmp.command("migrate-set-parameters", **SLOW)
         start(source, uri)
         wait(source, 30, "active")
         wait_changes(source, self.dice.randint(1, 3))
