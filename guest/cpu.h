@@ -27,6 +27,9 @@ static inline void cpu_pause(void)
 	__asm__ volatile("pause" ::: "memory");
 }
 
+/* A vCPU that nobody needs halts for ever (start.S), and leaves its CPU to the others. */
+_Noreturn void cpu_park(void);
+
 static inline void port_out8(uint16_t port, uint8_t value)
 {
 	__asm__ volatile("outb %0, %1" ::"a"(value), "Nd"(port));

@@ -118,8 +118,9 @@ _Noreturn void spare_main(struct io *io, uint32_t index)
 {
 	struct spare *spare = &io->spare;
 
-	while (index != io->config->cpus)
-		cpu_pause();
+	if (index != io->config->cpus || !io->config->churn_us ||
+	    !(io->config->churn_what & 1ULL << CHURN_CPUS))
+		cpu_park();
 	store_release(spare->starts_made, spare->starts_made + 1);
 	for (;;) {
 		write_once(spare->count_made, spare->count_made + 1);

@@ -39,7 +39,7 @@ struct spare {
 bool spare_init(struct io *io);
 /* CPU 0: its next step, by @dice.  False: it is not time yet. */
 bool spare_change(struct io *io, uint64_t dice, uint64_t now);
-/* Where vCPU @index comes to when it is such a one. */
+/* Where vCPU @index comes to, which takes no part: it halts for ever if it is not such a one. */
 _Noreturn void spare_main(struct io *io, uint32_t index);
 
 #endif

@@ -144,6 +144,8 @@ trap:
 	/* A second one, from trap_main(): the VMM did not let us exit. */
 	cmpq $trap_exit_failed, %rdx
 	je 1f
+	cmpq $cpu_park, %rdx
+	je surplus
 	movq $trap_main, (%rsp)
 	movq $SEL_USER_CODE, 8(%rsp)
 	movq $RFLAGS, 16(%rsp)
@@ -159,6 +161,15 @@ trap:
 trap_exit_failed:
 	ud2
 	jmp trap_exit_failed
+
+	/* For ever: ring 3 may not halt.  Many at once use one stack, for the same. */
+	.globl cpu_park
+cpu_park:
+	ud2
+
+surplus:
+	hlt
+	jmp surplus
 
 	.code32
 	.globl boot_entry, ap_entry
@@ -180,9 +191,6 @@ ap_entry:
 	movl $CR0_ON, %eax
 	movl %eax, %cr0
 	ljmp $SEL_CODE, $1f
-surplus:
-	hlt
-	jmp surplus
 
 	.code64
 1:

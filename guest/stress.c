@@ -339,8 +339,10 @@ void vcpu_main(uint32_t index, uint64_t start_info)
 	store_release(m->has_arrived[index], 1);
 	if (index == 0)
 		machine_start(m, start_info);
-	while (!load_acquire(m->is_published) || index >= m->config.cpus)
+	while (!load_acquire(m->is_published))
 		cpu_pause();
+	if (index >= m->config.cpus)
+		cpu_park();
 	hot_warm(vcpu);
 	store_release(vcpu->is_warm, 1);
 	if (index == 0)

@@ -26,7 +26,7 @@
 #define TURN_NS   (NS_PER_SEC / 2000)
 /* Fewer bytes cost less by a copy than by one more system call on either side. */
 #define SPLICED_SIZE (64u << 10)
-#define PIPE_SIZE    (1 << 20) /* what anybody may have; a turn in small pieces */
+#define PIPE_SIZE    (1 << 20) /* what anybody may have; a call in small pieces */
 
 /* Step past @done bytes; false when all of it is done. */
 static bool iov_advance(struct iovec **iov, unsigned int *count, size_t done)
@@ -121,8 +121,10 @@ static ssize_t splice_out(struct channel *channel,
 	if (!channel->piped) {
 		done = splice(file->fd, &at, channel->pipe[1], NULL, size,
 			      SPLICE_F_MOVE);
+		if (done == 0) /* a file shorter than its mapping */
+			errno = EIO;
 		if (done <= 0)
-			return done;
+			return -1;
 		channel->piped = (size_t)done;
 	}
 	done = splice(channel->pipe[0], NULL, channel->fd, NULL, channel->piped,

@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 
 from harness import guest
-from harness.machine import Fleet, run
+from harness.machine import Fleet, Machine, run
+from harness.move import move
 from harness.qmp import QmpError
+from harness.scene import listening
 from harness.tiny import Tiny
 
 
@@ -29,6 +31,27 @@ def test_stress_ticks_and_finds_its_memory_right(fleet: Fleet, cpus: int) -> Non
     assert second["pages"] > first["pages"]
     assert second["checked"] > first["checked"]
     assert len(machine.qmp.command("query-cpus-fast")) == cpus
+
+
+def cpu_ms(machine: Machine, thread: int) -> float:
+    fields = Path(f"/proc/{machine.process.pid}/task/{thread}/schedstat").read_text().split()
+    return int(fields[0]) / 1e6
+
+
+def test_vcpus_that_the_guest_does_not_use_take_no_processor(kvm: None, fleet: Fleet) -> None:
+    """Before a move and after it: what is measured with many vCPUs is godwit."""
+    machine = fleet.start(cpus=4, guest_options="cpus=1,hot=0,tick=1ms")
+    there, uri = listening(fleet, cpus=4, guest_options="cpus=1,hot=0,tick=1ms")
+    for is_moved in (False, True):
+        if is_moved:
+            assert move(machine, there, uri).status == "completed"
+            machine = there
+        machine.serial.wait_ticks(100)  # they have halted
+        threads = [cpu["thread-id"] for cpu in machine.qmp.command("query-cpus-fast")]
+        before = [cpu_ms(machine, thread) for thread in threads]
+        machine.serial.wait_ticks(1000)
+        took = [cpu_ms(machine, thread) - ms for thread, ms in zip(threads, before)]
+        assert len(took) == 4 and max(took[1:]) < took[0] / 20, took
 
 
 def test_idle_guest_ticks(fleet: Fleet) -> None:

@@ -271,6 +271,17 @@ static void test_only_what_lies_in_the_mapping_is_spliced(void **state)
 	free(other);
 }
 
+static void test_a_file_shorter_than_its_mapping_is_an_error(void **state)
+{
+	struct fixture *f = *state;
+	struct iovec iov = { f->from.host, 1 << 20 };
+
+	pair_up(f, unix_pair);
+	assert_int_equal(ftruncate(f->from.file.fd, 512 << 10), 0);
+	assert_int_equal(
+		channel_send_mapped(&f->a, &f->from.file, &iov, 1, NULL), -EIO);
+}
+
 /* More than any socket holds. */
 static int send_for_ever(struct fixture *f)
 {
@@ -356,6 +367,9 @@ int main(void)
 			setup, teardown),
 		cmocka_unit_test_setup_teardown(
 			test_only_what_lies_in_the_mapping_is_spliced, setup,
+			teardown),
+		cmocka_unit_test_setup_teardown(
+			test_a_file_shorter_than_its_mapping_is_an_error, setup,
 			teardown),
 		cmocka_unit_test_setup_teardown(
 			test_a_peer_that_does_not_read_ends_a_splice_by_deadline_or_stop,
