@@ -5,6 +5,7 @@
 #include <linux/pci_regs.h>
 
 #include "guest/cpu.h"
+#include "guest/exit.h"
 #include "guest/io.h"
 #include "guest/tsc.h"
 
@@ -204,6 +205,24 @@ static void rest(struct io *io, struct vdev *dev)
 	pci_set_master(dev->function, true);
 }
 
+/* Decoding, bus mastering or both are off for up to a period. */
+static void toggle_command(struct io *io, struct pci_function *f)
+{
+	static const uint16_t left[] = { 0, PCI_COMMAND_MEMORY,
+					 PCI_COMMAND_MASTER };
+	uint64_t period = tsc_of_us(io->tsc_khz, io->config->churn_us);
+	uint64_t end = cpu_tsc() + next_random(&io->churn, period);
+	uint16_t command = pci_read16(f, PCI_COMMAND);
+
+	pci_write16(f, PCI_COMMAND,
+		    (uint16_t)((command &
+				~(PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER)) |
+			       left[next_random(&io->churn, 3)]));
+	while (cpu_tsc() < end)
+		cpu_pause();
+	pci_write16(f, PCI_COMMAND, command);
+}
+
 /* A power of two, as split queues need it. */
 static unsigned int other_ring(struct io *io)
 {
@@ -241,6 +260,8 @@ void churn_start(struct io *io)
 	};
 	if (!c->shmem)
 		c->what &= ~(1ULL << CHURN_SHMEM);
+	if ((c->what & 1ULL << CHURN_CPUS) && !spare_init(io))
+		machine_fail("cpus= has to leave one vCPU over", NULL);
 	if (io->config->msix == MSIX_OFF)
 		c->what &= ~(1ULL << CHURN_MSIX);
 	if (!io->config->churn_us || !c->what)
@@ -250,6 +271,13 @@ void churn_start(struct io *io)
 		stamp_shmem(c);
 	}
 	plan(io, io->start);
+}
+
+/* What a device had in flight would be lost. */
+static bool must_drain(enum churn_kind kind)
+{
+	return kind == CHURN_RESET || kind == CHURN_QUEUES ||
+	       kind == CHURN_COMMAND;
 }
 
 bool churn_begin(struct io *io, uint64_t now)
@@ -264,9 +292,7 @@ bool churn_begin(struct io *io, uint64_t now)
 	} while (!(c->what & 1ULL << c->kind));
 	c->dev = &io->devices[next_random(c, io->device_count)];
 	c->is_pending = true;
-	io_give_order(io, c->kind == CHURN_RESET || c->kind == CHURN_QUEUES
-				  ? IO_DRAIN
-				  : IO_STOP);
+	io_give_order(io, must_drain(c->kind) ? IO_DRAIN : IO_STOP);
 	return true;
 }
 
@@ -298,6 +324,13 @@ void churn_do(struct io *io, uint64_t now)
 		break;
 	case CHURN_BREAK:
 		offend(c->dev);
+		break;
+	case CHURN_COMMAND:
+		toggle_command(io, c->dev->function);
+		break;
+	case CHURN_CPUS:
+		if (!spare_change(io, next_random(c, UINT64_MAX), now))
+			c->counts[c->kind]--;
 		break;
 	case CHURN_MASTER:
 		rest(io, c->dev);

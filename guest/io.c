@@ -278,7 +278,7 @@ void vcpu_main(uint32_t index, uint64_t start_info)
 	while (!load_acquire(io->is_published))
 		cpu_pause();
 	if (index >= io->config->cpus)
-		cpu_park();
+		spare_main(io, index);
 	if (io->config->msix == MSIX_ON)
 		apic_enable();
 	if (index == 0)

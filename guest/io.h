@@ -28,6 +28,7 @@
 #include "guest/pci.h"
 #include "guest/ram.h"
 #include "guest/serial.h"
+#include "guest/spare.h"
 #include "guest/vdev.h"
 
 #define IO_DEVICES_MAX     16
@@ -116,6 +117,7 @@ struct io {
 	uint64_t resets_done;
 	uint64_t next_watch; /* TSC */
 	struct churn churn;
+	struct spare spare;
 
 	/* set by CPU 0 */
 	uint64_t start; /* TSC */

@@ -17,7 +17,8 @@
 const char *const churn_names[CHURN_KINDS + 1] = {
 	[CHURN_BARS] = "bars",     [CHURN_RESET] = "reset",
 	[CHURN_MSIX] = "msix",     [CHURN_QUEUES] = "queues",
-	[CHURN_SHMEM] = "shmem",   [CHURN_BREAK] = "break",
+	[CHURN_SHMEM] = "shmem",   [CHURN_COMMAND] = "command",
+	[CHURN_CPUS] = "cpus",     [CHURN_BREAK] = "break",
 	[CHURN_MASTER] = "master", NULL,
 };
 

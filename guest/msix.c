@@ -11,7 +11,11 @@
 #define APIC_ID        (APIC_BASE + 0x20)
 #define APIC_SVR       (APIC_BASE + 0xf0)
 #define APIC_IRR       (APIC_BASE + 0x200)
+#define APIC_ICR       (APIC_BASE + 0x300)
+#define APIC_ICR_HIGH  (APIC_BASE + 0x310)
 #define SVR_ENABLE     0x1ff
+#define ICR_INIT       0x4500
+#define ICR_SIPI       0x4600
 #define ENTRY_SIZE     16
 #define ENTRY_DATA     8
 #define ENTRY_CONTROL  12
@@ -88,6 +92,22 @@ bool msix_is_pending(const struct msix *msix, unsigned int n)
 void apic_enable(void)
 {
 	mmio_write32(APIC_SVR, SVR_ENABLE);
+}
+
+static void send(uint32_t to, uint32_t what)
+{
+	mmio_write32(APIC_ICR_HIGH, to << 24);
+	mmio_write32(APIC_ICR, what);
+}
+
+void apic_send_init(uint32_t to)
+{
+	send(to, ICR_INIT);
+}
+
+void apic_send_sipi(uint32_t to, uint8_t page)
+{
+	send(to, ICR_SIPI | page);
 }
 
 uint32_t apic_id(void)

@@ -32,5 +32,8 @@ bool msix_is_pending(const struct msix *msix, unsigned int n);
 void apic_enable(void);
 uint32_t apic_id(void);
 bool apic_has_request(uint8_t vector);
+/* To another vCPU; by the second it starts at @page * 4 KiB, in real mode. */
+void apic_send_init(uint32_t to);
+void apic_send_sipi(uint32_t to, uint8_t page);
 
 #endif

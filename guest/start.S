@@ -212,4 +212,50 @@ ap_entry:
 	pushq $vcpu_main
 	iretq
 
+	/*
+	 * Where a SIPI starts a vCPU: copied below 1 MiB, so nothing in it may refer to
+	 * where it is.  It comes to ap_entry as the VMM lets others begin there.
+	 */
+	.section .rodata
+	.code16
+	.globl wake_start, wake_end, wake_index
+wake_start:
+	cli
+	movw %cs, %ax
+	movw %ax, %ds
+	lgdtl wake_gdt_pointer - wake_start
+	movl %cr0, %eax
+	orl $1, %eax
+	movl %eax, %cr0
+	ljmpl $8, $wake_protected
+	.balign 8
+wake_gdt_pointer:
+	.word wake_gdt_end - wake_gdt - 1
+	.long wake_gdt
+wake_end:
+	.balign 8
+wake_gdt:
+	.quad 0
+	.quad 0x00cf9b000000ffff	/* flat code */
+	.quad 0x00cf93000000ffff	/* flat data */
+wake_gdt_end:
+	.data
+	.balign 4
+wake_index:
+	.long 0
+
+	.text
+	.code32
+wake_protected:
+	movl $16, %eax
+	movl %eax, %ds
+	movl %eax, %es
+	movl %eax, %ss
+	movl wake_index, %edi
+	xorl %ebx, %ebx
+	movl %edi, %eax
+	shll $4, %eax
+	movb $0x89, gdt + SEL_TSS + 5(%eax)	/* no longer busy */
+	jmp ap_entry
+
 	.section .note.GNU-stack, "", @progbits

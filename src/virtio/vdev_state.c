@@ -186,12 +186,14 @@ static int check_status(const struct vdev *dev, uint8_t status, struct err *err)
 				       "be",
 				       status, bit);
 	}
+	/* Before that, a driver may have written anything. */
+	if (!(status & VIRTIO_CONFIG_S_FEATURES_OK))
+		return 0;
 	if (dev->features & ~dev->offered)
 		return err_set(err, -EBADMSG,
 			       "features 0x%lx, of which 0x%lx are not offered",
 			       dev->features, dev->features & ~dev->offered);
-	if ((status & VIRTIO_CONFIG_S_FEATURES_OK) &&
-	    !vdev_has(dev, VIRTIO_F_VERSION_1))
+	if (!vdev_has(dev, VIRTIO_F_VERSION_1))
 		return err_set(err, -EBADMSG,
 			       "features 0x%lx are complete without VERSION_1",
 			       dev->features);

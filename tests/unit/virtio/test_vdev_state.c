@@ -82,6 +82,27 @@ static void test_driver_goes_on_in_the_middle_of_setting_up(void **state)
 	assert_int_equal(to->starts, 1);
 }
 
+/* It may be told no, but not be kept from moving by that. */
+static void test_features_that_were_not_asked_for_yet_may_be_any(void **state)
+{
+	struct pair *pair = *state;
+	struct toy *to = &pair->to;
+
+	toy_add_status(&pair->from, ACKNOWLEDGE);
+	toy_add_status(&pair->from, DRIVER);
+	toy_put(&pair->from, DRIVER_FEATURES, 0xffffffff, 4);
+	assert_int_equal(toy_add_status(&pair->from, FEATURES_OK),
+			 ACKNOWLEDGE | DRIVER);
+	pause_and_move(pair);
+	assert_same_registers(pair);
+	vdev_run(&to->dev);
+	assert_int_equal(toy_add_status(to, FEATURES_OK), ACKNOWLEDGE | DRIVER);
+	toy_put(to, DRIVER_FEATURES, 0, 4);
+	toy_put(to, DRIVER_SELECT, 1, 4);
+	toy_put(to, DRIVER_FEATURES, 1, 4);
+	assert_int_equal(toy_add_status(to, FEATURES_OK), SET_UP);
+}
+
 static void test_broken_device_stays_broken(void **state)
 {
 	struct pair *pair = *state;
@@ -414,6 +435,7 @@ int main(void)
 	static const struct CMUnitTest tests[] = {
 		TEST(test_working_device_goes_on_elsewhere),
 		TEST(test_driver_goes_on_in_the_middle_of_setting_up),
+		TEST(test_features_that_were_not_asked_for_yet_may_be_any),
 		TEST(test_broken_device_stays_broken),
 		TEST(test_guest_whose_rings_are_gone_is_broken_and_moves),
 		TEST(test_rings_that_are_nowhere_here_fail_the_load),
