@@ -27,7 +27,7 @@ from harness.scene import listening
 from harness.travel import last_report, leave
 from test_churn import SHMEM, TRICKLE, changes, wait_changes
 
-MOVES = int(os.environ.get("SEEDED_KVM_MOVES", "60"))
+MOVES = int(os.environ.get("SEEDED_KVM_MOVES", "40"))
 # In the setup, in rounds, around the switch: where the guest is waited for to change something.
 ENDINGS = ("moved",) * 12 + ("moved slowly",) * 2 + ("cancelled in the setup", "cancelled", "broken")
 BROKEN = [  # and the guest stays
