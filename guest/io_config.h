@@ -26,8 +26,9 @@ enum churn_kind {
 	CHURN_MSIX,
 	CHURN_QUEUES,
 	CHURN_SHMEM,
+	/* only when asked for */
 	CHURN_COMMAND,
-	CHURN_CPUS, /* this and what follows only when asked for */
+	CHURN_CPUS,
 	CHURN_BREAK,
 	CHURN_MASTER,
 	CHURN_KINDS,
@@ -68,9 +69,9 @@ extern const char *const churn_names[CHURN_KINDS + 1];
 	{                                                                      \
 		.cpus = 1, .device = IO_ALL, .queues = 1, .depth = 32,         \
 		.ring = 256, .has_event_idx = 1, .msix = MSIX_ON, .verify = 1, \
-		.churn_what = (1 << CHURN_CPUS) - 1, .timeout_us = 30000000,   \
-		.watch_us = 20000, .tick_us = 1000, .poll_us = 10000,          \
-		.interval_us = 10000, .seed = 1,                               \
+		.churn_what = (1 << CHURN_COMMAND) - 1,                        \
+		.timeout_us = 30000000, .watch_us = 20000, .tick_us = 1000,    \
+		.poll_us = 10000, .interval_us = 10000, .seed = 1,             \
 	}
 
 #endif
