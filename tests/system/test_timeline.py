@@ -116,13 +116,12 @@ def test_line_is_as_long_as_the_gap_by_the_guests_own_clock(fleet: Fleet, kvm: N
 
 
 def test_line_is_as_long_as_the_gap_in_the_serial_output(fleet: Fleet) -> None:
-    """From the last tick before it to the first one after it, which comes at once: nothing that is
-    over is waited for."""
+    """From the last tick before it, up to one tick ago, to the first one after it, which comes at
+    once.  Who reads both may wait for a CPU with either: a move in which it did not shows that."""
     found = []
     for seen in itertools.islice(moves(fleet), 20):
-        assert seen.line_us <= seen.serial_us + NEAR_US, seen
         found.append(seen.serial_us - seen.line_us)
-        if found[-1] <= TICK_US:
+        if -NEAR_US <= found[-1] <= TICK_US:
             return
     pytest.fail(f"serial gap less the line in {len(found)} moves, us: {sorted(found)}")
 
