@@ -56,7 +56,9 @@ struct vcpu_set {
 
 	struct lock lock;
 	/* protected by lock */
-	pthread_cond_t done; /* parked == count, or work_left == 0 */
+	/* Of their own: somebody may pause all while another waits for work. */
+	pthread_cond_t all_parked; /* parked == count */
+	pthread_cond_t all_worked; /* work_left == 0 */
 	bool want_run, is_ending;
 	bool is_urgent;  /* vcpu_set_urgent() */
 	bool is_awaited; /* vcpu_set_pause() sleeps until all are parked */
@@ -84,7 +86,7 @@ static void do_work(struct vcpu *vcpu)
 	vcpu->work_ret = set->work(vcpu->accel_vcpu, &vcpu->work_err);
 	lock_acquire(&set->lock);
 	if (--set->work_left == 0)
-		pthread_cond_signal(&set->done);
+		pthread_cond_signal(&set->all_worked);
 }
 
 /* With the lock. */
@@ -139,7 +141,7 @@ static void run_guest(struct vcpu *vcpu)
 	if (__atomic_add_fetch(&set->parked, 1, __ATOMIC_RELEASE) ==
 		    set->count &&
 	    set->is_awaited)
-		pthread_cond_signal(&set->done);
+		pthread_cond_signal(&set->all_parked);
 }
 
 /* With the lock. */
@@ -240,7 +242,8 @@ int vcpu_set_new(struct accel *accel, unsigned int count, vcpu_exit_fn *on_exit,
 	if (!set)
 		return err_set(err, -ENOMEM, "no memory for vCPUs");
 	lock_init(&set->lock, LOCK_VCPU);
-	pthread_cond_init(&set->done, NULL);
+	pthread_cond_init(&set->all_parked, NULL);
+	pthread_cond_init(&set->all_worked, NULL);
 	set->accel = accel;
 	set->on_exit = on_exit;
 	set->opaque = opaque;
@@ -282,7 +285,8 @@ void vcpu_set_free(struct vcpu_set *set)
 			set->accel->ops->vcpu_free(vcpu->accel_vcpu);
 		pthread_cond_destroy(&vcpu->wake);
 	}
-	pthread_cond_destroy(&set->done);
+	pthread_cond_destroy(&set->all_parked);
+	pthread_cond_destroy(&set->all_worked);
 	lock_fini(&set->lock);
 	free(set->vcpus);
 	free(set);
@@ -384,7 +388,7 @@ void vcpu_set_pause(struct vcpu_set *set)
 	lock_acquire(&set->lock);
 	set->is_awaited = true;
 	while (set->parked < set->count)
-		lock_wait(&set->lock, &set->done);
+		lock_wait(&set->lock, &set->all_parked);
 	set->is_awaited = false;
 	lock_release(&set->lock);
 	trace(vcpus_paused, "%u vCPUs", set->count);
@@ -445,7 +449,7 @@ static int finish_work(struct vcpu_set *set, struct err *err)
 	int ret = 0;
 
 	while (set->work_left)
-		lock_wait(&set->lock, &set->done);
+		lock_wait(&set->lock, &set->all_worked);
 	for (unsigned int i = 0; i < set->count && !ret; i++) {
 		ret = set->vcpus[i].work_ret;
 		if (ret)

@@ -12,6 +12,7 @@ from harness.network import Network
 from harness.travel import hop, last_report, travel
 
 MOVES = 6
+ANNOUNCE_LOOKS = 100
 TAPS = ("tap0", "tap1")
 
 
@@ -71,4 +72,8 @@ def test_guest_announces_itself_where_it_came_to(fleet: Fleet, net: Network) -> 
     machine.serial.wait_line(r"ready\b")
     there = hop(fleet, machine, 1, options)
     there.serial.wait_line(r"announce dev=0\b")
-    assert there.report()["announced"] > 0
+    for _ in range(ANNOUNCE_LOOKS):  # it sends after it said so
+        if announced := there.report()["announced"]:
+            break
+        there.serial.wait_ticks(10)
+    assert announced > 0

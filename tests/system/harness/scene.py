@@ -14,6 +14,7 @@ WORK_TICKS = 50
 # The machine of the fixture `saved`, and what `godwit run` is told to restore it.
 SAVED: dict[str, Any] = {"memory": "32M", "cpus": 1,
                          "guest_options": "hot=1M,rate=10000/s,tick=1ms"}
+SAVED_HOT_PAGES = 256
 SAVED_ARGV = ["--memory", SAVED["memory"], "--cpus", str(SAVED["cpus"]), "--serial", "null",
               "--guest", "stress," + SAVED["guest_options"]]
 

@@ -384,6 +384,38 @@ static int refuse_first(struct accel_vcpu *vcpu, struct err *err)
 	return vcpu->index ? 0 : err_set(err, -EIO, "the first");
 }
 
+struct interrupter {
+	struct fake *fake;
+	bool is_over; /* atomic */
+};
+
+static void *interrupt_often(void *opaque)
+{
+	struct interrupter *interrupter = opaque;
+
+	for (unsigned int i = 0; i < ROUNDS; i++)
+		vcpu_set_interrupt(interrupter->fake->set, save, NULL);
+	__atomic_store_n(&interrupter->is_over, true, __ATOMIC_RELEASE);
+	return NULL;
+}
+
+/* Each of the two waits for all vCPUs; what ends one wait must not be lost on the other. */
+static void test_work_beside_pauses_loses_no_wakeup(void **state)
+{
+	struct interrupter interrupter = { .fake = *state };
+	struct fake *fake = *state;
+	pthread_t thread;
+
+	pthread_create(&thread, NULL, interrupt_often, &interrupter);
+	while (!__atomic_load_n(&interrupter.is_over, __ATOMIC_ACQUIRE)) {
+		vcpu_set_resume(fake->set);
+		vcpu_set_pause(fake->set);
+		assert_int_equal(count_running(fake), 0);
+	}
+	pthread_join(thread, NULL);
+	assert_saves(fake, ROUNDS);
+}
+
 static void test_the_error_of_the_lowest_vcpu_is_told(void **state)
 {
 	struct fake *fake = *state;
@@ -733,6 +765,7 @@ int main(void)
 		fact(test_work_is_done_once_for_every_vcpu_and_in_parallel),
 		fact(test_work_finds_and_leaves_the_vcpus_parked),
 		fact(test_running_vcpus_leave_for_work_and_go_on),
+		fact(test_work_beside_pauses_loses_no_wakeup),
 		fact(test_the_error_of_the_lowest_vcpu_is_told),
 		fact(test_a_vcpu_that_ended_stays_parked),
 		fact(test_why_a_vcpu_failed_is_told),
