@@ -123,10 +123,11 @@ class Host:
         sock.sendall(json.dumps(request).encode() + b"\n")
         line = b""
         while not line.endswith(b"\n"):
-            data = sock.recv(1)
+            # What follows the line is somebody else's.
+            data = sock.recv(1 << 16, socket.MSG_PEEK)
             if not data:
                 raise LabError(f"host {self.name} hung up on {request}: {self.told()[-2000:]}")
-            line += data
+            line += sock.recv(data.find(b"\n") + 1 or len(data))
         return json.loads(line), sock
 
     def ask(self, do: str, timeout_s: float = ASK_S, **members: Any) -> dict[str, Any]:

@@ -36,7 +36,7 @@ def fault(host: "Host") -> str:
     if not host.is_alive:
         return f"host {host.name} ended: {host.told()[-300:]!r}"
     try:
-        seen = host.sh(f"grep kvm_exit: {TRACES}/trace || true", ANSWER_S).splitlines()
+        seen = host.sh(f"grep -m 1 kvm_exit: {TRACES}/trace || true", ANSWER_S).splitlines()
     except OSError as error:
         return f"host {host.name} does not answer: {error}"
     return f"host {host.name}: QEMU did a #VMEXIT twice: {seen[0].strip()}" if seen else ""
