@@ -163,6 +163,16 @@ def put(name: str, offset: int, layout: str, *values: int | bytes, which: int | 
     return change
 
 
+def add(name: str, offset: int, layout: str, more: int) -> Change:
+    """To a number in a record."""
+    def change(edit: Edit) -> int:
+        index = edit.find(name)
+        before, = struct.unpack_from("<" + layout, edit.records[index].body, offset)
+        edit.records[index].put(offset, layout, before + more)
+        return index
+    return change
+
+
 def replace(name: str, which: int | str = 0, **members: Any) -> Change:
     """Set members of a record; a `body` may be a function of the old one."""
     def change(edit: Edit) -> int:
@@ -187,11 +197,12 @@ def again(name: str, before: str, which: int | str = 0) -> Change:
     return lambda edit: insert(edit.at(name, which), before)(edit)
 
 
-def drop(name: str, then: str, which: int | str = 0) -> Change:
-    """Without a record; the fault is seen at the first @then."""
+def drop(name: str, then: str = "", which: int | str = 0) -> Change:
+    """Without a record; the fault is seen at the first @then, or at the record that followed."""
     def change(edit: Edit) -> int:
-        del edit.records[edit.find(name, which)]
-        return edit.find(then)
+        index = edit.find(name, which)
+        del edit.records[index]
+        return edit.find(then) if then else index
     return change
 
 
