@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Back ends of vhost-user devices, for benches that move machines with many."""
+"""vhost-user disks and their back ends, for benches that move machines with many."""
 from __future__ import annotations
 
 import subprocess
@@ -48,3 +48,15 @@ def start_daemon(folder: str, disks: int, queues: int, sides: Sequence[str]
     process = subprocess.Popen(argv, stdin=subprocess.DEVNULL)
     wait_listening(paths, process)
     return process
+
+
+def disk_devices(kind: str, folder: str, side: str, disks: int, queues: int) -> list[str]:
+    """Arguments of a monitor of @kind that has the @side's."""
+    argv = []
+    for number in range(disks):
+        path = disk_socket(folder, side, number)
+        argv += ["--disk", f"vhost-user={path},queues={queues}"] if kind == "godwit" else [
+            "-chardev", f"socket,id=dc{number},path={path}",
+            "-device", f"vhost-user-blk-pci,disable-legacy=on,chardev=dc{number},"
+                       f"num-queues={queues}"]
+    return argv

@@ -99,9 +99,14 @@ uint64_t bitmap_count(const uint64_t *map, uint64_t start, uint64_t end)
 {
 	uint64_t count = 0;
 
-	for (uint64_t w = start / BITMAP_WORD_BITS; w < bitmap_words(end); w++)
-		count += (uint64_t)__builtin_popcountll(
-			__atomic_load_n(&map[w], __ATOMIC_RELAXED) &
-			bitmap_word_mask(w, start, end));
+	for (uint64_t w = start / BITMAP_WORD_BITS; w < bitmap_words(end);
+	     w++) {
+		uint64_t bits = __atomic_load_n(&map[w], __ATOMIC_RELAXED);
+
+		/* Of a large map most words are zero. */
+		if (bits)
+			count += (uint64_t)__builtin_popcountll(
+				bits & bitmap_word_mask(w, start, end));
+	}
 	return count;
 }

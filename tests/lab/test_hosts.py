@@ -14,7 +14,7 @@ from nested.resident import Peer, Resident
 
 DISK, SIZE_MIB, NBD_PORT = "/tmp/nbd.image", 24, 10809
 FOLDER, TAP, PAIRS = "/mnt", "tap0", 2
-WAY = ["b", "a", "b", "a", "b"]
+WAY = 5 * ["b", "a"]
 
 
 def devices(host: str, count: int) -> list[str]:
