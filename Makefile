@@ -54,6 +54,6 @@ format: ## lay out all C files by .clang-format
 	@tools/format
 
 clean: ## remove what was built
-	rm -rf $(BUILD) $(BUILD)-debug $(BUILD)-clang $(BUILD)-asan $(BUILD)-tsan $(BUILD)-fuzz
+	rm -rf $(BUILD) $(BUILD)-debug $(BUILD)-asan $(BUILD)-tsan $(BUILD)-fuzz
 
 .PHONY: all help deps build demo check lab sanitize fuzz bench install format clean

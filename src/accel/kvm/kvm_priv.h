@@ -88,6 +88,14 @@ struct kv_log_stop {
 	pthread_cond_t changed; /* the list, is_ending, or busy */
 };
 
+/* Of what KVM counts of a vCPU (stats.c): how often it left the guest, and page
+ * faults that were fixed. */
+enum kv_stat {
+	KV_STAT_EXITS,
+	KV_STAT_PF_FIXED,
+	KV_STATS
+};
+
 /* Saved and loaded: see vm_state.c. */
 struct kv_vm_state {
 	struct kvm_irqchip pic_master, pic_slave, ioapic;
@@ -123,8 +131,7 @@ struct kv {
 	struct kv_msr_list msrs; /* filled when the first vCPU is created */
 
 	struct kv_ring *ring; /* owned; NULL: writes are logged in bitmaps */
-	uint64_t
-		pf_fixed_offset; /* atomic; in vCPUs' statistics; see stats.c */
+	uint64_t stat_offsets[KV_STATS]; /* atomic; see stats.c */
 
 	struct mem_listener listener, port_listener;
 	bool has_listeners, is_registered;
@@ -185,6 +192,9 @@ struct kv_vcpu {
 	struct kv_vcpu_ring ring; /* see ring.h */
 	struct state_entry entry, setup_entry;
 	struct kv_vcpu_state state;
+	/* Of the last save, whose results @state still has: see kv_vcpu_save(). */
+	bool is_saved;
+	uint64_t saved_exits;
 	/* owned: what it has; NULL once it may differ from that (vcpu_setup.c) */
 	struct kv_vcpu_state *known;
 };
@@ -276,6 +286,9 @@ void kv_msi_send(struct accel *accel, const struct accel_msi *msi);
 int kv_stats_open(int fd);
 int kv_stats_read(struct accel *accel, int vcpu, accel_stat_fn *fn,
 		  void *opaque, struct err *err);
+/* -ENOTSUP where this kernel does not count it. */
+int kv_vcpu_stat(const struct kv_vcpu *vcpu, enum kv_stat stat,
+		 uint64_t *ret_value);
 int kv_vcpu_writes(struct accel *accel, unsigned int vcpu, uint64_t *ret_pages);
 
 /* vcpu_state.c */

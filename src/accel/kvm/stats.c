@@ -144,12 +144,16 @@ static size_t value_index(const struct stats *stats, const char *name)
 	return SIZE_MAX;
 }
 
-/* Where pf_fixed is in the file of a vCPU, the same for all: learnt once, since
+/* Where a value is in the file of a vCPU, the same for all: learnt once, since
  * looking for it takes a hundred times as long as reading it; 0: there is none. */
-static uint64_t pf_fixed_offset(struct kv *kv, int fd)
+static uint64_t value_offset(struct kv *kv, int fd, enum kv_stat stat)
 {
-	uint64_t offset =
-		__atomic_load_n(&kv->pf_fixed_offset, __ATOMIC_RELAXED);
+	static const char *const names[KV_STATS] = {
+		[KV_STAT_EXITS] = "exits",
+		[KV_STAT_PF_FIXED] = "pf_fixed",
+	};
+	uint64_t *known = &kv->stat_offsets[stat];
+	uint64_t offset = __atomic_load_n(known, __ATOMIC_RELAXED);
 	struct stats stats;
 	size_t index;
 
@@ -158,14 +162,25 @@ static uint64_t pf_fixed_offset(struct kv *kv, int fd)
 	if (fd < 0)
 		return 0;
 	if (!stats_init(&stats, fd)) {
-		index = value_index(&stats, "pf_fixed");
+		index = value_index(&stats, names[stat]);
 		if (index != SIZE_MAX)
 			offset = stats.header.data_offset +
 				 index * sizeof(uint64_t);
 	}
 	stats_fini(&stats);
-	__atomic_store_n(&kv->pf_fixed_offset, offset, __ATOMIC_RELAXED);
+	__atomic_store_n(known, offset, __ATOMIC_RELAXED);
 	return offset;
+}
+
+int kv_vcpu_stat(const struct kv_vcpu *vcpu, enum kv_stat stat,
+		 uint64_t *ret_value)
+{
+	uint64_t offset = value_offset(vcpu->kv, vcpu->stats_fd, stat);
+
+	if (!offset ||
+	    read_at(vcpu->stats_fd, ret_value, sizeof(*ret_value), offset))
+		return -ENOTSUP;
+	return 0;
 }
 
 /* By the ring; or, since a write to a page under write protection is one fault
@@ -174,15 +189,10 @@ int kv_vcpu_writes(struct accel *accel, unsigned int index, uint64_t *ret_pages)
 {
 	struct kv *kv = kv_of(accel);
 	const struct kv_vcpu *vcpu = kv->vcpus[index];
-	uint64_t offset;
 
 	if (kv->ring) {
 		*ret_pages = kv_ring_writes(vcpu);
 		return 0;
 	}
-	offset = pf_fixed_offset(kv, vcpu->stats_fd);
-	if (!offset ||
-	    read_at(vcpu->stats_fd, ret_pages, sizeof(*ret_pages), offset))
-		return -ENOTSUP;
-	return 0;
+	return kv_vcpu_stat(vcpu, KV_STAT_PF_FIXED, ret_pages);
 }

@@ -162,6 +162,7 @@ int kv_vcpu_setup_load(struct accel_vcpu *accel_vcpu, struct err *err)
 	struct kv_vcpu_state *came = NULL;
 	int ret = 0;
 
+	vcpu->is_saved = false;
 	if (vcpu->setup_entry.is_loaded) {
 		ret = load_early(vcpu, err);
 		came = malloc(sizeof(*came));

@@ -157,6 +157,7 @@ int kv_vcpu_boot(struct accel_vcpu *accel_vcpu,
 	};
 
 	kv_vcpu_known_drop(vcpu);
+	vcpu->is_saved = false;
 	if (ioctl(vcpu->fd, KVM_GET_SREGS, &sregs) < 0)
 		return err_set_errno(err, -errno, "KVM_GET_SREGS");
 	boot_sregs(&sregs, boot);
@@ -184,55 +185,94 @@ static int save_tsc(struct kv_vcpu *vcpu, struct err *err)
 
 /* The ioctls that move one plain structure each, in load order but for
  * mp_state, which is saved first: reading it settles pending INIT and SIPI. */
-#define VCPU_IOCTL(get_, set_, member)                              \
-	{                                                           \
-		get_, set_, #get_, #set_,                           \
-			offsetof(struct kv_vcpu_state, member),     \
-			sizeof(((struct kv_vcpu_state *)0)->member) \
+#define VCPU_IOCTL(get_, set_, member, is_live_)                              \
+	{                                                                     \
+		get_, set_, #get_, #set_,                                     \
+			offsetof(struct kv_vcpu_state, member),               \
+			sizeof(((struct kv_vcpu_state *)0)->member), is_live_ \
 	}
 
-static const struct {
+static const struct plain {
 	unsigned long get, set;
 	const char *get_name, *set_name;
 	size_t offset, size;
+	bool is_live; /* may change while the vCPU waits */
 } plain_state[] = {
-	VCPU_IOCTL(KVM_GET_SREGS, KVM_SET_SREGS, sregs),
-	VCPU_IOCTL(KVM_GET_XCRS, KVM_SET_XCRS, xcrs),
-	VCPU_IOCTL(KVM_GET_LAPIC, KVM_SET_LAPIC, lapic),
-	VCPU_IOCTL(KVM_GET_REGS, KVM_SET_REGS, regs),
-	VCPU_IOCTL(KVM_GET_DEBUGREGS, KVM_SET_DEBUGREGS, debugregs),
-	VCPU_IOCTL(KVM_GET_VCPU_EVENTS, KVM_SET_VCPU_EVENTS, events),
+	VCPU_IOCTL(KVM_GET_SREGS, KVM_SET_SREGS, sregs, false),
+	VCPU_IOCTL(KVM_GET_XCRS, KVM_SET_XCRS, xcrs, false),
+	VCPU_IOCTL(KVM_GET_LAPIC, KVM_SET_LAPIC, lapic, true),
+	VCPU_IOCTL(KVM_GET_REGS, KVM_SET_REGS, regs, false),
+	VCPU_IOCTL(KVM_GET_DEBUGREGS, KVM_SET_DEBUGREGS, debugregs, false),
+	VCPU_IOCTL(KVM_GET_VCPU_EVENTS, KVM_SET_VCPU_EVENTS, events, true),
 };
+
+static int save_plain(struct kv_vcpu *vcpu, bool is_all, struct err *err)
+{
+	for (size_t i = 0; i < array_size(plain_state); i++) {
+		const struct plain *plain = &plain_state[i];
+
+		if (!is_all && !plain->is_live)
+			continue;
+		if (ioctl(vcpu->fd, plain->get,
+			  (char *)&vcpu->state + plain->offset) < 0)
+			return err_set_errno(err, -errno, "%s",
+					     plain->get_name);
+	}
+	return 0;
+}
+
+static int save_rest(struct kv_vcpu *vcpu, struct err *err)
+{
+	struct kv_vcpu_state *s = &vcpu->state;
+	int ret;
+
+	s->xsave_used = vcpu->kv->xsave_size;
+	if (ioctl(vcpu->fd,
+		  s->xsave_used > sizeof(struct kvm_xsave) ? KVM_GET_XSAVE2
+							   : KVM_GET_XSAVE,
+		  s->xsave) < 0)
+		return err_set_errno(err, -errno, "KVM_GET_XSAVE");
+	ret = kv_msrs_save(vcpu, err);
+	return ret ? ret : save_tsc(vcpu, err);
+}
+
+/*
+ * Whether the vCPU has waited in HLT ever since the last save: it did then, does
+ * now, and KVM has not entered the guest, or it would have left it.  Only what comes
+ * from elsewhere has changed then, interrupts and events, and its timer where it was
+ * armed.  (Woken by INIT or by an interrupt it is not halted, and back in HLT it
+ * would have been through the guest.)
+ */
+static bool has_waited(const struct kv_vcpu *vcpu, uint32_t mp_state_then,
+		       uint64_t exits)
+{
+	const struct kv_vcpu_state *s = &vcpu->state;
+
+	return vcpu->is_saved && mp_state_then == KVM_MP_STATE_HALTED &&
+	       s->mp_state.mp_state == KVM_MP_STATE_HALTED &&
+	       exits == vcpu->saved_exits && !s->tsc_deadline;
+}
 
 int kv_vcpu_save(struct accel_vcpu *accel_vcpu, struct err *err)
 {
 	struct kv_vcpu *vcpu = kv_vcpu_of(accel_vcpu);
 	struct kv_vcpu_state *s = &vcpu->state;
+	uint32_t mp_state_then = s->mp_state.mp_state;
+	uint64_t exits = 0;
+	bool is_counted, is_all;
 	int ret;
 
 	if (ioctl(vcpu->fd, KVM_GET_MP_STATE, &s->mp_state) < 0) {
 		ret = err_set_errno(err, -errno, "KVM_GET_MP_STATE");
 		goto out;
 	}
-	for (size_t i = 0; i < array_size(plain_state); i++) {
-		if (ioctl(vcpu->fd, plain_state[i].get,
-			  (char *)s + plain_state[i].offset) < 0) {
-			ret = err_set_errno(err, -errno, "%s",
-					    plain_state[i].get_name);
-			goto out;
-		}
-	}
-	s->xsave_used = vcpu->kv->xsave_size;
-	if (ioctl(vcpu->fd,
-		  s->xsave_used > sizeof(struct kvm_xsave) ? KVM_GET_XSAVE2
-							   : KVM_GET_XSAVE,
-		  s->xsave) < 0) {
-		ret = err_set_errno(err, -errno, "KVM_GET_XSAVE");
-		goto out;
-	}
-	ret = kv_msrs_save(vcpu, err);
-	if (!ret)
-		ret = save_tsc(vcpu, err);
+	is_counted = !kv_vcpu_stat(vcpu, KV_STAT_EXITS, &exits);
+	is_all = !has_waited(vcpu, mp_state_then, exits);
+	ret = save_plain(vcpu, is_all, err);
+	if (!ret && is_all)
+		ret = save_rest(vcpu, err);
+	vcpu->is_saved = !ret && is_counted;
+	vcpu->saved_exits = exits;
 out:
 	err_prefix(err, "saving vCPU %u", accel_vcpu->index);
 	return ret;
@@ -285,6 +325,7 @@ int kv_vcpu_load(struct accel_vcpu *accel_vcpu, struct err *err)
 	struct kv_vcpu_state *s = &vcpu->state;
 	int ret = kv_vcpu_check_xsave(vcpu, err);
 
+	vcpu->is_saved = false;
 	if (ret)
 		goto out;
 	ret = load_plain(vcpu, err);

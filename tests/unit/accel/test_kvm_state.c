@@ -621,8 +621,11 @@ static void fill_all(struct fixture *f)
 		build(f);
 		fill_seed = 0;
 	}
-	for (unsigned int cpu = 0; cpu < VM_CPUS; cpu++)
+	for (unsigned int cpu = 0; cpu < VM_CPUS; cpu++) {
 		fill_vcpu(&f->source, cpu);
+		/* As if the guest had done it. */
+		kv_vcpu_of(f->source.vcpus[cpu])->is_saved = false;
+	}
 }
 
 static int activate(struct test_vm *vm, struct err *err)
@@ -1338,6 +1341,76 @@ static void test_few_msrs_that_changed_take_one_call(void **state)
 	assert_in_range(msr_calls, VM_CPUS, 2 * VM_CPUS); /* and a deadline */
 }
 
+static void halt(struct test_vm *vm)
+{
+	struct kvm_mp_state halted = { .mp_state = KVM_MP_STATE_HALTED };
+
+	for (unsigned int cpu = 0; cpu < VM_CPUS; cpu++)
+		assert_int_equal(
+			ioctl(vm_vcpu_fd(vm, cpu), KVM_SET_MP_STATE, &halted),
+			0);
+}
+
+/* How many of the vCPUs had all their registers saved. */
+static unsigned int saved_whole(struct test_vm *vm)
+{
+	msr_calls = 0;
+	save_all(vm);
+	return msr_calls;
+}
+
+static void test_registers_of_who_waits_in_hlt_are_not_saved_again(void **state)
+{
+	struct fixture *f = *state;
+	struct kv_vcpu *first = kv_vcpu_of(f->source.vcpus[0]);
+	uint64_t exits;
+
+	if (kv_vcpu_stat(first, KV_STAT_EXITS, &exits)) {
+		printf("skipped: this kernel has no statistics of vCPUs\n");
+		skip();
+	}
+	assert_int_equal(saved_whole(&f->source), VM_CPUS);
+	assert_int_equal(saved_whole(&f->source), VM_CPUS); /* not in HLT */
+	halt(&f->source);
+	assert_int_equal(saved_whole(&f->source), VM_CPUS); /* only now */
+	assert_int_equal(saved_whole(&f->source), 0);
+	first->saved_exits--; /* it was in the guest meanwhile */
+	assert_int_equal(saved_whole(&f->source), 1);
+	first->state.tsc_deadline = 1;
+	assert_int_equal(saved_whole(&f->source), 1);
+	first->is_saved = false;
+	assert_int_equal(saved_whole(&f->source), 1);
+	assert_int_equal(saved_whole(&f->source), 0);
+}
+
+static void test_what_reaches_who_waits_in_hlt_is_saved(void **state)
+{
+	struct fixture *f = *state;
+	int fd = vm_vcpu_fd(&f->source, 0);
+	struct kv_vcpu *vcpu = kv_vcpu_of(f->source.vcpus[0]);
+	struct kvm_lapic_state lapic;
+	struct kv_vcpu_state *then = malloc(sizeof(*then));
+
+	assert_non_null(then);
+	halt(&f->source);
+	save_all(&f->source);
+	*then = vcpu->state;
+	assert_int_equal(ioctl(fd, KVM_NMI), 0);
+	assert_int_equal(ioctl(fd, KVM_GET_LAPIC, &lapic), 0);
+	lapic.regs[0x220] = 2; /* IRR: vector 0x41 */
+	assert_int_equal(ioctl(fd, KVM_SET_LAPIC, &lapic), 0);
+	save_all(&f->source);
+	assert_int_not_equal(then->events.nmi.pending,
+			     vcpu->state.events.nmi.pending);
+	assert_memory_not_equal(&then->lapic, &vcpu->state.lapic,
+				sizeof(then->lapic));
+	*then = vcpu->state;
+	vcpu->is_saved = false; /* all of it, and it is the same */
+	save_all(&f->source);
+	assert_memory_equal(then, &vcpu->state, sizeof(*then));
+	free(then);
+}
+
 /* KVM takes 255 a call; here the list names some again and again. */
 static void test_as_many_msrs_as_we_hold_are_moved(void **state)
 {
@@ -1413,6 +1486,8 @@ int main(void)
 		TEST(test_rehearsal_leaves_a_vcpu_and_its_time_as_they_were),
 		TEST(test_few_msrs_take_one_call_each_way),
 		TEST(test_few_msrs_that_changed_take_one_call),
+		TEST(test_registers_of_who_waits_in_hlt_are_not_saved_again),
+		TEST(test_what_reaches_who_waits_in_hlt_is_saved),
 		TEST(test_as_many_msrs_as_we_hold_are_moved),
 		TEST(test_call_that_fails_is_not_blamed_on_an_msr),
 		TEST_EARLY(test_msr_that_kvm_refuses_fails_the_load),
