@@ -7,7 +7,6 @@
 
 #include <sched.h>
 #include <stdint.h>
-#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -48,10 +47,4 @@ void thread_set_urgent(pthread_t thread, bool is_urgent)
 		pthread_setschedparam(thread, SCHED_FIFO, &urgent);
 	else if (!is_urgent && policy == SCHED_FIFO && now.sched_priority == 1)
 		pthread_setschedparam(thread, SCHED_OTHER, &ordinary);
-}
-
-void thread_stay_behind(void)
-{
-	/* Linux: of a thread, not of the process as POSIX has it. */
-	setpriority(PRIO_PROCESS, (id_t)gettid(), 10);
 }

