@@ -17,6 +17,7 @@
  * A stop has it pop no more; the rest is done when nothing is in flight.
  */
 #include <errno.h>
+#include <sched.h>
 #include <sys/epoll.h>
 #include <unistd.h>
 
@@ -237,7 +238,10 @@ static bool may_spin(struct blk *blk, uint64_t *idle_since)
 	now = clock_mono_ns();
 	if (*idle_since == 0)
 		*idle_since = now;
-	__builtin_ia32_pause();
+	if (blk->in_flight > 0)
+		sched_yield(); /* the kernel's threads may need this CPU */
+	else
+		__builtin_ia32_pause();
 	return now - *idle_since < blk->spin_ns;
 }
 
