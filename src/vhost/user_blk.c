@@ -104,8 +104,9 @@ static void config_changed(void *opaque)
 	lock_acquire(&blk->lock);
 	memcpy(blk->config, config, CONFIG_SIZE);
 	blk->is_changed = true;
+	vdev_config_raise(&blk->vdev);
 	lock_release(&blk->lock);
-	vdev_config_changed(&blk->vdev);
+	vdev_config_call(&blk->vdev);
 }
 
 static void user_blk_config_read(struct vdev *vdev)
