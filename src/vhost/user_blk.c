@@ -190,7 +190,7 @@ static int user_blk_stop(struct vdev *vdev, uint64_t deadline_ns,
 
 static void user_blk_reset(struct vdev *vdev)
 {
-	vh_user_reset(blk_of(vdev)->user);
+	vh_dev_reset(vh_user_dev(blk_of(vdev)->user));
 }
 
 static void user_blk_free(struct vdev *vdev)

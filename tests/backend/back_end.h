@@ -61,6 +61,7 @@ struct be_options {
 	const char *image;
 	unsigned int queues;
 	bool has_inflight, has_log, has_config, has_reply_ack, has_requests;
+	bool has_rarp;
 	/* It takes regions of RAM one by one, up to so many; else a table. */
 	bool has_slots;
 	unsigned int slots;
