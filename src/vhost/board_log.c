@@ -77,7 +77,9 @@ void vh_side_scan(struct vh_side *side)
 		vh_side_elect(side);
 		if (!side->log)
 			continue;
-		if (side->board->scan_each || dev == side->elected) {
+		/* One is elected anew when the first one dies behind its turn. */
+		if (side->board->scan_each ||
+		    (dev == side->elected && !is_scanned)) {
 			scan_all(side);
 			is_scanned = true;
 		}
