@@ -84,7 +84,7 @@ struct be_counts {
 	unsigned int connections, tables, logs, features, starts, stops;
 	unsigned int regions_added, regions_removed;
 	unsigned int reads, writes, flushes, resubmitted;
-	unsigned int messages;
+	unsigned int messages, faults;
 };
 
 struct be_region {

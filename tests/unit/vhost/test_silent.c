@@ -134,8 +134,7 @@ static bool is_asked(void *opaque)
 {
 	struct fixture *f = opaque;
 
-	return __atomic_load_n(&f->be.options.fault.kind, __ATOMIC_RELAXED) ==
-	       BE_RIGHT;
+	return __atomic_load_n(&f->be.counts.faults, __ATOMIC_ACQUIRE) > 0;
 }
 
 static void
