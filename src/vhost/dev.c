@@ -276,8 +276,11 @@ int vh_dev_back(struct vh_dev *dev, const struct vh_mem_table *table,
 	 * them, since those that were stop. */
 	if (was_asked_to_stop(dev))
 		ret = stop_live(dev, deadline_ns, err);
-	if (!ret && !vh_dev_is_live(dev))
+	if (!ret && !vh_dev_is_live(dev)) {
 		ret = vh_dev_go(dev, table, log, err);
+		if (ret == -ETIMEDOUT) /* half told, it is of no use */
+			ret = -ECONNRESET;
+	}
 	if (!ret)
 		ret = vh_dev_settle(dev, deadline_ns, err);
 	if (!ret)

@@ -134,6 +134,27 @@ test_end_of_a_back_end_behind_rings_that_are_nowhere_is_harmless(void **state)
 	assert_true(vh_dev_is_live(&fake->dev));
 }
 
+static void
+test_back_end_that_takes_only_half_of_what_it_is_told_is_let_go(void **state)
+{
+	struct fixture *f = *state;
+	struct fake *fake = &f->ends[0].fake;
+	int ret;
+
+	start_all(f);
+	fake_die(fake);
+	fake_arrive(fake);
+	fake->result = -ETIMEDOUT;
+	vh_dev_lock(&fake->dev);
+	ret = vh_dev_back(&fake->dev, world_side(&f->world)->table, NULL,
+			  UINT64_MAX, NULL);
+	vh_dev_unlock(&fake->dev);
+	fake->result = 0;
+	/* Not to be called again, and nothing is broken. */
+	assert_int_equal(ret, -ECONNRESET);
+	assert_int_equal(fake->breaks, 0);
+}
+
 /* ---- one that cannot log any more ---- */
 
 static int clear(struct fixture *f, struct err *err)
@@ -353,6 +374,7 @@ int main(void)
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 	const struct CMUnitTest tests[] = {
 		TEST(test_end_of_a_back_end_behind_rings_that_are_nowhere_is_harmless),
+		TEST(test_back_end_that_takes_only_half_of_what_it_is_told_is_let_go),
 		TEST(test_back_end_that_comes_back_without_a_log_fails_the_migration_only),
 		TEST(test_change_of_ram_waits_once_for_all_that_are_silent),
 		TEST(test_start_of_logging_waits_once_for_all_that_are_silent),
