@@ -7,8 +7,9 @@
  *
  * "kernel" has a back end for each pair of queues, as vhost-net has; "user" has one
  * for each device, with memory slots.  A line for each run: microseconds a round; then
- * one with what the back ends of the last run were told: tables, logs, calls; and, when
- * a piece of RAM came and went after that, regions added and removed (0 without slots).
+ * one with the most that any back end was told: tables (the only region, where it has
+ * slots) and logs; and, when a piece of RAM came and went after that, regions added and
+ * removed (0 without slots).
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -33,6 +34,17 @@ int __wrap_vdev_call_fd(const struct vdev *dev, const struct vdev_queue *queue)
 	return -1;
 }
 
+/* A back end, and what it was told. */
+struct end {
+	struct vh_dev dev; /* first */
+	unsigned int tables, logs, added, removed;
+};
+
+static struct end *end_of(struct vh_dev *dev)
+{
+	return container_of(dev, struct end, dev);
+}
+
 static int take_number(struct vh_dev *dev, uint64_t value, struct err *err)
 {
 	(void)dev;
@@ -44,21 +56,29 @@ static int take_number(struct vh_dev *dev, uint64_t value, struct err *err)
 static int take_table(struct vh_dev *dev, const struct vh_mem_table *table,
 		      struct err *err)
 {
-	(void)table;
-	return take_number(dev, 0, err);
+	end_of(dev)->tables++;
+	return take_number(dev, table->number, err);
 }
 
-static int take_region(struct vh_dev *dev, const struct vh_region *region,
-		       struct err *err)
+static int add_region(struct vh_dev *dev, const struct vh_region *region,
+		      struct err *err)
 {
+	end_of(dev)->added++;
+	return take_number(dev, region->gpa, err);
+}
+
+static int remove_region(struct vh_dev *dev, const struct vh_region *region,
+			 struct err *err)
+{
+	end_of(dev)->removed++;
 	return take_number(dev, region->gpa, err);
 }
 
 static int take_log(struct vh_dev *dev, const struct vh_log *log,
 		    struct err *err)
 {
-	(void)log;
-	return take_number(dev, 0, err);
+	end_of(dev)->logs++;
+	return take_number(dev, log->number, err);
 }
 
 static int take_num(struct vh_dev *dev, unsigned int index, unsigned int size,
@@ -109,8 +129,8 @@ static void fail(struct vh_dev *dev, int why, const struct err *reason)
 static const struct vh_ops ops = {
 	.set_features = take_number,
 	.set_mem_table = take_table,
-	.add_region = take_region,
-	.remove_region = take_region,
+	.add_region = add_region,
+	.remove_region = remove_region,
 	.set_log = take_log,
 	.set_vring_num = take_num,
 	.set_vring_base = take_base,
@@ -137,7 +157,7 @@ struct bed {
 	struct addr_space *as;
 	struct vh_board *board;
 	enum vh_type type;
-	struct vh_dev *devs;
+	struct end *ends;
 	struct vdev *vdevs;
 	unsigned int count, rings; /* of each */
 };
@@ -158,7 +178,7 @@ static void add_memory(struct bed *bed, uint64_t size, bool scan_each)
 
 static void add_device(struct bed *bed, unsigned int index)
 {
-	struct vh_dev *dev = &bed->devs[index];
+	struct vh_dev *dev = &bed->ends[index].dev;
 	struct vdev *vdev = &bed->vdevs[index];
 	const struct vh_queues queues = { vdev, 0, bed->rings, 0 };
 	struct err err = ERR_INIT;
@@ -212,11 +232,33 @@ static void come_and_go(struct bed *bed)
 	mem_region_put(more);
 }
 
+static unsigned int most(unsigned int a, unsigned int b)
+{
+	return a > b ? a : b;
+}
+
+/* Of each, the most that any was told since this was asked last. */
+static struct end told_most(struct bed *bed)
+{
+	struct end told = { .tables = 0 };
+
+	for (unsigned int i = 0; i < bed->count; i++) {
+		struct end *end = &bed->ends[i];
+
+		told.tables = most(told.tables, end->tables);
+		told.logs = most(told.logs, end->logs);
+		told.added = most(told.added, end->added);
+		told.removed = most(told.removed, end->removed);
+		end->tables = end->logs = end->added = end->removed = 0;
+	}
+	return told;
+}
+
 int main(int argc, char **argv)
 {
 	struct bed bed = { .count = 0 };
 	struct err err = ERR_INIT;
-	struct vh_counts counts, later;
+	struct end before, after;
 	unsigned int queues, devices;
 
 	if (argc != 7) {
@@ -236,9 +278,9 @@ int main(int argc, char **argv)
 	bed.rings = bed.type == VH_KERNEL ? 2 : queues / devices;
 	add_memory(&bed, strtoull(argv[5], NULL, 10) << 20,
 		   !strcmp(argv[2], "each"));
-	bed.devs = calloc(bed.count, sizeof(*bed.devs));
+	bed.ends = calloc(bed.count, sizeof(*bed.ends));
 	bed.vdevs = calloc(bed.count, sizeof(*bed.vdevs));
-	if (!bed.devs || !bed.vdevs)
+	if (!bed.ends || !bed.vdevs)
 		return 1;
 	for (unsigned int i = 0; i < bed.count; i++)
 		add_device(&bed, i);
@@ -246,12 +288,11 @@ int main(int argc, char **argv)
 	round_us(&bed); /* warm */
 	for (int i = atoi(argv[6]); i > 0; i--)
 		printf("%.3f\n", round_us(&bed));
-	vh_board_counts(bed.board, bed.type, &counts);
+	before = told_most(&bed);
 	mem_log_global_stop(bed.mem, 0);
 	come_and_go(&bed);
-	vh_board_counts(bed.board, bed.type, &later);
-	printf("%lu %lu %lu %lu %lu\n", counts.tables_told, counts.logs_told,
-	       counts.calls, later.regions_added - counts.regions_added,
-	       later.regions_removed - counts.regions_removed);
+	after = told_most(&bed);
+	printf("%u %u %u %u\n", before.tables + before.added, before.logs,
+	       after.added, after.removed);
 	return 0;
 }

@@ -11,6 +11,22 @@
 
 #include "base/clock.h"
 
+/* gcc 12's thread sanitizer has not heard of pthread_mutex_clocklock(). */
+#ifdef __SANITIZE_THREAD__
+#include <sanitizer/tsan_interface.h>
+#define BEFORE_CLOCKLOCK(mutex) \
+	__tsan_mutex_pre_lock((mutex), __tsan_mutex_try_lock)
+#define AFTER_CLOCKLOCK(mutex, ret)                                         \
+	__tsan_mutex_post_lock((mutex),                                     \
+			       (ret) ? __tsan_mutex_try_lock |              \
+					       __tsan_mutex_try_lock_failed \
+				     : __tsan_mutex_try_lock,               \
+			       0)
+#else
+#define BEFORE_CLOCKLOCK(mutex)     ((void)(mutex))
+#define AFTER_CLOCKLOCK(mutex, ret) ((void)(mutex), (void)(ret))
+#endif
+
 #ifndef NDEBUG
 
 #define MAX_HELD 16
@@ -84,6 +100,32 @@ bool lock_try(struct lock *lock)
 	return true;
 }
 
+static struct timespec timespec_of(uint64_t ns)
+{
+	return (struct timespec){
+		.tv_sec = (time_t)(ns / NS_PER_SEC),
+		.tv_nsec = (long)(ns % NS_PER_SEC),
+	};
+}
+
+int lock_acquire_until(struct lock *lock, uint64_t deadline_ns)
+{
+	const struct timespec ts = timespec_of(deadline_ns);
+	int ret;
+
+	if (deadline_ns == UINT64_MAX) {
+		lock_acquire(lock);
+		return 0;
+	}
+	BEFORE_CLOCKLOCK(&lock->mutex);
+	ret = pthread_mutex_clocklock(&lock->mutex, CLOCK_MONOTONIC, &ts);
+	AFTER_CLOCKLOCK(&lock->mutex, ret);
+	if (ret)
+		return -ETIMEDOUT;
+	note_acquired(lock);
+	return 0;
+}
+
 void lock_release(struct lock *lock)
 {
 	note_released(lock);
@@ -100,10 +142,7 @@ void lock_wait(struct lock *lock, pthread_cond_t *cond)
 int lock_wait_until(struct lock *lock, pthread_cond_t *cond,
 		    uint64_t deadline_ns)
 {
-	struct timespec ts = {
-		.tv_sec = (time_t)(deadline_ns / NS_PER_SEC),
-		.tv_nsec = (long)(deadline_ns % NS_PER_SEC),
-	};
+	const struct timespec ts = timespec_of(deadline_ns);
 	int ret;
 
 	note_released(lock);

@@ -46,6 +46,9 @@ void lock_fini(struct lock *lock);
 void lock_acquire(struct lock *lock);
 /* False when another thread holds it. */
 bool lock_try(struct lock *lock);
+/* As lock_acquire(), at most until @deadline_ns (clock_mono_ns() time; UINT64_MAX: no
+ * limit): 0, also at a deadline that has passed when nobody holds it, or -ETIMEDOUT. */
+int lock_acquire_until(struct lock *lock, uint64_t deadline_ns);
 void lock_release(struct lock *lock);
 
 /* Wait on @cond, releasing @lock meanwhile; CLOCK_MONOTONIC deadlines. */

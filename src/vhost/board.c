@@ -40,6 +40,34 @@ static void board_log_sync_all(void *opaque, bool is_last)
 	}
 }
 
+/* There is nothing to be watched again, but for back ends that nobody can watch. */
+static int board_log_clear(void *opaque, struct ram_block *block,
+			   uint64_t first, uint64_t count, const uint64_t *bits,
+			   struct err *err)
+{
+	struct vh_board *board = opaque;
+	int ret = 0;
+
+	(void)block;
+	(void)first;
+	(void)count;
+	(void)bits;
+	for (int i = 0; i < VH_TYPE_COUNT && !ret; i++) {
+		struct vh_side *side = &board->sides[i];
+
+		if (!__atomic_load_n(&side->is_unlogged, __ATOMIC_ACQUIRE))
+			continue;
+		lock_acquire(&side->lock);
+		if (side->is_unlogged)
+			ret = err_set(err, -ENOTSUP,
+				      "%s: its back end came back and cannot "
+				      "log what it writes",
+				      side->unlogged_name);
+		lock_release(&side->lock);
+	}
+	return ret;
+}
+
 static void board_log_global_stop(void *opaque, uint64_t grace_ns)
 {
 	struct vh_board *board = opaque;
@@ -77,26 +105,48 @@ static bool may_work_on(const struct vh_dev *dev,
 	       growth->count <= dev->regions_max;
 }
 
-static void hold_one(struct vh_dev *dev, const struct vh_mem_table *growth,
-		     bool is_waiting)
+static void ask_hold(struct vh_dev *dev, const struct vh_mem_table *growth)
 {
 	struct err err = ERR_INIT;
 	int ret = 0;
 
 	lock_acquire(&dev->lock);
-	if (may_work_on(dev, growth)) {
-		; /* it is told meanwhile */
-	} else if (!is_waiting && vh_dev_is_live(dev) && dev->is_hasty) {
-		vh_dev_part(dev);
-	} else if (!is_waiting && vh_dev_is_live(dev)) {
+	if (vh_dev_is_live(dev) && !may_work_on(dev, growth)) {
 		dev->is_held = true;
-		ret = vh_dev_ask_stop(dev, &err);
-	} else if (is_waiting && dev->is_held) {
-		ret = vh_dev_wait_stop(dev, clock_mono_ns() + VH_REPLY_NS,
-				       &err);
+		ret = dev->is_hasty
+			      ? vh_dev_hush(dev, &err)
+			      : vh_dev_ask_stop(dev,
+						clock_mono_ns() + VH_REPLY_NS,
+						&err);
 	}
 	if (ret)
 		vh_dev_fail(dev, ret, &err);
+	lock_release(&dev->lock);
+}
+
+static void await_hold(struct vh_dev *dev, uint64_t deadline_ns)
+{
+	struct err err = ERR_INIT;
+	int ret = 0;
+
+	lock_acquire(&dev->lock);
+	if (dev->is_held && dev->is_hasty) {
+		/* It goes also when it does not answer. */
+		vh_dev_settle(dev, deadline_ns, NULL);
+		vh_dev_part(dev);
+	} else if (dev->is_held) {
+		ret = vh_dev_wait_stop(dev, deadline_ns, &err);
+	}
+	if (ret)
+		vh_dev_fail(dev, ret, &err);
+	lock_release(&dev->lock);
+}
+
+static void await_parted(struct vh_dev *dev, uint64_t deadline_ns)
+{
+	lock_acquire(&dev->lock);
+	if (dev->is_parted && dev->is_leaving && dev->ops->wait_left)
+		dev->ops->wait_left(dev, deadline_ns);
 	lock_release(&dev->lock);
 }
 
@@ -113,31 +163,33 @@ static int tell_one(struct vh_side *side, struct vh_dev *dev, struct err *err)
 	return ret;
 }
 
-static void release_one(struct vh_side *side, struct vh_dev *dev,
-			bool is_waiting)
+/* All are asked before any is waited for, and all have one deadline: those of a process
+ * that has stopped cost no more than one. */
+static void hold_all(struct vh_side *side, const struct vh_mem_table *growth)
+{
+	uint64_t deadline_ns;
+	struct vh_dev *dev;
+
+	list_for_each (dev, &side->devs, link)
+		ask_hold(dev, growth);
+	deadline_ns = clock_mono_ns() + VH_REPLY_NS;
+	list_for_each (dev, &side->devs, link)
+		await_hold(dev, deadline_ns);
+	deadline_ns = clock_mono_ns() + VH_REPLY_NS;
+	list_for_each (dev, &side->devs, link)
+		await_parted(dev, deadline_ns);
+}
+
+static void release_one(struct vh_side *side, struct vh_dev *dev)
 {
 	struct err err = ERR_INIT;
 	int ret;
 
 	lock_acquire(&dev->lock);
-	if (is_waiting)
-		ret = vh_dev_settle(dev, clock_mono_ns() + VH_REPLY_NS, &err);
-	else
-		ret = tell_one(side, dev, &err);
+	ret = tell_one(side, dev, &err);
 	if (ret)
 		vh_dev_fail(dev, ret, &err);
 	lock_release(&dev->lock);
-}
-
-/* All are asked before any is waited for. */
-static void hold_all(struct vh_side *side, const struct vh_mem_table *growth)
-{
-	struct vh_dev *dev;
-
-	list_for_each (dev, &side->devs, link)
-		hold_one(dev, growth, false);
-	list_for_each (dev, &side->devs, link)
-		hold_one(dev, growth, true);
 }
 
 static void release_all(struct vh_side *side)
@@ -145,9 +197,8 @@ static void release_all(struct vh_side *side)
 	struct vh_dev *dev;
 
 	list_for_each (dev, &side->devs, link)
-		release_one(side, dev, false);
-	list_for_each (dev, &side->devs, link)
-		release_one(side, dev, true);
+		release_one(side, dev);
+	vh_side_settle(side);
 }
 
 /* A log that @table needs and cannot have: its devices go, and with them what they
@@ -236,6 +287,7 @@ static const struct mem_listener_ops board_listener_ops = {
 	.log_global_start = board_log_global_start,
 	.log_global_stop = board_log_global_stop,
 	.log_sync_all = board_log_sync_all,
+	.log_clear = board_log_clear,
 };
 
 /* ---- who there is ---- */
@@ -301,15 +353,43 @@ void vh_dev_arrived(struct vh_dev *dev)
 	vh_dev_forget_told(dev);
 	dev->is_logging = false;
 	__atomic_store_n(&dev->is_away, false, __ATOMIC_RELEASE);
+	if (side->is_logging && !dev->can_log)
+		vh_side_cannot_log(side, dev);
 	pthread_cond_broadcast(&dev->changed);
 	vh_side_elect(side);
 }
 
+int vh_dev_lock_both(struct vh_dev *dev, uint64_t deadline_ns)
+{
+	for (;;) {
+		if (lock_acquire_until(&dev->side->lock, deadline_ns))
+			return -ETIMEDOUT;
+		if (lock_try(&dev->lock))
+			return 0;
+		lock_release(&dev->side->lock);
+		/* Until it is free; it may not be when it is tried. */
+		if (lock_acquire_until(&dev->lock, deadline_ns))
+			return -ETIMEDOUT;
+		lock_release(&dev->lock);
+	}
+}
+
+int vh_dev_lock_until(struct vh_dev *dev, uint64_t deadline_ns, struct err *err)
+{
+	int ret = vh_dev_lock_both(dev, deadline_ns);
+
+	if (ret)
+		return err_set(err, ret,
+			       "%s: its back end does not answer what it was "
+			       "asked before",
+			       dev->name);
+	lock_release(&dev->side->lock);
+	return 0;
+}
+
 void vh_dev_lock(struct vh_dev *dev)
 {
-	lock_acquire(&dev->side->lock);
-	lock_acquire(&dev->lock);
-	lock_release(&dev->side->lock);
+	vh_dev_lock_until(dev, UINT64_MAX, NULL);
 }
 
 void vh_dev_unlock(struct vh_dev *dev)

@@ -9,6 +9,7 @@
  * after all have stopped (D3), is a scan like the others.
  */
 #include <errno.h>
+#include <stdio.h>
 
 #include "base/err.h"
 #include "base/trace.h"
@@ -76,7 +77,9 @@ void vh_side_scan(struct vh_side *side)
 		vh_side_elect(side);
 		if (!side->log)
 			continue;
-		if (side->board->scan_each || dev == side->elected) {
+		/* One is elected anew when the first one dies behind its turn. */
+		if (side->board->scan_each ||
+		    (dev == side->elected && !is_scanned)) {
 			scan_all(side);
 			is_scanned = true;
 		}
@@ -86,6 +89,10 @@ void vh_side_scan(struct vh_side *side)
 	/* Who was elected died after its turn came, or nobody is left. */
 	if (side->log && !is_scanned)
 		scan_all(side);
+	/* So that there is something to be sent, which fails (board_log_clear()),
+	 * or all of it when no more is written. */
+	if (side->is_unlogged)
+		vh_table_mark_all(side->table);
 	vh_count(&side->counts.ring_scans, ring_scans);
 	vh_count(&side->counts.scan_ns, clock_mono_ns() - start);
 }
@@ -117,6 +124,32 @@ int vh_side_new_log(struct vh_side *side, const struct vh_mem_table *table,
 	return 0;
 }
 
+void vh_side_settle(struct vh_side *side)
+{
+	uint64_t deadline_ns = clock_mono_ns() + VH_REPLY_NS;
+	struct err err = ERR_INIT;
+	struct vh_dev *dev;
+	int ret;
+
+	list_for_each (dev, &side->devs, link) {
+		lock_acquire(&dev->lock);
+		ret = vh_dev_settle(dev, deadline_ns, &err);
+		if (ret)
+			vh_dev_fail(dev, ret, &err);
+		lock_release(&dev->lock);
+		err_clear(&err);
+	}
+}
+
+void vh_side_cannot_log(struct vh_side *side, const struct vh_dev *dev)
+{
+	lock_assert_held(&side->lock);
+	snprintf(side->unlogged_name, sizeof(side->unlogged_name), "%s",
+		 dev->name);
+	__atomic_store_n(&side->is_unlogged, true, __ATOMIC_RELEASE);
+	trace(vh_unlogged, "%s", dev->name);
+}
+
 /* All live devices are told @log before any is waited for.  To log no more (NULL) none
  * is waited for: nothing depends on it, and one that is silent must not hold up whoever
  * ends a migration.  What it says is read before the next thing that it is asked. */
@@ -136,16 +169,8 @@ static void tell_logging(struct vh_side *side, const struct vh_log *log)
 		lock_release(&dev->lock);
 		err_clear(&err);
 	}
-	if (!log)
-		return;
-	list_for_each (dev, &side->devs, link) {
-		lock_acquire(&dev->lock);
-		ret = vh_dev_settle(dev, clock_mono_ns() + VH_REPLY_NS, &err);
-		if (ret)
-			vh_dev_fail(dev, ret, &err);
-		lock_release(&dev->lock);
-		err_clear(&err);
-	}
+	if (log)
+		vh_side_settle(side);
 }
 
 static int check_can_log(struct vh_side *side, struct err *err)
@@ -194,6 +219,7 @@ void vh_side_log_stop(struct vh_side *side)
 	if (!side->is_logging)
 		return;
 	side->is_logging = false;
+	__atomic_store_n(&side->is_unlogged, false, __ATOMIC_RELEASE);
 	tell_logging(side, NULL);
 	vh_log_free(side->log);
 	side->log = NULL;

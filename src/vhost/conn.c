@@ -45,25 +45,30 @@ void conn_close(struct conn *conn)
 	conn->pending_count = 0;
 }
 
+bool conn_wait_end(int fd, uint64_t deadline_ns)
+{
+	struct pollfd poll_fd = { .fd = fd, .events = POLLRDHUP };
+	uint64_t now = clock_mono_ns();
+	int ret;
+
+	do {
+		uint64_t left = deadline_ns > now ? deadline_ns - now : 0;
+
+		ret = poll(&poll_fd, 1, (int)(left / NS_PER_MS) + 1);
+		now = clock_mono_ns();
+	} while (ret < 0 && errno == EINTR && now < deadline_ns);
+	return ret > 0;
+}
+
 int conn_leave(struct conn *conn, uint64_t deadline_ns)
 {
-	struct pollfd poll_fd = { .fd = conn->fd, .events = POLLRDHUP };
-	uint64_t now = clock_mono_ns();
-	int fd = -1, ret = 0;
+	int fd = -1;
 
-	if (conn->fd >= 0 && !shutdown(conn->fd, SHUT_WR)) {
-		do {
-			uint64_t left =
-				deadline_ns > now ? deadline_ns - now : 0;
-
-			ret = poll(&poll_fd, 1, (int)(left / NS_PER_MS) + 1);
-			now = clock_mono_ns();
-		} while (ret < 0 && errno == EINTR && now < deadline_ns);
-		if (ret <= 0)
-			fd = conn->fd;
-	}
-	if (fd >= 0)
+	if (conn->fd >= 0 && !shutdown(conn->fd, SHUT_WR) &&
+	    !conn_wait_end(conn->fd, deadline_ns)) {
+		fd = conn->fd;
 		conn->fd = -1;
+	}
 	conn_close(conn);
 	return fd;
 }
@@ -133,23 +138,25 @@ static void put_fds(struct msghdr *header, const struct conn_message *message,
 	memcpy(CMSG_DATA(fds), message->fds, size);
 }
 
-/* With the fds of @header, if there are any. */
+/* With the fds of @header, if there are any.  @*ret_sent of the bytes have gone, also
+ * after an error. */
 static int write_bytes(struct conn *conn, struct msghdr *header, uint8_t *bytes,
-		       size_t size, uint64_t deadline_ns, struct err *err)
+		       size_t size, size_t *ret_sent, uint64_t deadline_ns,
+		       struct err *err)
 {
 	struct iovec part;
-	size_t at = 0;
 	int ret;
 
 	header->msg_iov = &part;
 	header->msg_iovlen = 1;
-	while (at < size) {
+	*ret_sent = 0;
+	while (*ret_sent < size) {
 		ssize_t sent;
 
-		part = (struct iovec){ bytes + at, size - at };
+		part = (struct iovec){ bytes + *ret_sent, size - *ret_sent };
 		sent = sendmsg(conn->fd, header, MSG_NOSIGNAL | MSG_DONTWAIT);
 		if (sent > 0) {
-			at += (size_t)sent;
+			*ret_sent += (size_t)sent;
 			header->msg_control = NULL; /* they went with it */
 			header->msg_controllen = 0;
 			continue;
@@ -170,10 +177,13 @@ static int write_bytes(struct conn *conn, struct msghdr *header, uint8_t *bytes,
 int conn_flush(struct conn *conn, uint64_t deadline_ns, struct err *err)
 {
 	struct msghdr header = { .msg_iovlen = 0 };
-	size_t size = conn->out_size;
+	size_t sent;
+	int ret = write_bytes(conn, &header, conn->out, conn->out_size, &sent,
+			      deadline_ns, err);
 
-	conn->out_size = 0;
-	return write_bytes(conn, &header, conn->out, size, deadline_ns, err);
+	conn->out_size -= sent;
+	memmove(conn->out, conn->out + sent, conn->out_size);
+	return ret;
 }
 
 static size_t pack(const struct conn_message *message, uint32_t flags,
@@ -211,15 +221,24 @@ static int write_message(struct conn *conn, const struct conn_message *message,
 	} control = { .bytes = { 0 } };
 	uint8_t out[HEADER_SIZE + UM_PAYLOAD_MAX];
 	struct msghdr header = { .msg_iovlen = 0 };
+	struct err why = ERR_INIT;
+	size_t size, sent;
 	int ret = conn_flush(conn, deadline_ns, err);
 
+	_Static_assert(sizeof(out) <= sizeof(conn->out), "a rest has room");
 	assert(message->size <= UM_PAYLOAD_MAX &&
 	       message->fd_count <= CONN_FDS_MAX);
 	if (ret)
 		return ret;
 	put_fds(&header, message, &control);
-	return write_bytes(conn, &header, out, pack(message, flags, out),
-			   deadline_ns, err);
+	size = pack(message, flags, out);
+	ret = write_bytes(conn, &header, out, size, &sent, deadline_ns, &why);
+	if (ret != -ETIMEDOUT || !sent)
+		return ret ? err_set(err, ret, "%s", err_msg(&why)) : 0;
+	/* Its fds have gone with the beginning: it is sent, and the rest waits. */
+	conn->out_size = size - sent;
+	memcpy(conn->out, out + sent, conn->out_size);
+	return 0;
 }
 
 /* ---- in ---- */

@@ -10,7 +10,8 @@
  * not one for each message.
  *
  * Errors: -ECONNRESET, -EPIPE: the peer has gone; -ETIMEDOUT; -EBADMSG: the reply is
- * none that can be; -EPROTO: the peer refuses.
+ * none that can be; -EPROTO: the peer refuses.  After -ETIMEDOUT of all but conn_ask() the
+ * connection is in step: a message was not sent, or the rest of it goes out with the next.
  *
  * One thread at a time.
  */
@@ -25,8 +26,9 @@
 
 struct err;
 
-/* Replies under way are bounded, so that both sockets always have room. */
-#define CONN_PENDING_MAX 64u
+/* Replies under way are bounded, so that both sockets always have room; a stop, which
+ * asks up to 128 rings and waits for nobody before all were asked, has it too. */
+#define CONN_PENDING_MAX 160u
 #define CONN_FDS_MAX     8u
 
 enum conn_reply {
@@ -87,6 +89,8 @@ void conn_close(struct conn *conn);
  * works on nothing any more, and -1.  At @deadline_ns the connection's fd, for the
  * caller to own and to look at for POLLRDHUP. */
 int conn_leave(struct conn *conn, uint64_t deadline_ns);
+/* The peer of @fd, which was told so, has closed its side; false at @deadline_ns. */
+bool conn_wait_end(int fd, uint64_t deadline_ns);
 
 int conn_send(struct conn *conn, const struct conn_message *message,
 	      uint64_t deadline_ns, struct err *err);

@@ -203,13 +203,12 @@ void vh_dev_part(struct vh_dev *dev)
 	struct err err = ERR_INIT;
 
 	lock_assert_held(&dev->lock);
-	vh_dev_hush(dev);
 	err_set(&err, -ECONNRESET, "%s: let go, to finish its requests",
 		dev->name);
 	dev->is_parted = true;
 	for (unsigned int i = 0; i < dev->ring_count; i++)
 		dev->rings[i].is_live = dev->rings[i].is_stopping = false;
-	vh_dev_fail(dev, -ECONNRESET, &err); /* waits for it */
+	vh_dev_fail(dev, -ECONNRESET, &err);
 }
 
 /* Who had been let go works on nothing any more: all that it took is done, but for a
@@ -235,6 +234,34 @@ void vh_dev_left(struct vh_dev *dev)
 
 /* ---- stop, and going on ---- */
 
+/* Of a hasty one.  What is made available behind the question is not waited for. */
+static bool may_be_asked(const struct vh_ring *ring)
+{
+	return ring->is_stopping || is_idle(ring);
+}
+
+static int stop_live(struct vh_dev *dev, uint64_t deadline_ns, struct err *err)
+{
+	int ret = 0;
+
+	if (dev->is_hasty)
+		ret = wait_rings(dev, deadline_ns, may_be_asked, err);
+	if (!ret)
+		ret = vh_dev_ask_stop(dev, deadline_ns, err);
+	if (!ret)
+		ret = vh_dev_wait_stop(dev, deadline_ns, err);
+	return ret;
+}
+
+static bool was_asked_to_stop(const struct vh_dev *dev)
+{
+	for (unsigned int i = 0; i < dev->ring_count; i++) {
+		if (dev->rings[i].is_live && dev->rings[i].is_stopping)
+			return true;
+	}
+	return false;
+}
+
 int vh_dev_back(struct vh_dev *dev, const struct vh_mem_table *table,
 		const struct vh_log *log, uint64_t deadline_ns, struct err *err)
 {
@@ -245,22 +272,20 @@ int vh_dev_back(struct vh_dev *dev, const struct vh_mem_table *table,
 	dev->is_parted = false;
 	if (!dev->is_started)
 		return vh_dev_tell_table(dev, table, err);
-	/* Of a stop that was given up, or that the last back end answered. */
-	if (vh_dev_is_live(dev))
-		ret = vh_dev_wait_stop(dev, deadline_ns, err);
-	if (!ret && !vh_dev_is_live(dev))
+	/* Of a stop that was given up, or that the last back end answered: all of
+	 * them, since those that were stop. */
+	if (was_asked_to_stop(dev))
+		ret = stop_live(dev, deadline_ns, err);
+	if (!ret && !vh_dev_is_live(dev)) {
 		ret = vh_dev_go(dev, table, log, err);
+		if (ret == -ETIMEDOUT) /* half told, it is of no use */
+			ret = -ECONNRESET;
+	}
 	if (!ret)
-		ret = vh_dev_settle(dev, dev->deadline_ns, err);
+		ret = vh_dev_settle(dev, deadline_ns, err);
 	if (!ret)
 		dev->stop_asked_ns = 0;
 	return ret;
-}
-
-/* Of a hasty one.  What is made available behind the question is not waited for. */
-static bool may_be_asked(const struct vh_ring *ring)
-{
-	return ring->is_stopping || is_idle(ring);
 }
 
 /* Once it may be asked, which a hasty one may that has nothing to do. */
@@ -275,21 +300,24 @@ static void stop_soon(struct vh_dev *dev, uint64_t deadline_ns)
 		ret = wait_rings(dev, deadline_ns, may_be_asked, &err);
 	/* It may have gone while it was waited for. */
 	if (!ret && dev->is_started && !vh_dev_is_away(dev))
-		ret = vh_dev_ask_stop(dev, &err);
+		ret = vh_dev_ask_stop(dev, deadline_ns, &err);
 	if (ret && ret != -ETIMEDOUT)
 		vh_dev_fail(dev, ret, &err);
 }
 
+/* One that is busy is asked by vh_dev_stop(), and holds up no other. */
 void vh_dev_stop_begin(struct vh_dev *dev)
 {
-	vh_dev_lock(dev);
+	if (vh_dev_lock_until(dev, clock_mono_ns() + VH_LOOK_NS, NULL))
+		return;
 	stop_soon(dev, 0);
 	vh_dev_unlock(dev);
 }
 
 void vh_dev_stop_ask(struct vh_dev *dev, uint64_t deadline_ns)
 {
-	vh_dev_lock(dev);
+	if (vh_dev_lock_until(dev, clock_mono_ns() + VH_LOOK_NS, NULL))
+		return;
 	stop_soon(dev, deadline_ns);
 	vh_dev_unlock(dev);
 }
@@ -309,19 +337,6 @@ static bool is_at_rest(const struct vh_dev *dev, bool must)
 			return false;
 	}
 	return true;
-}
-
-static int stop_live(struct vh_dev *dev, uint64_t deadline_ns, struct err *err)
-{
-	int ret = 0;
-
-	if (dev->is_hasty)
-		ret = wait_rings(dev, deadline_ns, may_be_asked, err);
-	if (!ret)
-		ret = vh_dev_ask_stop(dev, err);
-	if (!ret)
-		ret = vh_dev_wait_stop(dev, deadline_ns, err);
-	return ret;
 }
 
 /* Until the rings rest: 0; -ETIMEDOUT; or the device broke meanwhile. */
@@ -359,12 +374,13 @@ static void give_queues(struct vh_dev *dev)
 		ring->queue->next_avail = ring->queue->next_used = ring->next;
 		ring->queue = NULL;
 	}
-	dev->is_started = false;
+	dev->is_started = dev->is_held = false;
 	dev->vdev = NULL;
 	dev->stop_asked_ns = 0;
 }
 
-/* A stop that must succeed in the end: the driver resets the device. */
+/* A stop that must succeed in the end: the driver resets the device.  Who stops it may
+ * look at dev->vdev without the lock: nobody else starts or stops it. */
 static bool is_forced(const struct vh_dev *dev, uint64_t deadline_ns)
 {
 	return deadline_ns == UINT64_MAX ||
@@ -373,13 +389,19 @@ static bool is_forced(const struct vh_dev *dev, uint64_t deadline_ns)
 
 int vh_dev_stop(struct vh_dev *dev, uint64_t deadline_ns, struct err *err)
 {
+	bool must_stop = is_forced(dev, deadline_ns);
 	struct err local = ERR_INIT;
-	bool must_stop;
 	uint64_t limit;
 	int ret;
 
-	vh_dev_lock(dev);
-	must_stop = is_forced(dev, deadline_ns);
+	/* One that answers at once is never busy for long. */
+	ret = vh_dev_lock_until(
+		dev, dev->ops->resume ? deadline_ns : UINT64_MAX, err);
+	if (ret) {
+		if (!must_stop) /* it may have been asked already */
+			dev->ops->resume(dev);
+		return ret;
+	}
 	if (!dev->stop_asked_ns)
 		dev->stop_asked_ns = clock_mono_ns();
 	limit = dev->stop_asked_ns + VH_STOP_LIMIT_NS;

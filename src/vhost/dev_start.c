@@ -40,6 +40,20 @@ static void take_queues(struct vh_dev *dev, const struct vh_queues *queues)
 	dev->features = queues->features;
 	dev->stop_asked_ns = 0;
 	dev->is_parted = false;
+	if (!__atomic_exchange_n(&dev->was_reset, false, __ATOMIC_ACQ_REL))
+		return;
+	dev->told_size = 0; /* with the record that there was */
+	if (dev->ops->drop_record)
+		dev->ops->drop_record(dev);
+}
+
+/* The driver's rings are not where they can be worked on. */
+static void forget_queues(struct vh_dev *dev)
+{
+	for (unsigned int i = 0; i < dev->ring_count; i++) {
+		dev->rings[i].is_used = false;
+		dev->rings[i].queue = NULL;
+	}
 }
 
 int vh_dev_build(struct vh_dev *dev, const struct vh_queues *queues,
@@ -102,18 +116,24 @@ int vh_dev_start(struct vh_dev *dev, const struct vh_queues *queues,
 	const struct vh_log *log;
 	int ret;
 
-	lock_acquire(&dev->side->lock);
-	lock_acquire(&dev->lock);
+	vh_dev_lock_both(dev, UINT64_MAX);
 	take_queues(dev, queues);
 	table = dev->side->table;
 	log = dev->side->is_logging ? dev->side->log : NULL;
 	ret = vh_dev_place(dev, table, err);
+	if (ret)
+		forget_queues(dev);
 	lock_release(&dev->side->lock);
 	dev->is_started = !ret;
 	if (!ret && !vh_dev_is_away(dev))
 		ret = judge_start(dev, vh_dev_go(dev, table, log, err), err);
 	lock_release(&dev->lock);
 	return ret;
+}
+
+void vh_dev_reset(struct vh_dev *dev)
+{
+	__atomic_store_n(&dev->was_reset, true, __ATOMIC_RELEASE);
 }
 
 int vh_dev_start_wait(struct vh_dev *dev, struct err *err)

@@ -86,12 +86,9 @@ static int tell_log(struct vh_dev *dev, const struct vh_log *log,
 {
 	int ret;
 
-	if (!log || dev->told_log == log->number)
+	/* One that cannot: its side knows (vh_dev_arrived()). */
+	if (!log || !dev->can_log || dev->told_log == log->number)
 		return 0;
-	if (!dev->can_log)
-		return err_set(err, -ENOTSUP,
-			       "%s: its back end cannot log what it writes",
-			       dev->name);
 	ret = vh_call(dev, set_log, log, err);
 	if (ret)
 		return ret;
@@ -105,6 +102,7 @@ static int tell_features(struct vh_dev *dev, bool is_logging, struct err *err)
 	uint64_t features = dev->features & dev->backend_features & ~LOG_ALL;
 	int ret;
 
+	is_logging = is_logging && dev->can_log;
 	features |= is_logging ? LOG_ALL : 0;
 	if (dev->is_told_features && dev->told_features == features)
 		return 0;
@@ -232,7 +230,7 @@ static int tell_place(struct vh_dev *dev, unsigned int index, bool is_logged,
 	struct vh_ring *ring = &dev->rings[index];
 	int ret;
 
-	ring->addr.is_logged = is_logged;
+	ring->addr.is_logged = is_logged && dev->can_log;
 	ret = tell_size(dev, index, ring->size, err);
 	if (!ret)
 		ret = vh_call(dev, set_vring_base, index, ring->next, err);
@@ -328,26 +326,26 @@ int vh_dev_set_logging(struct vh_dev *dev, const struct vh_log *log,
 	for (unsigned int i = 0; i < dev->ring_count && !ret; i++) {
 		struct vh_ring *ring = &dev->rings[i];
 
-		ring->addr.is_logged = log != NULL;
+		ring->addr.is_logged = log && dev->can_log;
 		if (ring->is_live)
 			ret = vh_call(dev, set_vring_addr, i, &ring->addr, err);
 	}
 	return ret ? ret : vh_dev_tell_fence(dev, err);
 }
 
-int vh_dev_ask_stop(struct vh_dev *dev, struct err *err)
+int vh_dev_ask_stop(struct vh_dev *dev, uint64_t deadline_ns, struct err *err)
 {
 	int ret = 0;
 
-	dev->deadline_ns = clock_mono_ns() + VH_REPLY_NS;
+	dev->deadline_ns = deadline_ns;
 	for (unsigned int i = 0; i < dev->ring_count && !ret; i++) {
 		struct vh_ring *ring = &dev->rings[i];
 
 		if (!ring->is_live || ring->is_stopping)
 			continue;
 		ring->base = VH_BASE_UNKNOWN;
-		ring->is_stopping = true;
 		ret = vh_call(dev, get_vring_base, i, &ring->base, err);
+		ring->is_stopping = !ret;
 	}
 	if (!ret && dev->ops->flush)
 		ret = dev->ops->flush(dev, err);
@@ -359,22 +357,20 @@ int vh_dev_ask_stop(struct vh_dev *dev, struct err *err)
  * the end of a connection, and the driver kicks on.  So its rings get a kick that nobody
  * gives.
  */
-void vh_dev_hush(struct vh_dev *dev)
+int vh_dev_hush(struct vh_dev *dev, struct err *err)
 {
 	int fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	int ret = fd < 0 ? -errno : 0;
+	int ret = 0;
 
+	if (fd < 0)
+		return err_set_errno(err, -errno, "%s: eventfd", dev->name);
 	dev->deadline_ns = clock_mono_ns() + VH_REPLY_NS;
 	for (unsigned int i = 0; i < dev->ring_count && !ret; i++) {
 		if (dev->rings[i].is_live)
-			ret = vh_call(dev, set_vring_kick, i, fd, NULL);
+			ret = vh_call(dev, set_vring_kick, i, fd, err);
 	}
-	if (!ret)
-		ret = vh_dev_tell_fence(dev, NULL);
-	if (!ret)
-		vh_dev_settle(dev, dev->deadline_ns, NULL);
-	if (fd >= 0)
-		close(fd);
+	close(fd);
+	return ret ? ret : vh_dev_tell_fence(dev, err);
 }
 
 int vh_dev_set_count(struct vh_dev *dev, unsigned int count, struct err *err)

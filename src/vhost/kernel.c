@@ -214,8 +214,7 @@ static void arrive(struct vh_kernel *kernel)
 {
 	struct vh_dev *dev = &kernel->dev;
 
-	lock_acquire(&dev->side->lock);
-	lock_acquire(&dev->lock);
+	vh_dev_lock_both(dev, UINT64_MAX);
 	if (dev->is_away)
 		vh_dev_arrived(dev);
 	lock_release(&dev->lock);
@@ -247,8 +246,7 @@ static int tell_table(struct vh_kernel *kernel, struct err *err)
 	struct vh_dev *dev = &kernel->dev;
 	int ret;
 
-	lock_acquire(&dev->side->lock);
-	lock_acquire(&dev->lock);
+	vh_dev_lock_both(dev, UINT64_MAX);
 	ret = vh_dev_tell_table(dev, dev->side->table, err);
 	lock_release(&dev->lock);
 	lock_release(&dev->side->lock);

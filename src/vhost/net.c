@@ -162,10 +162,17 @@ static int kernel_set_pairs(void *opaque, unsigned int pairs, struct err *err)
 {
 	struct vh_net *net = opaque;
 
-	if (pairs > net->working)
-		return start_pairs(net, pairs, err);
-	stop_pairs(net, pairs, UINT64_MAX, NULL);
-	return tap_set_active(net->tap, pairs, err);
+	unsigned int before = net->working;
+	int ret;
+
+	if (pairs <= before) {
+		stop_pairs(net, pairs, UINT64_MAX, NULL);
+		return tap_set_active(net->tap, pairs, err);
+	}
+	ret = start_pairs(net, pairs, err);
+	if (ret) /* or flows are hashed to queues that nobody reads */
+		tap_set_active(net->tap, before, NULL);
+	return ret;
 }
 
 static int kernel_claim(void *opaque, unsigned int pairs, struct err *err)

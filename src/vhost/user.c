@@ -30,9 +30,9 @@
 #define FIRST_PAUSE_NS (10 * NS_PER_MS)
 #define LAST_PAUSE_NS  (1 * NS_PER_SEC)
 
-/* How long the thread holds the device's lock at a time when it waits for a stop that
- * was given up. */
-#define RESUME_SLICE_NS (20 * NS_PER_MS)
+/* How often rings are looked at that finish what they took after a stop that was given
+ * up: nothing tells of it. */
+#define RESUME_LOOK_MS 2
 
 static bool is_ending(const struct vh_user *user)
 {
@@ -64,7 +64,8 @@ static void take_session(struct vh_user *user, struct session *session)
 	dev->is_hasty = !dev->has_inflight && !dev->may_lose;
 }
 
-/* With no lock. */
+/* With no lock.  What the back end answers is seen by resume(): nobody is to wait for the
+ * device's lock because it is silent. */
 static int attach(struct vh_user *user, struct session *session,
 		  struct err *err)
 {
@@ -73,14 +74,18 @@ static int attach(struct vh_user *user, struct session *session,
 	const struct vh_log *log;
 	int ret;
 
-	lock_acquire(&dev->side->lock);
-	lock_acquire(&dev->lock);
+	vh_dev_lock_both(dev, UINT64_MAX);
 	take_session(user, session);
 	vh_dev_arrived(dev);
 	table = dev->side->table;
 	log = dev->side->is_logging ? dev->side->log : NULL;
 	lock_release(&dev->side->lock);
-	ret = vh_dev_back(dev, table, log, clock_mono_ns() + VH_REPLY_NS, err);
+	ret = vh_dev_back(dev, table, log, clock_mono_ns(), err);
+	if (ret == -ETIMEDOUT) {
+		err_clear(err);
+		dev->ops->resume(dev);
+		ret = 0;
+	}
 	if (ret)
 		vh_dev_fail(dev, ret, err);
 	lock_release(&dev->lock);
@@ -107,11 +112,13 @@ static void reconnect(struct vh_user *user)
 	struct err err = ERR_INIT;
 	int ret = connect_once(user, &err);
 
-	if (!ret) {
+	if (!ret && !__atomic_load_n(&user->wants_resume, __ATOMIC_ACQUIRE)) {
 		user->pause_ns = FIRST_PAUSE_NS;
 		return;
 	}
-	trace(vh_user_away, "%s: %s", user->name, err_msg(&err));
+	if (ret)
+		trace(vh_user_away, "%s: %s", user->name, err_msg(&err));
+	/* One that ends again before it has answered is not tried all the time. */
 	user->pause_ns *= 2;
 	if (user->pause_ns > LAST_PAUSE_NS)
 		user->pause_ns = LAST_PAUSE_NS;
@@ -144,10 +151,7 @@ static void check_connection(struct vh_user *user)
 		return;
 	}
 	if (user->dev.is_leaving) {
-		trace(vh_user_left, "%s", user->name);
-		close(user->leaving_fd);
-		user->leaving_fd = -1;
-		vh_dev_left(&user->dev);
+		user->dev.ops->wait_left(&user->dev, 0);
 	} else if (!is_away(user)) {
 		err_set(&err, -ECONNRESET, "%s: its back end has gone",
 			user->name);
@@ -156,9 +160,9 @@ static void check_connection(struct vh_user *user)
 	vh_dev_unlock(&user->dev);
 }
 
-/* Go on after a stop that was given up.  True when the back end has not answered
- * yet. */
-static bool resume(struct vh_user *user)
+/* Go on after a stop that was given up, or with a back end that is there again.  Never
+ * waits: it is called whenever there is something to be read. */
+static void resume(struct vh_user *user)
 {
 	struct vh_dev *dev = &user->dev;
 	struct err err = ERR_INIT;
@@ -166,23 +170,27 @@ static bool resume(struct vh_user *user)
 	const struct vh_log *log;
 	int ret = 0;
 
-	lock_acquire(&dev->side->lock);
-	lock_acquire(&dev->lock);
+	/* Before looking: it may be wanted again meanwhile. */
+	__atomic_store_n(&user->wants_resume, false, __ATOMIC_RELEASE);
+	vh_dev_lock_both(dev, UINT64_MAX);
 	table = dev->side->table;
 	log = dev->side->is_logging ? dev->side->log : NULL;
 	lock_release(&dev->side->lock);
-	if (user->wants_resume && !is_away(user))
-		ret = vh_dev_back(dev, table, log,
-				  clock_mono_ns() + RESUME_SLICE_NS, &err);
-	if (ret == -ETIMEDOUT &&
-	    clock_mono_ns() >= dev->stop_asked_ns + VH_STOP_LIMIT_NS)
+	if (!user->resume_until_ns)
+		user->resume_until_ns = clock_mono_ns() + VH_STOP_LIMIT_NS;
+	if (!is_away(user))
+		ret = vh_dev_back(dev, table, log, clock_mono_ns(), &err);
+	if (ret == -ETIMEDOUT && clock_mono_ns() >= user->resume_until_ns)
 		ret = -ECONNRESET; /* the next one goes on, if one can */
 	if (ret && ret != -ETIMEDOUT)
 		vh_dev_fail(dev, ret, &err);
-	if (ret != -ETIMEDOUT)
-		user->wants_resume = false;
+	if (ret == -ETIMEDOUT)
+		__atomic_store_n(&user->wants_resume, true, __ATOMIC_RELEASE);
+	else
+		user->resume_until_ns = 0;
+	if (!ret)
+		user->pause_ns = FIRST_PAUSE_NS;
 	lock_release(&dev->lock);
-	return ret == -ETIMEDOUT;
 }
 
 /* What the thread is to look at. */
@@ -212,7 +220,8 @@ static struct todo gather(struct vh_user *user, struct pollfd polls[POLL_COUNT])
 	if (is_away(user))
 		request_channel_close(&user->requests);
 	polls[CONNECTION].fd = connection_fd(user);
-	todo.wants_resume = user->wants_resume;
+	todo.wants_resume =
+		__atomic_load_n(&user->wants_resume, __ATOMIC_ACQUIRE);
 	todo.wants_back_end = is_away(user) && !user->dev.is_leaving;
 	if (user->dev.is_parted) /* it is only to finish */
 		user->pause_ns = FIRST_PAUSE_NS / 10;
@@ -221,6 +230,8 @@ static struct todo gather(struct vh_user *user, struct pollfd polls[POLL_COUNT])
 	polls[REQUESTS].fd = user->requests.fd;
 	polls[WAKE].events = polls[REQUESTS].events = POLLIN;
 	polls[CONNECTION].events = POLLRDHUP;
+	if (todo.wants_resume && !is_away(user))
+		polls[CONNECTION].events |= POLLIN;
 	return todo;
 }
 
@@ -246,13 +257,15 @@ static void *user_main(void *opaque)
 		struct todo todo = gather(user, polls);
 		int timeout_ms = -1;
 
-		if (todo.wants_resume && resume(user))
-			continue;
 		if (todo.wants_back_end)
 			timeout_ms = (int)(user->pause_ns / NS_PER_MS);
+		else if (todo.wants_resume)
+			timeout_ms = RESUME_LOOK_MS;
 		if (poll(polls, POLL_COUNT, timeout_ms) == 0 &&
 		    todo.wants_back_end)
 			reconnect(user);
+		if (todo.wants_resume)
+			resume(user);
 		if (polls[REQUESTS].revents)
 			read_requests(user);
 		if (polls[CONNECTION].revents)
@@ -408,28 +421,6 @@ int vh_user_get_config(struct vh_user *user, void *bytes, size_t size,
 	return finish(user, ret, err);
 }
 
-int vh_user_set_config(struct vh_user *user, uint32_t offset, const void *bytes,
-		       uint32_t size, struct err *err)
-{
-	struct um_config config = { .offset = offset, .size = size };
-	struct conn_message message = {
-		.request = UM_SET_CONFIG,
-		.payload = &config,
-		.size = offsetof(struct um_config, bytes) + size,
-		.reply = CONN_ACK,
-	};
-	int ret = begin(user, err);
-
-	assert(size <= UM_CONFIG_MAX);
-	memcpy(config.bytes, bytes, size);
-	if (!ret)
-		ret = conn_send(&user->conn, &message, user->dev.deadline_ns,
-				err);
-	if (!ret)
-		ret = vh_dev_settle(&user->dev, user->dev.deadline_ns, err);
-	return finish(user, ret, err);
-}
-
 int vh_user_send_rarp(struct vh_user *user, const uint8_t mac[6],
 		      struct err *err)
 {
@@ -440,26 +431,21 @@ int vh_user_send_rarp(struct vh_user *user, const uint8_t mac[6],
 		.size = sizeof(payload),
 		.reply = CONN_ACK,
 	};
-	int ret = begin(user, err);
+	int ret;
 
 	memcpy(payload, mac, 6);
-	if (!ret && !user_has(user, UM_PROTOCOL_RARP)) {
-		vh_dev_unlock(&user->dev);
-		return err_set(err, -ENOTSUP,
-			       "%s: its back end cannot tell the network",
-			       user->name);
-	}
-	if (!ret)
-		ret = conn_send(&user->conn, &message, user->dev.deadline_ns,
-				err);
-	if (!ret)
-		ret = vh_dev_settle(&user->dev, user->dev.deadline_ns, err);
-	return finish(user, ret, err);
-}
-
-void vh_user_reset(struct vh_user *user)
-{
-	vh_dev_lock(&user->dev);
-	user_drop_inflight(user);
+	ret = vh_dev_lock_until(&user->dev, clock_mono_ns() + VH_LOOK_NS, err);
+	if (ret)
+		return ret;
+	if (is_away(user) || !user_has(user, UM_PROTOCOL_RARP))
+		ret = err_set(err, -ENOTSUP,
+			      "%s: there is no back end that can tell the "
+			      "network",
+			      user->name);
+	else
+		ret = conn_send(&user->conn, &message, clock_mono_ns(), err);
+	if (ret && ret != -ENOTSUP && ret != -ETIMEDOUT)
+		vh_dev_fail(&user->dev, ret, err);
 	vh_dev_unlock(&user->dev);
+	return ret;
 }

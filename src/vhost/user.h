@@ -45,13 +45,9 @@ uint64_t vh_user_features(const struct vh_user *user);
 /* The first @size bytes of its configuration space. */
 int vh_user_get_config(struct vh_user *user, void *bytes, size_t size,
 		       struct err *err);
-/* The driver wrote [offset, offset + size), which are @bytes. */
-int vh_user_set_config(struct vh_user *user, uint32_t offset, const void *bytes,
-		       uint32_t size, struct err *err);
-/* Have it tell the network where @mac is now; -ENOTSUP when it cannot. */
+/* Have it tell the network where @mac is now.  Does not wait: -ENOTSUP when it cannot,
+ * -ETIMEDOUT when it has something else to answer first. */
 int vh_user_send_rarp(struct vh_user *user, const uint8_t mac[6],
 		      struct err *err);
-/* The driver resets the device: nothing is in flight. */
-void vh_user_reset(struct vh_user *user);
 
 #endif

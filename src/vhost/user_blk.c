@@ -104,8 +104,9 @@ static void config_changed(void *opaque)
 	lock_acquire(&blk->lock);
 	memcpy(blk->config, config, CONFIG_SIZE);
 	blk->is_changed = true;
+	vdev_config_raise(&blk->vdev);
 	lock_release(&blk->lock);
-	vdev_config_changed(&blk->vdev);
+	vdev_config_call(&blk->vdev);
 }
 
 static void user_blk_config_read(struct vdev *vdev)
@@ -189,7 +190,7 @@ static int user_blk_stop(struct vdev *vdev, uint64_t deadline_ns,
 
 static void user_blk_reset(struct vdev *vdev)
 {
-	vh_user_reset(blk_of(vdev)->user);
+	vh_dev_reset(vh_user_dev(blk_of(vdev)->user));
 }
 
 static void user_blk_free(struct vdev *vdev)

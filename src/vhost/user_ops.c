@@ -15,9 +15,6 @@
 #include "mem/ram.h"
 #include "user_priv.h"
 
-/* A back end that is let go for what it said has this long to let go too. */
-#define LEAVE_NS (500 * NS_PER_MS)
-
 /* For 128 queues of 1024 requests it is 3 MiB. */
 #define INFLIGHT_SIZE_MAX (64ull << 20)
 
@@ -182,6 +179,15 @@ static int get_inflight(struct vh_user *user, uint16_t size, struct err *err)
 	return 0;
 }
 
+static void user_drop_record(struct vh_dev *dev)
+{
+	struct vh_user *user = user_of(dev);
+
+	if (user->inflight_fd >= 0)
+		close(user->inflight_fd);
+	user->inflight_fd = -1;
+}
+
 /* Rings of another size have stopped in between, with nothing in flight. */
 static int user_prepare(struct vh_dev *dev, uint16_t size, struct err *err)
 {
@@ -191,7 +197,7 @@ static int user_prepare(struct vh_dev *dev, uint16_t size, struct err *err)
 	if (!dev->has_inflight)
 		return 0;
 	if (user->inflight.queue_size != size)
-		user_drop_inflight(user);
+		user_drop_record(dev);
 	if (user->inflight_fd < 0)
 		ret = get_inflight(user, size, err);
 	return ret ? ret
@@ -288,14 +294,6 @@ static int user_settle(struct vh_dev *dev, struct err *err)
 	return conn_settle(&user_of(dev)->conn, dev->deadline_ns, err);
 }
 
-void user_drop_inflight(struct vh_user *user)
-{
-	if (user->inflight_fd >= 0)
-		close(user->inflight_fd);
-	user->inflight_fd = -1;
-	user->dev.told_size = 0;
-}
-
 static void wake(struct vh_user *user)
 {
 	eventfd_write(user->wake_fd, 1);
@@ -305,13 +303,10 @@ static void user_fail(struct vh_dev *dev, int why, const struct err *reason)
 {
 	struct vh_user *user = user_of(dev);
 
-	uint64_t patience_ns = dev->is_parted ? VH_REPLY_NS : LEAVE_NS;
-
 	(void)why;
 	trace(vh_user_closed, "%s: %s", user->name, err_msg(reason));
 	/* It may be at work until it sees that the connection has ended. */
-	user->leaving_fd =
-		conn_leave(&user->conn, clock_mono_ns() + patience_ns);
+	user->leaving_fd = conn_leave(&user->conn, clock_mono_ns());
 	dev->is_leaving = user->leaving_fd >= 0;
 	if (user->request_fd >= 0)
 		close(user->request_fd);
@@ -319,10 +314,25 @@ static void user_fail(struct vh_dev *dev, int why, const struct err *reason)
 	wake(user);
 }
 
+static void user_wait_left(struct vh_dev *dev, uint64_t deadline_ns)
+{
+	struct vh_user *user = user_of(dev);
+
+	if (!conn_wait_end(user->leaving_fd, deadline_ns))
+		return;
+	trace(vh_user_left, "%s", user->name);
+	close(user->leaving_fd);
+	user->leaving_fd = -1;
+	vh_dev_left(dev);
+	wake(user); /* there may be another one */
+}
+
 static void user_resume(struct vh_dev *dev)
 {
-	user_of(dev)->wants_resume = true;
-	wake(user_of(dev));
+	struct vh_user *user = user_of(dev);
+
+	__atomic_store_n(&user->wants_resume, true, __ATOMIC_RELEASE);
+	wake(user);
 }
 
 const struct vh_ops user_ops = {
@@ -343,5 +353,7 @@ const struct vh_ops user_ops = {
 	.flush = user_flush,
 	.settle = user_settle,
 	.fail = user_fail,
+	.wait_left = user_wait_left,
 	.resume = user_resume,
+	.drop_record = user_drop_record,
 };

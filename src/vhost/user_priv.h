@@ -36,18 +36,20 @@ struct vh_user {
 	pthread_t thread;
 	bool has_thread;
 
-	bool is_ending; /* atomic */
+	/* atomic */
+	bool is_ending;
+	bool wants_resume; /* the back end has not answered all that it has to */
 
 	/* owned by the thread */
 	struct request_channel requests;
-	uint64_t pause_ns; /* before the next attempt to connect */
+	uint64_t pause_ns;        /* before the next attempt to connect */
+	uint64_t resume_until_ns; /* it is let go then; 0: it does not resume */
 
 	/* protected by dev.lock */
 	struct conn conn;
 	int leaving_fd; /* owned; of a connection that its peer has not ended; -1 */
 	int request_fd; /* owned; of a new session, for the thread; -1 */
 	uint64_t protocol;
-	bool wants_resume;
 	struct um_inflight inflight;
 	int inflight_fd; /* owned; -1: none yet */
 };
@@ -58,9 +60,6 @@ static inline bool user_has(const struct vh_user *user, unsigned int feature)
 }
 
 extern const struct vh_ops user_ops;
-
-/* With the device's lock: no request of the record is to be done again. */
-void user_drop_inflight(struct vh_user *user);
 
 /* @session is filled in and owned by the caller, also after a failure. */
 int session_open(struct session *session, const struct vh_user *user,

@@ -127,11 +127,17 @@ struct vh_ops {
 	/* All of that is done: 0; -ETIMEDOUT, and it may be called again; or what
 	 * went wrong.  NULL: it always is. */
 	int (*settle)(struct vh_dev *dev, struct err *err);
-	/* The device cannot go on: let go of the back end. */
+	/* The device cannot go on: let go of the back end.  Does not wait for it: it may
+	 * be leaving (dev->is_leaving) when this returns. */
 	void (*fail)(struct vh_dev *dev, int why, const struct err *reason);
-	/* A stop was given up: it is to go on working, when the back end has
-	 * answered.  NULL: none is ever given up. */
+	/* Wait until one that is leaving has gone, at most until @deadline_ns.  NULL:
+	 * none ever is. */
+	void (*wait_left)(struct vh_dev *dev, uint64_t deadline_ns);
+	/* A stop was given up, or its reply is not waited for: it is to go on working,
+	 * when the back end has answered.  With any lock.  NULL: it answers at once. */
 	void (*resume)(struct vh_dev *dev);
+	/* The driver reset the device: a record of requests is worthless.  Optional. */
+	void (*drop_record)(struct vh_dev *dev);
 };
 
 enum vh_type {

@@ -9,6 +9,10 @@
  * each device before or behind such work, and a scan waits for no back end.  What a
  * device needs of table and log stays valid while its lock is held, since a change
  * visits each device before it frees the old one.
+ *
+ * A device's lock may be held for as long as its back end takes to answer, up to
+ * VH_REPLY_NS.  Nobody waits for it with the side's (vh_dev_lock_both()), and a stop no
+ * longer than it may take.
  */
 #ifndef GODWIT_VHOST_VHOST_PRIV_H
 #define GODWIT_VHOST_VHOST_PRIV_H
@@ -31,6 +35,9 @@ struct vdev_queue;
  * after one that was given up, a back end that has not stopped by then is let go. */
 #define VH_STOP_LIMIT_NS (5 * NS_PER_SEC)
 
+/* What does not have to be done now leaves a device alone that is not free by then. */
+#define VH_LOOK_NS (2 * NS_PER_MS)
+
 /* Of a ring that was not told yet; a base has 16 bits. */
 #define VH_BASE_UNKNOWN UINT32_MAX
 
@@ -47,7 +54,11 @@ struct vh_side {
 	struct vh_mem_table *table; /* owned */
 	struct vh_log *log;         /* owned; NULL: nobody logs */
 	bool is_logging;
-	uint64_t next_number; /* of tables and logs */
+	uint64_t next_number;   /* of tables and logs */
+	char unlogged_name[32]; /* whose back end writes unseen; is_unlogged */
+
+	/* atomic, written with lock: until logging ends, no scan finds all */
+	bool is_unlogged;
 
 	struct vh_counts counts; /* atomic */
 };
@@ -106,8 +117,9 @@ struct vh_dev {
 	struct list link;
 
 	/* atomic */
-	bool is_away;  /* there is no back end, for now or for good */
-	bool was_lost; /* it went with its log perhaps incomplete */
+	bool is_away;   /* there is no back end, for now or for good */
+	bool was_lost;  /* it went with its log perhaps incomplete */
+	bool was_reset; /* by the driver, and has not been started since */
 
 	struct lock lock;       /* LOCK_VHOST_DEV */
 	pthread_cond_t changed; /* is_away */
@@ -193,7 +205,11 @@ void vh_side_scan_leaving(struct vh_side *side, struct vh_dev *dev);
 int vh_side_new_log(struct vh_side *side, const struct vh_mem_table *table,
 		    struct err *err);
 int vh_side_log_start(struct vh_side *side, struct err *err);
+/* Wait for what all were asked; those that do not answer by one deadline fail. */
+void vh_side_settle(struct vh_side *side);
 void vh_side_log_stop(struct vh_side *side);
+/* The back end of @dev works, and does not log what it writes. */
+void vh_side_cannot_log(struct vh_side *side, const struct vh_dev *dev);
 
 /* ---- board.c ---- */
 
@@ -222,7 +238,12 @@ void vh_dev_arrived(struct vh_dev *dev);
 /* With the device's lock: a back end that was leaving has gone. */
 void vh_dev_left(struct vh_dev *dev);
 
-/* Take the side's lock and the device's; let the first go. */
+/* Take the side's lock and the device's: 0, or -ETIMEDOUT at @deadline_ns (UINT64_MAX:
+ * no limit).  The first is not held while the second is waited for. */
+int vh_dev_lock_both(struct vh_dev *dev, uint64_t deadline_ns);
+/* Then let the first go. */
+int vh_dev_lock_until(struct vh_dev *dev, uint64_t deadline_ns,
+		      struct err *err);
 void vh_dev_lock(struct vh_dev *dev);
 void vh_dev_unlock(struct vh_dev *dev);
 
@@ -251,6 +272,8 @@ void vh_dev_probe(struct vh_dev *dev);
 int vh_dev_start(struct vh_dev *dev, const struct vh_queues *queues,
 		 struct err *err);
 int vh_dev_start_wait(struct vh_dev *dev, struct err *err);
+/* The driver reset the device: no request of a record is to be done again.  Any lock. */
+void vh_dev_reset(struct vh_dev *dev);
 
 /* ---- dev.c; likewise ---- */
 
@@ -276,14 +299,15 @@ void vh_dev_fail(struct vh_dev *dev, int why, const struct err *err);
 /* There is no back end any more: the rings rest until there is, or the device
  * breaks, when it could not go on without loss. */
 void vh_dev_lost(struct vh_dev *dev, int why, const struct err *reason);
-/* A hasty one at work: let go of it and have it come back, which it does when it has
- * finished what it took. */
+/* A hasty one at work, which was hushed: let go of it and have it come back, which it
+ * does when it has finished what it took. */
 void vh_dev_part(struct vh_dev *dev);
 /* Tell table, log and features, and let the rings work. */
 int vh_dev_go(struct vh_dev *dev, const struct vh_mem_table *table,
 	      const struct vh_log *log, struct err *err);
 /* A back end is there (again): have it work on what is to work, once what the one
- * before was asked to stop has stopped.  -ETIMEDOUT at @deadline_ns: it has not. */
+ * before was asked to stop has stopped.  -ETIMEDOUT at @deadline_ns: it has not, or the
+ * back end has not answered; to be called again. */
 int vh_dev_back(struct vh_dev *dev, const struct vh_mem_table *table,
 		const struct vh_log *log, uint64_t deadline_ns,
 		struct err *err);
@@ -292,17 +316,17 @@ int vh_dev_back(struct vh_dev *dev, const struct vh_mem_table *table,
 int vh_dev_tell_ahead(struct vh_dev *dev, const struct vh_queues *queues,
 		      struct err *err);
 void vh_dev_forget_told(struct vh_dev *dev);
-/* Live rings are kicked by nobody any more, and take nothing; when it returns, unless the
- * back end does not answer. */
-void vh_dev_hush(struct vh_dev *dev);
+/* Live rings are kicked by nobody any more, and take nothing; once it is settled. */
+int vh_dev_hush(struct vh_dev *dev, struct err *err);
 /* All that was said is done once it is settled. */
 int vh_dev_tell_fence(struct vh_dev *dev, struct err *err);
 int vh_dev_settle(struct vh_dev *dev, uint64_t deadline_ns, struct err *err);
 bool vh_dev_is_live(const struct vh_dev *dev);
 int vh_dev_set_logging(struct vh_dev *dev, const struct vh_log *log,
 		       struct err *err);
-/* Ask all live rings to stop. */
-int vh_dev_ask_stop(struct vh_dev *dev, struct err *err);
+/* Ask all live rings to stop.  -ETIMEDOUT: some were not asked yet, or it does not know;
+ * all is as if this had come later. */
+int vh_dev_ask_stop(struct vh_dev *dev, uint64_t deadline_ns, struct err *err);
 /* They have, and finished what they took: 0, -ETIMEDOUT at @deadline_ns, or what
  * went wrong. */
 int vh_dev_wait_stop(struct vh_dev *dev, uint64_t deadline_ns, struct err *err);

@@ -201,6 +201,9 @@ static int blk_stop(struct vdev *dev, uint64_t deadline_ns, struct err *err)
 	blk_stop_begin(dev);
 	ret = must_stop ? wait_or_give_up(blk, deadline_ns)
 			: wait_drained(blk, deadline_ns);
+	if (ret == -ETIMEDOUT)
+		err_set(err, ret,
+			"its storage did not finish all requests in time");
 	/* The rings of a driver that resets are not worked on any more; this is
 	 * called again. */
 	if (ret == -ETIMEDOUT && must_stop)
@@ -211,9 +214,7 @@ static int blk_stop(struct vdev *dev, uint64_t deadline_ns, struct err *err)
 	/* Not stopped, or not fit for a move: go on. */
 	post(blk, blk_thread_resume);
 	if (ret == -ETIMEDOUT)
-		return err_set(err, ret,
-			       "its storage did not finish all requests in "
-			       "time");
+		return ret;
 	return err_set_errno(err, ret, "it cannot be flushed for another host");
 }
 

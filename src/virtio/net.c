@@ -10,11 +10,16 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/clock.h"
 #include "base/trace.h"
 #include "virtio/net_priv.h"
 #include "virtio/net_tap.h"
 
 #define PCI_CLASS_NETWORK_ETHERNET 0x020000u
+
+/* A command of the control queue that takes longer is waited for when all other devices
+ * have been asked to stop. */
+#define QUIET_WAIT_NS (2 * NS_PER_MS)
 
 static const struct state_field net_fields[] = {
 	STATE_BYTES(struct net, filter.mac),
@@ -144,7 +149,6 @@ static void thread_start(void *opaque)
 {
 	struct net_call *c = opaque;
 
-	__atomic_store_n(&c->net->is_stopping, false, __ATOMIC_RELEASE);
 	c->ret = net_ctrl_start(c->net, c->err);
 	if (c->ret)
 		return;
@@ -154,11 +158,21 @@ static void thread_start(void *opaque)
 
 static void thread_stop(void *opaque)
 {
-	struct net_call *c = opaque;
+	struct net *net = opaque;
 
-	net_ctrl_stop(c->net);
-	net_announce_stop(c->net);
-	c->net->is_working = false;
+	net_ctrl_stop(net);
+	net_announce_stop(net);
+	net->is_working = false;
+}
+
+static void thread_resume(void *opaque)
+{
+	struct err err = ERR_INIT;
+	struct net_call c = { .net = opaque, .err = &err };
+
+	thread_start(&c);
+	if (c.ret)
+		vdev_break(&c.net->base, &err);
 }
 
 static int backend_start(struct net *net, struct err *err)
@@ -199,6 +213,8 @@ static int net_start(struct vdev *dev, struct err *err)
 
 	if (ret)
 		return ret;
+	net->is_quiet = false;
+	__atomic_store_n(&net->is_stopping, false, __ATOMIC_RELEASE);
 	call(thread_start, &c);
 	if (c.ret) {
 		net->ops->stop_begin(net->backend);
@@ -215,25 +231,47 @@ static int net_start_wait(struct vdev *dev, struct err *err)
 				    : 0;
 }
 
-/* From here on the thread calls no back end: it is the caller's. */
+/* Once it is quiet the thread calls no back end: it is the caller's.  What the thread is
+ * at may wait for another process. */
+static bool make_quiet(struct net *net, uint64_t deadline_ns)
+{
+	if (!net->is_quiet)
+		net->is_quiet = !io_thread_call(net->thread, thread_stop, net,
+						deadline_ns);
+	return net->is_quiet;
+}
+
 static void net_stop_begin(struct vdev *dev)
 {
 	struct net *net = net_of(dev);
-	struct net_call c = { .net = net };
 
 	__atomic_store_n(&net->is_stopping, true, __ATOMIC_RELEASE);
-	call(thread_stop, &c);
-	net->ops->stop_begin(net->backend);
+	if (make_quiet(net, clock_mono_ns() + QUIET_WAIT_NS))
+		net->ops->stop_begin(net->backend);
+}
+
+static int stop_backend(struct net *net, uint64_t deadline_ns, struct err *err)
+{
+	bool has_begun = net->is_quiet;
+
+	if (!make_quiet(net, deadline_ns))
+		return err_set(err, -ETIMEDOUT,
+			       "a command of its control queue is not done");
+	if (!has_begun)
+		net->ops->stop_begin(net->backend);
+	return net->ops->stop(net->backend, deadline_ns, err);
 }
 
 static int net_stop(struct vdev *dev, uint64_t deadline_ns, struct err *err)
 {
 	struct net *net = net_of(dev);
-	struct net_call c = { .net = net, .err = err };
-	int ret = net->ops->stop(net->backend, deadline_ns, err);
+	int ret = stop_backend(net, deadline_ns, err);
 
-	if (ret)
-		call(thread_start, &c); /* it works on */
+	if (ret) { /* it works on, behind what the thread is at */
+		net->is_quiet = false;
+		__atomic_store_n(&net->is_stopping, false, __ATOMIC_RELEASE);
+		io_thread_post(net->thread, thread_resume, net);
+	}
 	return ret;
 }
 

@@ -34,6 +34,7 @@ struct net {
 	uint8_t is_announce_asked; /* VIRTIO_NET_S_ANNOUNCE; saved */
 
 	bool is_stopping; /* atomic: leave what is in the control queue */
+	bool is_quiet;    /* protected by base.lock: the thread has stopped */
 
 	/* the thread's */
 	bool is_working, has_ctrl;

@@ -224,10 +224,20 @@ void vdev_call(const struct vdev *dev, const struct vdev_queue *queue)
 	vdev_pci_call(dev->pci, queue);
 }
 
-void vdev_config_changed(struct vdev *dev)
+void vdev_config_raise(struct vdev *dev)
 {
 	__atomic_add_fetch(&dev->generation, 1, __ATOMIC_RELEASE);
+}
+
+void vdev_config_call(struct vdev *dev)
+{
 	vdev_pci_call(dev->pci, NULL);
+}
+
+void vdev_config_changed(struct vdev *dev)
+{
+	vdev_config_raise(dev);
+	vdev_config_call(dev);
 }
 
 void vdev_break(struct vdev *dev, const struct err *reason)

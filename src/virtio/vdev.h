@@ -201,6 +201,10 @@ void vdev_call(const struct vdev *dev, const struct vdev_queue *queue);
 /* dev->config changed by itself: a new generation, and an interrupt.  Any
  * thread. */
 void vdev_config_changed(struct vdev *dev);
+/* The first half: with the lock under which a driver's read finds what changed, or it may
+ * read one half of the old and one of the new without noticing.  The second. */
+void vdev_config_raise(struct vdev *dev);
+void vdev_config_call(struct vdev *dev);
 
 /* The driver, or a back end that cannot be helped, broke the device: set
  * DEVICE_NEEDS_RESET, tell the driver, trace the reason.  Any thread, any lock.

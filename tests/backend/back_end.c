@@ -55,6 +55,7 @@ static enum be_fault_kind fault_for(struct back_end *be,
 	}
 	if (!fault->is_lasting)
 		fault->kind = BE_RIGHT;
+	__atomic_fetch_add(&be->counts.faults, 1, __ATOMIC_RELEASE);
 	return kind;
 }
 

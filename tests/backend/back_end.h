@@ -61,6 +61,7 @@ struct be_options {
 	const char *image;
 	unsigned int queues;
 	bool has_inflight, has_log, has_config, has_reply_ack, has_requests;
+	bool has_rarp;
 	/* It takes regions of RAM one by one, up to so many; else a table. */
 	bool has_slots;
 	unsigned int slots;
@@ -83,7 +84,7 @@ struct be_counts {
 	unsigned int connections, tables, logs, features, starts, stops;
 	unsigned int regions_added, regions_removed;
 	unsigned int reads, writes, flushes, resubmitted;
-	unsigned int messages;
+	unsigned int messages, faults;
 };
 
 struct be_region {

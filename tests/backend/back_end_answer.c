@@ -236,6 +236,7 @@ static uint64_t protocol(const struct back_end *be)
 	       (o->has_reply_ack ? BIT(UM_PROTOCOL_REPLY_ACK) : 0) |
 	       (o->has_requests ? BIT(UM_PROTOCOL_BACKEND_REQ) : 0) |
 	       (o->has_config ? BIT(UM_PROTOCOL_CONFIG) : 0) |
+	       (o->has_rarp ? BIT(UM_PROTOCOL_RARP) : 0) |
 	       (o->has_slots ? BIT(UM_PROTOCOL_CONFIGURE_MEM_SLOTS) : 0) |
 	       (o->has_inflight ? BIT(UM_PROTOCOL_INFLIGHT_SHMFD) : 0);
 }

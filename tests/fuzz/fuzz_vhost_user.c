@@ -360,7 +360,6 @@ static void work(struct world *world, struct vh_user *user)
 	if (mem_log_global_start(world->mem, NULL) == 0)
 		mem_log_sync(world->mem, false);
 	vh_dev_set_count(dev, 1, NULL);
-	vh_user_set_config(user, 32, config, 1, NULL);
 	mem_region_set_size(world->region, RAM_SIZE / 2);
 	mem_log_global_stop(world->mem, 0);
 	vh_dev_stop_begin(dev);

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import struct
+import time
 from pathlib import Path
 from typing import Any, Iterator
 
@@ -13,7 +15,8 @@ import pytest
 from harness import injector
 from harness.back_end import BackEnd, tool
 from harness.machine import Fleet, Machine, run
-from harness.move import start
+from harness.move import start, wait
+from harness.qmp import QmpClosed, QmpError
 from harness.travel import goes_on, last_report, travel
 
 SPAN = 8 << 20
@@ -78,12 +81,29 @@ def test_vhost_user_disk_is_whole_after_moves_under_load(
     last_report(travel(fleet, *options, moves=MOVES))
 
 
-def lock_holder(image: Path) -> bool:
+def is_locked(image: Path) -> bool:
     """Whether some process has the image's lock."""
     with image.open("r+b") as file:
         wanted = struct.pack(FLOCK, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
         found = fcntl.fcntl(file, fcntl.F_OFD_GETLK, wanted)
     return struct.unpack(FLOCK, found)[0] != fcntl.F_UNLCK
+
+
+def has_lock(machine: Machine, image: Path) -> bool:
+    """Whether this one has it.  A lock belongs to an open file, so only that tells."""
+    mine = re.compile(rf"^lock:.* OFDLCK .* WRITE .*:{image.stat().st_ino} ", re.MULTILINE)
+    for info in Path(f"/proc/{machine.process.pid}/fdinfo").iterdir():
+        try:
+            if mine.search(info.read_text()):
+                return True
+        except FileNotFoundError:
+            pass  # it was closed meanwhile
+    return False
+
+
+def assert_owner(image: Path, owner: Machine, *others: Machine) -> None:
+    assert has_lock(owner, image)
+    assert not any(has_lock(other, image) for other in others if other.is_alive)
 
 
 def test_disk_that_another_machine_has_is_refused(kvm: None, fleet: Fleet, image: Path) -> None:
@@ -98,42 +118,81 @@ def test_destination_has_no_lock_before_the_guest_is_its_own(kvm: None, fleet: F
                                                              image: Path) -> None:
     options = file_options(image)
     uri = f"unix:{fleet.folder}/move"
-    fleet.start("destination", incoming=uri, **options).ready()
-    assert not lock_holder(image)
+    destination = fleet.start("destination", incoming=uri, **options).ready()
+    assert not is_locked(image)
     source = fleet.start("source", **options).ready()
-    source.serial.wait_line(r"ready\b")
-    assert lock_holder(image)
+    source.serial.wait_ticks(1)
+    assert_owner(image, source, destination)
+
+
+def sides(fleet: Fleet, image: Path) -> tuple[Machine, Machine, str]:
+    """At work; waiting for it; where to."""
+    options = file_options(image)
+    uri = f"unix:{fleet.folder}/move"
+    source = fleet.start("source", **options)
+    source.serial.wait_ticks(1)
+    destination = fleet.start("destination", incoming=uri, **options).ready()
+    destination.serial
+    return source, destination, uri
 
 
 @pytest.mark.parametrize("action", ["close", "exit"])
 @pytest.mark.parametrize("side, arc", [
-    ("source", "active-device"), ("source", "device-sent"), ("source", "sent-ready"),
-    ("source", "ready-handed-over"), ("destination", "stopped-loading"),
-    ("destination", "loading-loaded"), ("destination", "loaded-taking-over"),
+    ("source", "none-setup"), ("source", "setup-active"), ("source", "active-device"),
+    ("source", "device-sent"), ("source", "sent-ready"), ("source", "ready-handed-over"),
+    ("source", "handed-over-completed"), ("destination", "listening-building"),
+    ("destination", "building-receiving"), ("destination", "receiving-stopped"),
+    ("destination", "stopped-loading"), ("destination", "loading-loaded"),
+    ("destination", "loaded-taking-over"), ("destination", "taking-over-started"),
+    ("destination", "started-running"),
 ])
 def test_lesson_disk_lock_is_with_the_side_that_runs(kvm: None, fleet: Fleet, image: Path,
                                                      side: str, arc: str, action: str) -> None:
     """Locks freed early for a destination that then failed (CH 7111)."""
-    options = file_options(image)
-    uri = f"unix:{fleet.folder}/move"
-    source = fleet.start("source", **options)
-    source.serial.wait_line(r"ready\b")
-    destination = fleet.start("destination", incoming=uri, **options).ready()
-    destination.serial
+    source, destination, uri = sides(fleet, image)
     broken = source if side == "source" else destination
     injector.arm(broken, arc, action)
-    start(source, uri)
+    try:
+        start(source, uri)
+    except QmpClosed:  # before it could answer
+        assert broken is source and action == "exit"
     injector.wait_broken(broken, arc, action)
     end = injector.settled(source, destination)
     if end == injector.NOBODY:
         destination.kill()
         destination.wait_end()
-        assert not lock_holder(image)
+        assert not is_locked(image)
         source.qmp.command("cont", force=True)
     if end == injector.LOST:
-        assert not lock_holder(image)
+        assert not is_locked(image)
         return
-    owner = source if end in (injector.SOURCE, injector.NOBODY) else destination
-    assert lock_holder(image)
+    is_back = end in (injector.SOURCE, injector.NOBODY)
+    owner, other = (source, destination) if is_back else (destination, source)
+    assert_owner(image, owner, other)
     goes_on(owner)
     last_report(owner)
+
+
+def test_guest_is_paused_when_a_third_process_has_its_disk_at_the_end_of_a_failed_move(
+        kvm: None, fleet: Fleet, image: Path) -> None:
+    source, destination, uri = sides(fleet, image)
+    injector.arm(destination, "stopped-loading", "stall")
+    start(source, uri)
+    injector.wait_broken(destination, "stopped-loading", "stall")
+    while is_locked(image):  # the source drops it before it sends the end
+        time.sleep(0.001)
+    with image.open("r+b") as third:
+        wanted = struct.pack(FLOCK, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+        fcntl.fcntl(third, fcntl.F_OFD_SETLK, wanted)
+        destination.kill()
+        assert wait(source, 20) == "failed"
+        assert source.status == "paused"
+        told = source.qmp.command("query-migrate")["error-desc"]
+        assert "the guest is paused" in told and "locked" in told, told
+        assert not has_lock(source, image)
+        with pytest.raises(QmpError, match="locked"):
+            source.qmp.command("cont")
+    source.qmp.command("cont")
+    assert_owner(image, source)
+    goes_on(source)
+    last_report(source)

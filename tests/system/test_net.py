@@ -42,6 +42,7 @@ def test_each_frame_comes_back_through_moves_under_load(fleet: Fleet, net: Netwo
     options = options_of(net, "tick=1ms,depth=16,peer=1" + program, *cards)
     last = last_report(travel(fleet, options, moves=MOVES))
     assert last["lost"] == 0 and last["back"] == last["flow_sent"]
+    assert last["unasked"] == 0 and last["twice"] <= last["resent"], last
 
 
 def assert_answers(net: Network, address: str) -> None:

@@ -14,7 +14,7 @@ from harness.machine import Fleet, Machine
 from harness.move import start, wait
 from harness.scene import listening, slow
 from test_back_ends import (OPTIONS, SLOW, assert_whole, image, options_of,  # noqa: F401
-                            resets, wait_progress, working)
+                            resets, scans, wait_progress, working)
 
 pytestmark = pytest.mark.alone  # the guest's pause is measured
 
@@ -85,6 +85,45 @@ def test_back_end_that_does_not_answer_at_the_switch_fails_it_in_time(
     sides = [options_of(end, extra=()) for end in ends]  # --verify gives a switch minutes
     source, told = stopped_at_switch(fleet, ends[0], *sides)
     assert "disk0" in told and "back end" in told, told
+    assert_moves_next(fleet, source, **sides[1])
+
+
+# tests/backend/back_end.h: from the second time on that its features are asked for, which is when
+# a connection has been negotiated and its rings have begun
+COMES_BACK_SILENT = "fault=1,2,1,4000"
+
+
+def test_back_end_that_comes_back_silent_before_the_switch_fails_it_in_time(
+        kvm: None, back_ends: BackEnds, fleet: Fleet, image: Path) -> None:  # noqa: F811
+    ends = [back_ends.recorded(f"blk{number}", image) for number in range(2)]
+    sides = [options_of(end, extra=()) for end in ends]
+    source, destination = in_rounds(fleet, *sides)
+    ends[0].kill()
+    calls = scans(source)["calls"]
+    ends[0].argv.append(COMES_BACK_SILENT)
+    ends[0].start()
+    while scans(source)["calls"] == calls:
+        time.sleep(0.005)
+    told = fails_in_time(source, destination)
+    assert "disk0" in told and "back end" in told, told
+    assert_moves_next(fleet, source, **sides[1])
+
+
+def test_back_end_that_comes_back_without_a_log_fails_the_move_and_works_on(
+        kvm: None, back_ends: BackEnds, fleet: Fleet, image: Path) -> None:  # noqa: F811
+    ends = [back_ends.recorded(f"blk{number}", image) for number in range(2)]
+    sides = [options_of(end, extra=()) for end in ends]
+    source, destination = in_rounds(fleet, *sides)
+    source.qmp.take_events()
+    ends[0].kill()
+    ends[0].argv.append("log=off")
+    ends[0].start()
+    assert wait(source, 60) == "failed"
+    told = runs_on(source, destination, STOP_MAX_S + SLACK_S)
+    assert "disk0" in told and "cannot log" in told, told
+    wait_progress(source)
+    ends[0].argv.pop()
+    ends[0].restart()
     assert_moves_next(fleet, source, **sides[1])
 
 

@@ -12,7 +12,8 @@
 #include "base/trace.h"
 #include "vhost/vhost_priv.h"
 
-#define SLOT 1u
+#define SLOT    1u
+#define CTRL_AT (BED_DATA + 0x200000u)
 
 /* virtio 1.2, 4.1.4.3 */
 enum {
@@ -140,12 +141,20 @@ int bed_disk_new(struct bed *bed, unsigned int queues, struct err *err)
 
 int bed_net_new(struct bed *bed, unsigned int pairs, struct err *err)
 {
+	char option[128];
+
+	snprintf(option, sizeof(option), "vhost-user=%s", bed->socket);
+	return bed_net_new_on(bed, option, pairs, err);
+}
+
+int bed_net_new_on(struct bed *bed, const char *option, unsigned int pairs,
+		   struct err *err)
+{
 	struct vdev_site site = site_of(bed, "net0");
 	char text[160];
 	int ret;
 
-	snprintf(text, sizeof(text), "vhost-user=%s,queues=%u", bed->socket,
-		 pairs);
+	snprintf(text, sizeof(text), "%s,queues=%u", option, pairs);
 	bed->queues = 2 * pairs + 1;
 	bed->wanted = 1ull << VIRTIO_NET_F_CTRL_VQ | 1ull << VIRTIO_NET_F_MQ;
 	ret = vh_net_new(&site, text, &bed->vdev, err);
@@ -334,6 +343,37 @@ void bed_submit(struct bed *bed, unsigned int queue, uint32_t type,
 void bed_kick(struct bed *bed, unsigned int queue)
 {
 	eventfd_write(bed->vdev->queues[queue].kick_fd, 1);
+}
+
+/* virtio 1.2, 5.1.6.5.5, by the last queue. */
+void bed_begin_pairs(struct bed *bed, uint16_t pairs)
+{
+	uint8_t *bytes = bed_at(bed, CTRL_AT);
+	const struct bed_part parts[] = {
+		{ CTRL_AT, 2, false },
+		{ CTRL_AT + 2, 2, false },
+		{ CTRL_AT + 4, 1, true },
+	};
+
+	bytes[0] = VIRTIO_NET_CTRL_MQ;
+	bytes[1] = VIRTIO_NET_CTRL_MQ_VQ_PAIRS_SET;
+	memcpy(bytes + 2, &pairs, 2);
+	bytes[4] = 0xff;
+	bed_add(bed, bed->queues - 1, parts, 3);
+	bed_kick(bed, bed->queues - 1);
+}
+
+bool bed_has_answer(void *opaque)
+{
+	struct bed *bed = opaque;
+	const uint8_t *bytes = bed_at(bed, CTRL_AT);
+	uint32_t size;
+	uint16_t head;
+
+	if (!bed_take(bed, bed->queues - 1, &head, &size))
+		return false;
+	bed->answer = bytes[4];
+	return true;
 }
 
 bool bed_until(bool (*is_true)(void *opaque), void *opaque)

@@ -52,6 +52,7 @@ struct bed {
 	unsigned int queues; /* that the driver uses */
 	uint64_t wanted;     /* features that it does, where they are offered */
 	struct bed_queue driver[BED_QUEUES];
+	uint8_t answer; /* bed_has_answer() */
 };
 
 /* A machine, an image of BED_IMAGE_SECTORS in a folder of its own, and a name for a
@@ -63,8 +64,15 @@ void bed_fini(struct bed *bed);
 int bed_disk_new(struct bed *bed, unsigned int queues, struct err *err);
 void bed_disk_free(struct bed *bed);
 
-/* The same with vh_net_new(), @pairs of queues and what follows in the option. */
+/* The same with vh_net_new() and @pairs of queues; on another back end, which @option
+ * names. */
 int bed_net_new(struct bed *bed, unsigned int pairs, struct err *err);
+int bed_net_new_on(struct bed *bed, const char *option, unsigned int pairs,
+		   struct err *err);
+/* A card's driver wants to use @pairs pairs; the device has answered, what is in
+ * bed->answer then. */
+void bed_begin_pairs(struct bed *bed, uint16_t pairs);
+bool bed_has_answer(void *bed);
 /* The driver up to DRIVER_OK; vdev_run() was called. */
 void bed_drive(struct bed *bed);
 /* A reset by the driver, and waiting until the device has done it. */

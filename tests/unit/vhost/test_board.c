@@ -403,6 +403,7 @@ struct writer {
 	pthread_t thread;
 	unsigned int seed;
 	uint64_t *model;
+	unsigned int syncs;
 	bool is_ending; /* atomic */
 };
 
@@ -424,8 +425,10 @@ static void *sync_on(void *opaque)
 {
 	struct writer *writer = opaque;
 
-	while (!__atomic_load_n(&writer->is_ending, __ATOMIC_ACQUIRE))
+	while (!__atomic_load_n(&writer->is_ending, __ATOMIC_ACQUIRE)) {
 		sync_log(writer->f);
+		writer->syncs++;
+	}
 	return NULL;
 }
 
@@ -451,6 +454,10 @@ static void test_nothing_is_lost_while_devices_join_leave_and_die(void **state)
 	pthread_join(writer.thread, NULL);
 	pthread_join(syncer.thread, NULL);
 	mem_log_sync(f->world.mem, true);
+	/* Whoever dies, one scans in each. */
+	if (!f->world.board->scan_each)
+		assert_int_equal(world_counts(&f->world).scans,
+				 syncer.syncs + 1);
 	/* the used rings, which a stop marks by itself */
 	for (unsigned int i = 0; i < FAKE_RINGS; i++)
 		bitmap_set(writer.model, 0x10 + 3 * i + 2, 1);

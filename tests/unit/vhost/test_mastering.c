@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/* A vhost-user disk whose driver turns bus mastering off and on. */
+/* A vhost-user disk whose driver turns bus mastering off and on, or resets the function. */
 #include "base/bitmap.h"
 #include "bed.h"
 
@@ -145,6 +145,56 @@ static void test_pages_written_before_it_went_off_are_in_the_log(void **state)
 	mem_log_global_stop(f->bed.board.mem, 0);
 }
 
+static bool is_quiet(void *opaque)
+{
+	struct fixture *f = opaque;
+	unsigned int at = board_capability(&f->bed.board, SLOT, PCI_CAP_ID_EXP);
+
+	return !(board_config(&f->bed.board, SLOT, at + PCI_EXP_DEVSTA, 2) &
+		 PCI_EXP_DEVSTA_TRPND);
+}
+
+static void function_level_reset(struct fixture *f)
+{
+	struct board *board = &f->bed.board;
+	unsigned int at = board_capability(board, SLOT, PCI_CAP_ID_EXP);
+
+	board_config_set(board, SLOT, at + PCI_EXP_DEVCTL,
+			 PCI_EXP_DEVCTL_BCR_FLR, 2);
+	assert_true(bed_until(is_quiet, f));
+	board_config_set(board, SLOT, PCI_BASE_ADDRESS_4, (uint32_t)f->bed.bar,
+			 4);
+	board_config_set(board, SLOT, PCI_BASE_ADDRESS_5,
+			 (uint32_t)(f->bed.bar >> 32), 4);
+	set_master(f, true);
+	assert_int_equal(bed_status(&f->bed), 0);
+}
+
+/* What was not done by then is not done after it, and what is asked for again is. */
+static void test_function_level_reset_under_load_loses_nothing(void **state)
+{
+	struct fixture *f = *state;
+	const uint8_t *seen = bed_at(&f->bed, BED_HIGH);
+
+	for (unsigned int round = 1; round < 50; round++) {
+		unsigned int writes;
+
+		submit_writes(f, (uint8_t)round);
+		function_level_reset(f);
+		writes = count(&f->be.counts.writes);
+		bed_drive(&f->bed);
+		submit_writes(f, (uint8_t)round);
+		assert_true(bed_wait(&f->bed, 0, 10));
+		assert_int_equal(count(&f->be.counts.writes), writes + 10);
+		assert_true(bed_do(&f->bed, 0, VIRTIO_BLK_T_IN, 8 * 9, BED_HIGH,
+				   4096));
+		assert_int_equal(seen[0], round);
+		assert_int_equal(seen[4095], round);
+	}
+	assert_false(bed_needs_reset(&f->bed));
+	assert_int_equal(f->be.counts.connections, 1);
+}
+
 int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
@@ -153,6 +203,7 @@ int main(void)
 		TEST(test_requests_under_way_are_not_lost),
 		TEST(test_what_is_off_stays_off_when_the_back_end_comes_back),
 		TEST(test_pages_written_before_it_went_off_are_in_the_log),
+		TEST(test_function_level_reset_under_load_loses_nothing),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

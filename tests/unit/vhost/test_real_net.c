@@ -17,14 +17,12 @@
 
 #define PROGRAM "dpdk-testpmd"
 
-#define HEADER     12u /* struct virtio_net_hdr_v1 */
-#define FRAME      (HEADER + 64u)
-#define BUFFER     2048u
-#define BUFFERS    32u
-#define RX_AT(n)   (BED_HIGH + 0x1000ull * (n))
-#define TX_AT(n)   (BED_DATA + 0x1000ull * (n))
-#define CTRL_AT    (BED_DATA + 0x100000ull)
-#define CTRL_QUEUE 4u
+#define HEADER   12u /* struct virtio_net_hdr_v1 */
+#define FRAME    (HEADER + 64u)
+#define BUFFER   2048u
+#define BUFFERS  32u
+#define RX_AT(n) (BED_HIGH + 0x1000ull * (n))
+#define TX_AT(n) (BED_DATA + 0x1000ull * (n))
 
 struct fixture {
 	struct bed bed;
@@ -196,27 +194,9 @@ static void echo_first(struct fixture *f, unsigned int pair)
 
 static void set_pairs(struct fixture *f, uint16_t pairs)
 {
-	uint8_t *bytes = bed_at(&f->bed, CTRL_AT);
-	const struct bed_part parts[] = {
-		{ CTRL_AT, 2, false },
-		{ CTRL_AT + 2, 2, false },
-		{ CTRL_AT + 4, 1, true },
-	};
-	uint32_t size;
-	uint16_t head;
-	uint64_t limit = clock_mono_ns() + BED_LIMIT_NS;
-
-	bytes[0] = VIRTIO_NET_CTRL_MQ;
-	bytes[1] = VIRTIO_NET_CTRL_MQ_VQ_PAIRS_SET;
-	memcpy(bytes + 2, &pairs, 2);
-	bytes[4] = 0xff;
-	bed_add(&f->bed, CTRL_QUEUE, parts, 3);
-	bed_kick(&f->bed, CTRL_QUEUE);
-	while (!bed_take(&f->bed, CTRL_QUEUE, &head, &size)) {
-		assert_true(clock_mono_ns() < limit);
-		poll(NULL, 0, 1);
-	}
-	assert_int_equal(bytes[4], VIRTIO_NET_OK);
+	bed_begin_pairs(&f->bed, pairs);
+	assert_true(bed_until(bed_has_answer, &f->bed));
+	assert_int_equal(f->bed.answer, VIRTIO_NET_OK);
 }
 
 static void test_frames_come_back_on_one_pair_and_on_two(void **state)

@@ -406,6 +406,43 @@ static void test_replies_under_way_are_bounded(void **state)
 	wire_close(&wire);
 }
 
+static size_t drain(const struct wire *wire)
+{
+	uint8_t bytes[4096];
+	size_t total = 0;
+	ssize_t got;
+
+	while ((got = recv(wire->peer, bytes, sizeof(bytes), MSG_DONTWAIT)) > 0)
+		total += (size_t)got;
+	return total;
+}
+
+/* The peer reads nothing, until all that waits has no room. */
+static void test_what_a_deadline_kept_back_goes_out_later(void **state)
+{
+	const struct um_state payload = { 1, 2 };
+	const struct conn_message later = { .request = UM_SET_VRING_BASE,
+					    .payload = &payload,
+					    .size = sizeof(payload),
+					    .may_wait = true };
+	struct err err = ERR_INIT;
+	struct wire wire;
+	size_t sent = 0;
+
+	(void)state;
+	wire_open(&wire);
+	while (conn_send(&wire.conn, &later, clock_mono_ns(), &err) == 0)
+		sent += 20;
+	assert_int_equal(err.code, -ETIMEDOUT);
+	assert_true(wire.conn.out_size > 0);
+	assert_int_equal(drain(&wire) + wire.conn.out_size, sent);
+	sent = wire.conn.out_size;
+	assert_int_equal(conn_send(&wire.conn, &later, soon(), NULL), 0);
+	assert_int_equal(conn_settle(&wire.conn, soon(), NULL), 0);
+	assert_int_equal(drain(&wire), sent + 20);
+	wire_close(&wire);
+}
+
 static void test_base_of_another_ring_or_past_16_bits_is_refused(void **state)
 {
 	static const struct um_state states[] = { { 1, 5 }, { 2, 0x10000 } };
@@ -442,6 +479,7 @@ int main(void)
 		cmocka_unit_test(
 			test_what_nobody_asked_is_seen_at_the_next_request),
 		cmocka_unit_test(test_replies_under_way_are_bounded),
+		cmocka_unit_test(test_what_a_deadline_kept_back_goes_out_later),
 		cmocka_unit_test(
 			test_base_of_another_ring_or_past_16_bits_is_refused),
 		TEST(test_wrong_replies_break_the_device_and_nothing_else),

@@ -384,6 +384,18 @@ static void wait_many(struct disk *disk)
 	}
 }
 
+/* What begin_many() wrote in @round. */
+static void assert_read(struct disk *disk, unsigned int round)
+{
+	for (unsigned int at = 0; at < DISK_QUEUES * DISK_SLOTS; at++) {
+		const uint8_t *data = disk_at(disk, DISK_DATA + at * 2048u);
+
+		assert_int_equal(data[0], (uint8_t)(round + at));
+		assert_int_equal(data[2047],
+				 (uint8_t)(round + at + 2047 * 3 + 3));
+	}
+}
+
 /* Requests that were not taken are taken after the pause. */
 static void test_no_request_is_lost_or_done_twice_over_pauses(void **state)
 {
@@ -403,14 +415,7 @@ static void test_no_request_is_lost_or_done_twice_over_pauses(void **state)
 		       DISK_QUEUES * DISK_SLOTS * 2048);
 		begin_many(disk, VIRTIO_BLK_T_IN, round);
 		wait_many(disk);
-		for (unsigned int at = 0; at < DISK_QUEUES * DISK_SLOTS; at++) {
-			const uint8_t *data =
-				disk_at(disk, DISK_DATA + at * 2048u);
-
-			assert_int_equal(data[0], (uint8_t)(round + at));
-			assert_int_equal(data[2047],
-					 (uint8_t)(round + at + 2047 * 3 + 3));
-		}
+		assert_read(disk, round);
 	}
 	disk_counts(disk->dev, &counts);
 	assert_int_equal(counts.writes, 20 * DISK_QUEUES * DISK_SLOTS);
@@ -460,6 +465,68 @@ static void test_a_reset_waits_for_requests_in_flight(void **state)
 				 VIRTIO_BLK_S_OK);
 		for (unsigned int i = 0; i < 65536; i++)
 			assert_int_equal(data[i], 0x5a);
+	}
+}
+
+/* As a driver does it: until nothing is pending, and the configuration again. */
+static void function_level_reset(struct disk *disk)
+{
+	struct board *board = &disk->toy.board;
+	unsigned int at = board_capability(board, TOY_SLOT, PCI_CAP_ID_EXP);
+	uint64_t end = clock_mono_ns() + DISK_LIMIT;
+
+	board_config_set(board, TOY_SLOT, at + PCI_EXP_DEVCTL,
+			 PCI_EXP_DEVCTL_BCR_FLR, 2);
+	while (board_config(board, TOY_SLOT, at + PCI_EXP_DEVSTA, 2) &
+	       PCI_EXP_DEVSTA_TRPND)
+		assert_true(clock_mono_ns() < end);
+	board_config_set(board, TOY_SLOT, PCI_BASE_ADDRESS_4,
+			 (uint32_t)disk->toy.bar, 4);
+	board_config_set(board, TOY_SLOT, PCI_BASE_ADDRESS_5,
+			 (uint32_t)(disk->toy.bar >> 32), 4);
+	board_config_set(board, TOY_SLOT, PCI_COMMAND,
+			 PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER, 2);
+	assert_int_equal(toy_status(&disk->toy), 0);
+}
+
+static bool is_any_done(struct disk *disk)
+{
+	const struct vring_used *used = disk_at(disk, toy_ring(0, 2));
+
+	return __atomic_load_n(&used->idx, __ATOMIC_ACQUIRE) > 0;
+}
+
+static void
+test_function_level_reset_under_load_loses_nothing_and_writes_nothing(
+	void **state)
+{
+	struct disk *disk = &((struct scene *)*state)->disk;
+	uint8_t *data = disk_at(disk, DISK_DATA);
+	size_t size = DISK_QUEUES * DISK_SLOTS * 2048;
+
+	for (unsigned int round = 0; round < 20; round++) {
+		uint64_t end = clock_mono_ns() + DISK_LIMIT;
+
+		begin_many(disk, round % 2 ? VIRTIO_BLK_T_IN : VIRTIO_BLK_T_OUT,
+			   round);
+		/* In the middle, or before the first one has been taken. */
+		while (round % 4 > 1 && !is_any_done(disk))
+			assert_true(clock_mono_ns() < end);
+		function_level_reset(disk);
+		/* Its memory is the driver's again. */
+		memset(data, 0x5a, size);
+		disk_set_up(disk, DISK_FEATURES);
+		assert_int_equal(disk_do(disk, VIRTIO_BLK_T_FLUSH, 0, 0, 0),
+				 VIRTIO_BLK_S_OK);
+		for (size_t i = 0; i < size; i++)
+			assert_int_equal(data[i], 0x5a);
+		/* What it does not know to be done, it does again. */
+		begin_many(disk, VIRTIO_BLK_T_OUT, round);
+		wait_many(disk);
+		memset(data, 0, size);
+		begin_many(disk, VIRTIO_BLK_T_IN, round);
+		wait_many(disk);
+		assert_read(disk, round);
 	}
 }
 
@@ -616,6 +683,7 @@ int main(void)
 		TEST(test_no_request_is_lost_or_done_twice_over_pauses),
 		TEST(test_nothing_is_written_after_a_pause),
 		TEST(test_a_reset_waits_for_requests_in_flight),
+		TEST(test_function_level_reset_under_load_loses_nothing_and_writes_nothing),
 		TEST(test_a_moved_disk_goes_on_where_it_was),
 		TEST(test_the_disk_is_locked_by_the_side_that_runs),
 		TEST(test_a_move_to_another_disk_is_refused),

@@ -167,6 +167,22 @@ static void test_a_reset_ends_though_the_server_is_gone(void **state)
 		assert_int_equal(data[i], 0x5a);
 }
 
+static void test_a_pause_within_a_reset_says_why_it_failed(void **state)
+{
+	struct scene *s = *state;
+	struct err err = ERR_INIT;
+
+	begin_read(s);
+	toy_put(&s->disk.toy, STATUS, 0, 1);
+	assert_int_not_equal(toy_status(&s->disk.toy), 0);
+	vdev_pause_begin(s->disk.dev);
+	assert_int_equal(vdev_pause(s->disk.dev, soon(), &err), -ETIMEDOUT);
+	assert_non_null(strstr(err_msg(&err), "did not finish"));
+	vdev_run(s->disk.dev);
+	server_go_on(&s->server);
+	await_reset(s);
+}
+
 static void test_a_machine_ends_though_the_server_is_gone(void **state)
 {
 	struct scene *s = *state;
@@ -186,6 +202,7 @@ int main(void)
 		TEST(test_a_pause_without_a_deadline_ends_all_the_same),
 		TEST(test_lesson_nothing_of_a_request_is_used_after_the_reset),
 		TEST(test_a_reset_ends_though_the_server_is_gone),
+		TEST(test_a_pause_within_a_reset_says_why_it_failed),
 		TEST(test_a_machine_ends_though_the_server_is_gone),
 	};
 
