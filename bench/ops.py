@@ -24,13 +24,17 @@ WARM_S, MEASURED_S = 0.5, 2.0
 
 
 def command_line(kind: str, build: Path, program: str, folder: str, append: str,
-                 devices: list[str]) -> list[str]:
+                 devices: list[str], memory: str = "1G", is_shared: bool = False) -> list[str]:
+    """Back ends can have QEMU's memory if it @is_shared; godwit's always."""
     kernel = str(build / "guest" / f"{program}.elf")
     if kind == "godwit":
-        return [str(build / "godwit"), "run", "--memory", "1G", "--cpus", "1", "--kernel", kernel,
+        return [str(build / "godwit"), "run", "--memory", memory, "--cpus", "1", "--kernel", kernel,
                 "--append", append, "--serial", f"unix:{folder}/serial", *devices]
-    return [QEMU, "-accel", "kvm", "-machine", "microvm,pcie=on", "-cpu",
-            "host,-arch-capabilities", "-m", "1G", "-smp", "1", "-nodefaults", "-no-user-config",
+    machine = ["-machine", "microvm,pcie=on"] if not is_shared else [
+        "-machine", "microvm,pcie=on,memory-backend=ram",
+        "-object", f"memory-backend-memfd,id=ram,size={memory},share=on"]
+    return [QEMU, "-accel", "kvm", *machine, "-cpu",
+            "host,-arch-capabilities", "-m", memory, "-smp", "1", "-nodefaults", "-no-user-config",
             "-nographic", "-no-reboot", "-name", f"{program},debug-threads=on", "-kernel", kernel,
             "-append", append, "-serial", f"unix:{folder}/serial,server=on,wait=off", *devices]
 
@@ -74,31 +78,29 @@ def await_guest(serial: Serial) -> None:
     raise RuntimeError("the guest does not answer")
 
 
-def measure(command: Callable[[str], list[str]]) -> tuple[float, float]:
+def measure(argv: list[str], folder: str) -> tuple[float, float]:
     """Operations a second, and microseconds of processor time for each, of the monitor that
-    @command starts; it is told the folder where the socket `serial` is to be."""
-    with tempfile.TemporaryDirectory(prefix="godwit-") as folder:
-        process = subprocess.Popen(command(folder), stdin=subprocess.DEVNULL,
-                                   stdout=subprocess.DEVNULL)
-        try:
-            serial = Serial(f"{folder}/serial", is_alive=lambda: process.poll() is None)
+    @argv starts; its serial port is the socket folder/serial."""
+    process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    try:
+        serial = Serial(f"{folder}/serial", is_alive=lambda: process.poll() is None)
 
-            def sample() -> Sample:
-                return Sample(ask(serial), worked_us(process.pid))
+        def sample() -> Sample:
+            return Sample(ask(serial), worked_us(process.pid))
 
-            await_guest(serial)
-            time.sleep(WARM_S)
-            before = sample()
-            time.sleep(MEASURED_S)
-            after = sample()
-            wrong = complaints(serial)
-            serial.close()
-            if wrong:
-                raise RuntimeError(f"{process.args[0]}: {wrong[0]}")
-            return rate(before, after), cost_us(before, after)
-        finally:
-            process.kill()
-            process.wait()
+        await_guest(serial)
+        time.sleep(WARM_S)
+        before = sample()
+        time.sleep(MEASURED_S)
+        after = sample()
+        wrong = complaints(serial)
+        serial.close()
+        if wrong:
+            raise RuntimeError(f"{argv[0]}: {wrong[0]}")
+        return rate(before, after), cost_us(before, after)
+    finally:
+        process.kill()
+        process.wait()
 
 
 def compare(name: str, runs: int, peer: str,
@@ -108,7 +110,8 @@ def compare(name: str, runs: int, peer: str,
     costs: dict[str, list[float]] = {"godwit": [], "qemu": []}
     for number in range(runs):
         for kind in ["godwit", "qemu"] if peer else ["godwit"]:
-            a_second, us = measure(lambda folder, kind=kind: command(kind, folder))
+            with tempfile.TemporaryDirectory(prefix="godwit-") as folder:
+                a_second, us = measure(command(kind, folder), folder)
             rates[kind].append(a_second)
             costs[kind].append(us)
             print(f"{name}: {number + 1:3} {kind:7} {a_second:10.0f} /s {us:6.2f} us each",

@@ -212,6 +212,9 @@ struct accel_ops {
 	/* Clock and interrupt controllers, likewise. */
 	int (*vm_save)(struct accel *accel, struct err *err);
 	int (*vm_load)(struct accel *accel, struct err *err);
+	/* After all of these, with guest memory complete, which it was not before:
+	 * what of it loading read is read again.  NULL: none was. */
+	int (*activate)(struct accel *accel, struct err *err);
 	/* The pre-state (CPUID): once, before the first run; then, where there is
 	 * one, that of each vCPU, as vcpu_load. */
 	int (*setup_load)(struct accel *accel, struct err *err);

@@ -312,8 +312,10 @@ int machine_activate(struct machine *machine, bool one_commit, struct err *err)
 {
 	const struct accel_ops *ops = machine->accel->ops;
 	struct err routes = ERR_INIT;
-	int ret;
+	int ret = ops->activate ? ops->activate(machine->accel, err) : 0;
 
+	if (ret)
+		return ret;
 	if (!ops->routes_begin || !one_commit)
 		return activate(&machine->state, err);
 	ops->routes_begin(machine->accel);

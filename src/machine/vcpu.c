@@ -325,9 +325,10 @@ void vcpu_set_resume(struct vcpu_set *set)
 	lock_acquire(&set->lock);
 	set->want_run = !set->is_halted;
 	__atomic_store_n(&set->entered_ns, 0, __ATOMIC_RELAXED);
+	lock_release(&set->lock);
+	/* Without the lock, which the first takes while the last is woken. */
 	for (unsigned int i = 0; i < set->count; i++)
 		pthread_cond_signal(&set->vcpus[i].wake);
-	lock_release(&set->lock);
 	trace(vcpus_resume, "%u vCPUs", set->count);
 }
 

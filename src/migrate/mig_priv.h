@@ -81,7 +81,9 @@ int mig_set_state(struct mig *mig, enum mig_state to, struct err *err);
 int mig_break(struct mig *mig, struct err *err);
 
 /* The thread's last state, with the reason when it failed; from here on another
- * migration may start.  A failure of a cancelled one counts as cancelled. */
+ * migration may start, and whoever starts it waits for this thread with the lock,
+ * which it must not take any more.  A failure of a cancelled one counts as
+ * cancelled. */
 void mig_finish(struct mig *mig, enum mig_state to, const struct err *err);
 
 /* Look up and take a descriptor of QMP getfd (a channel_fd_fn). */

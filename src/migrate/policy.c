@@ -113,8 +113,10 @@ bool policy_decide(struct policy *policy, const struct policy_round *round)
 	if (++policy->fitting_rounds >= FITTING_ROUNDS_MAX ||
 	    policy->fitting_idle_ns >= FITTING_IDLE_NS)
 		return true;
-	/* Nothing more to win. */
-	if (send_ns <= floor_ns / 8)
+	/* Nothing more to win; but what nobody has sent yet is never the least,
+	 * and travels beside a guest that runs. */
+	if (send_ns <= floor_ns / 8 &&
+	    (round->sent_bytes > 0 || round->is_paused))
 		return true;
 	/* No round has become better for a while: take one that is near the
 	 * best seen. */

@@ -820,8 +820,8 @@ static void source_complete(struct source *src)
 	/* Before a reader finds the end of its pipe. */
 	machine_switch_end(src->machine, state, NULL);
 	channel_close(src->channel);
-	mig_finish(src->mig, MIG_COMPLETED, NULL);
 	source_stop_log(src);
+	mig_finish(src->mig, MIG_COMPLETED, NULL);
 }
 
 void source_run(struct mig *mig, struct err *err)

@@ -161,9 +161,18 @@ static void scan_pages(struct vh_log *log, const struct vh_region *region,
 void vh_log_scan(struct vh_log *log, const struct vh_mem_table *table,
 		 uint64_t gpa, uint64_t size)
 {
-	const struct vh_region *region = vh_table_find(table, gpa, size);
+	uint64_t word = gpa >> WORD_SHIFT, end;
+	const struct vh_region *region;
 
-	if (region && size)
+	if (!size || gpa + size < gpa)
+		return;
+	end = ((gpa + size - 1) >> WORD_SHIFT) + 1;
+	/* An idle ring's region is not even looked for. */
+	if (end > log->size / sizeof(*log->words) ||
+	    next_word(log->words, word, end) == end)
+		return;
+	region = vh_table_find(table, gpa, size);
+	if (region)
 		scan_pages(log, region, gpa >> RAM_PAGE_SHIFT,
 			   ((gpa + size - 1) >> RAM_PAGE_SHIFT) + 1);
 }

@@ -202,6 +202,7 @@ const struct accel_ops kv_accel_ops = {
 	.vcpu_save = kv_vcpu_save,
 	.vcpu_load = kv_vcpu_load,
 	.vcpu_rehearse = kv_vcpu_rehearse,
+	.activate = kv_activate,
 	.vcpu_setup_load = kv_vcpu_setup_load,
 	.vm_save = kv_vm_save,
 	.vm_load = kv_vm_load,

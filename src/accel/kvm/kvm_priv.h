@@ -298,6 +298,9 @@ int kv_vcpu_boot(struct accel_vcpu *vcpu, const struct accel_boot_regs *regs,
 int kv_vcpu_save(struct accel_vcpu *vcpu, struct err *err);
 int kv_vcpu_load(struct accel_vcpu *vcpu, struct err *err);
 int kv_vcpu_rehearse(struct accel_vcpu *vcpu, struct err *err);
+int kv_activate(struct accel *accel, struct err *err);
+/* PAE paging: to set CR3 then has KVM read four entries of guest memory at once. */
+bool kv_has_pdptrs(const struct kvm_sregs *sregs);
 /* As load of struct state_desc, of a struct kv_vcpu_state. */
 int kv_vcpu_state_check(void *obj, uint16_t version, struct err *err);
 /* -EINVAL: what came is of another size than this host's. */

@@ -21,10 +21,6 @@
 #include "base/err.h"
 #include "kvm_priv.h"
 
-#define CR0_PG   0x80000000u
-#define CR4_PAE  0x20u
-#define EFER_LMA 0x400u
-
 #define NO_MSR UINT32_MAX
 
 static const struct state_field setup_fields[] = {
@@ -93,12 +89,6 @@ bool kv_vcpu_knows_msr(const struct kv_vcpu *vcpu, uint32_t at)
 	       known->msr_value[at] == s->msr_value[at];
 }
 
-static bool has_pdptrs(const struct kvm_sregs *sregs)
-{
-	return sregs->cr0 & CR0_PG && sregs->cr4 & CR4_PAE &&
-	       !(sregs->efer & EFER_LMA);
-}
-
 static int set(struct kv_vcpu *vcpu, unsigned long request, const char *name,
 	       void *arg, struct err *err)
 {
@@ -113,7 +103,7 @@ static int load_early(struct kv_vcpu *vcpu, struct err *err)
 	int ret = kv_vcpu_check_xsave(vcpu, err);
 
 	memset(s->sregs.interrupt_bitmap, 0, sizeof(s->sregs.interrupt_bitmap));
-	if (!ret && !has_pdptrs(&s->sregs))
+	if (!ret && !kv_has_pdptrs(&s->sregs))
 		ret = set(vcpu, KVM_SET_SREGS, "KVM_SET_SREGS", &s->sregs, err);
 	if (!ret)
 		ret = set(vcpu, KVM_SET_XCRS, "KVM_SET_XCRS", &s->xcrs, err);
@@ -148,7 +138,7 @@ static void know_what_came(struct kv_vcpu *vcpu,
 {
 	struct kv_vcpu_state *known = vcpu->known;
 
-	if (!has_pdptrs(&came->sregs))
+	if (!kv_has_pdptrs(&came->sregs))
 		known->sregs = came->sregs;
 	known->xcrs = came->xcrs;
 	known->debugregs = came->debugregs;

@@ -362,6 +362,28 @@ out:
 	return ret;
 }
 
+bool kv_has_pdptrs(const struct kvm_sregs *sregs)
+{
+	return sregs->cr0 & CR0_PG && sregs->cr4 & CR4_PAE &&
+	       !(sregs->efer & EFER_LMA);
+}
+
+/* State is loaded while the last pages are still on their way. */
+int kv_activate(struct accel *accel, struct err *err)
+{
+	const struct kv *kv = kv_of(accel);
+
+	for (unsigned int i = 0; i < kv->cpus; i++) {
+		struct kv_vcpu *vcpu = kv->vcpus[i];
+
+		if (kv_has_pdptrs(&vcpu->state.sregs) &&
+		    ioctl(vcpu->fd, KVM_SET_SREGS, &vcpu->state.sregs) < 0)
+			return err_set_errno(err, -errno,
+					     "KVM_SET_SREGS of vCPU %u", i);
+	}
+	return 0;
+}
+
 /* The TSC is set once in a vCPU's life (docs/lessons.md), so not here. */
 int kv_vcpu_rehearse(struct accel_vcpu *accel_vcpu, struct err *err)
 {

@@ -1411,6 +1411,50 @@ static void test_what_reaches_who_waits_in_hlt_is_saved(void **state)
 	free(then);
 }
 
+#define PDPT 0x5000u
+
+/* False: this KVM keeps no such state. */
+static bool fill_pae(struct test_vm *vm)
+{
+	int fd = vm_vcpu_fd(vm, 0);
+	struct kvm_sregs sregs;
+
+	assert_int_equal(ioctl(fd, KVM_GET_SREGS, &sregs), 0);
+	sregs.cs.l = 0;
+	sregs.cs.db = 1;
+	sregs.efer = 0;
+	sregs.cr3 = PDPT;
+	sregs.cr4 = 0x20;       /* PAE */
+	sregs.cr0 = 0x80000011; /* PG, ET, PE */
+	assert_int_equal(ioctl(fd, KVM_SET_SREGS, &sregs), 0);
+	assert_int_equal(ioctl(fd, KVM_GET_SREGS, &sregs), 0);
+	kv_vcpu_of(vm->vcpus[0])->is_saved = false;
+	return kv_has_pdptrs(&sregs);
+}
+
+/* KVM keeps them from when CR3 was set, and the page that they are in may be among
+ * the last that come. */
+static void test_pdptrs_are_those_of_the_memory_that_came(void **state)
+{
+	struct fixture *f = *state;
+	struct test_vm *there = &f->destination;
+	uint64_t entries[4] = { 0x6001, 0x7001, 0x8001, 0x9001 };
+	struct kvm_sregs2 sregs;
+
+	if (ioctl(f->source.kv->fd, KVM_CHECK_EXTENSION, KVM_CAP_SREGS2) <= 0 ||
+	    !fill_pae(&f->source)) {
+		printf("skipped: no PAE paging, or no way to read PDPTRs\n");
+		skip();
+	}
+	move(f);
+	memcpy(there->block->host + PDPT, entries, sizeof(entries));
+	assert_int_equal(there->accel->ops->activate(there->accel, NULL), 0);
+	assert_int_equal(ioctl(vm_vcpu_fd(there, 0), KVM_GET_SREGS2, &sregs),
+			 0);
+	assert_true(sregs.flags & KVM_SREGS2_FLAGS_PDPTRS_VALID);
+	assert_memory_equal(sregs.pdptrs, entries, sizeof(entries));
+}
+
 /* KVM takes 255 a call; here the list names some again and again. */
 static void test_as_many_msrs_as_we_hold_are_moved(void **state)
 {
@@ -1488,6 +1532,7 @@ int main(void)
 		TEST(test_few_msrs_that_changed_take_one_call),
 		TEST(test_registers_of_who_waits_in_hlt_are_not_saved_again),
 		TEST(test_what_reaches_who_waits_in_hlt_is_saved),
+		TEST(test_pdptrs_are_those_of_the_memory_that_came),
 		TEST(test_as_many_msrs_as_we_hold_are_moved),
 		TEST(test_call_that_fails_is_not_blamed_on_an_msr),
 		TEST_EARLY(test_msr_that_kvm_refuses_fails_the_load),

@@ -119,6 +119,19 @@ test_a_round_that_leaves_nothing_stops_the_guest_at_once(void **state)
 	assert_true(tell(&policy, 0, 0, 0));
 }
 
+/* However little it is beside what the switch costs. */
+static void
+test_what_was_never_sent_is_sent_before_the_guest_stops(void **state)
+{
+	struct policy policy;
+
+	(void)state;
+	policy_init(&policy, LIMIT_NS);
+	policy_set_costs(&policy, LIMIT_NS / 2, 0);
+	assert_false(tell(&policy, MIB, 0, 0));
+	assert_true(tell(&policy, MIB, MIB, GIB));
+}
+
 static void test_limit_below_the_fixed_costs_is_out_of_reach(void **state)
 {
 	struct policy policy;
@@ -432,6 +445,8 @@ int main(void)
 			test_random_guests_are_only_stopped_below_the_limit),
 		cmocka_unit_test(
 			test_a_round_that_leaves_nothing_stops_the_guest_at_once),
+		cmocka_unit_test(
+			test_what_was_never_sent_is_sent_before_the_guest_stops),
 		cmocka_unit_test(
 			test_limit_below_the_fixed_costs_is_out_of_reach),
 		cmocka_unit_test(
