@@ -8,6 +8,7 @@ import pytest
 
 from harness.machine import binary
 from nested.image import ROOT
+from nested.verdict import must_be_right
 from nested.watch import EmulatorFault
 
 DEMO_S = 140
@@ -34,6 +35,7 @@ def test_demo_runs_in_the_lab_where_there_is_no_kvm() -> None:
     print(done.stdout, done.stderr)
     if EmulatorFault.__name__ in done.stderr:
         raise EmulatorFault(done.stderr)
+    must_be_right("LOST" not in done.stdout, done.stdout)
     assert done.returncode == 0
     assert "this machine has no /dev/kvm" in done.stdout
     assert "moved 1 times" in done.stdout and "lost none" in done.stdout

@@ -6,7 +6,7 @@ Back ends of both vhost types, the kernel's and another process's, work for one 
 from __future__ import annotations
 
 import re
-from typing import Iterator
+from typing import Callable, Iterator
 
 import pytest
 
@@ -61,7 +61,7 @@ def residents(lab: Lab) -> Iterator[Resident]:
 @pytest.fixture
 def guest(lab: Lab, residents: Resident) -> Iterator[Resident]:
     """On host a, at rest."""
-    if not residents.is_well():
+    if not residents.is_here:
         resident.taps(lab.host(), *TAPS)
         for path in (DISK, USER_DISK):
             resident.image(lab.host(), path, SIZE_MIB)
@@ -133,14 +133,16 @@ def test_linux_devices_rest_while_bus_mastering_is_off(lab: Lab, guest: Resident
     assert lab.host().run(["ping", "-c", "3", "-w", "20", resident.ADDRESS]).code == 0
 
 
-def test_stream_and_file_systems_survive_moves_between_processes(lab: Lab, guest: Resident
-                                                                 ) -> None:
+def test_stream_and_file_systems_survive_moves_between_processes(
+        lab: Lab, guest: Resident, record_property: Callable[[str, str], None]) -> None:
     for folder, disk in MOUNTS.items():
         guest.write_files(folder, disk)
     peer = Peer(lab.host(), guest)
+    pauses = []
     for _ in range(MOVES):
         number = guest.number
         moved, counts = guest.move()
+        pauses.append(moved.info["downtime"])
         print(f"pause {moved.info['downtime']} ms, files {guest.files_written(*MOUNTS)}, {counts}")
         assert counts["kernel-scans"] > 0 and counts["user-scans"] > 0
         assert_scans(counts, "kernel", KERNEL_DEVICES, each_scans(number))
@@ -148,9 +150,8 @@ def test_stream_and_file_systems_survive_moves_between_processes(lab: Lab, guest
         # Both types are asked in the same rounds.
         assert counts["user-ring-scans"] * KERNEL_DEVICES == counts["kernel-ring-scans"]
     said = peer.end()
-    print(f"{MOVES} moves in a process: longest time without a ping {said['gap_ms']} ms, "
-          f"without an echo {said['echo_gap_ms']} ms; {said}")
-    resident.check_peer(said)
+    record_property("figure", f"{MOVES} moves, {resident.gaps(said, pauses)}")
+    resident.check_peer(said, pauses)
     assert_rng_and_console_work(lab, guest)
     for folder in MOUNTS:
         assert guest.check_files(folder) > 0

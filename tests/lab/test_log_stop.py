@@ -10,6 +10,7 @@ from harness.machine import Fleet, Machine
 from harness.move import wait
 from nested import linux
 from nested.lab import Lab
+from nested.verdict import must_be_right
 
 MEMORY_MIB, HOT_MIB = 96, 32
 LARGE = HOT_MIB // 2  # what the guest rewrites, in pages of 2 MiB
@@ -59,7 +60,8 @@ def test_large_mappings_fall_while_logging_and_come_back_after_the_lazy_stop(
     back = wait_for(source, lambda now: now["pages_2m"] >= before["pages_2m"])
     print(f"before {before}, while logging {low}, cancelled {held}, after the stop {back}")
     source.serial.wait_ticks(100)
-    assert source.report()["errors"] == 0
+    report = source.report()
+    must_be_right(report["errors"] == 0, report)
 
 
 def stop_beside_stalls(machine: Machine, uri: str) -> tuple[bool, guest.Report]:

@@ -11,6 +11,8 @@ from harness.machine import Fleet
 from harness.move import move
 from nested import linux, userland
 from nested.terminal import LONG_S, Terminal
+from nested.verdict import must_have_moved
+
 
 def say(terminal: Terminal) -> str:
     """What the shell knows of itself."""
@@ -44,7 +46,7 @@ def test_login_lasts_through_a_move_and_the_power_button_ends_it(
     destination = fleet.start("destination", incoming=uri, **told)
     source.qmp.command("migrate-set-parameters", downtime_limit=linux.DOWNTIME_MS)
     moved = move(source, destination, uri, is_silent=True)
-    assert moved.status == "completed", moved.info
+    must_have_moved(moved)
     terminal = Terminal(destination)
     assert say(terminal) == said
 

@@ -8,6 +8,7 @@ from harness.machine import Fleet
 from harness.move import move
 from nested import linux, userland
 from nested.terminal import Terminal
+from nested.verdict import must_be_right, must_have_moved
 
 DEVICE = "/sys/bus/pci/devices/0000:00:01.0"
 SIZE_MIB = 16  # large enough for the window above RAM
@@ -23,7 +24,7 @@ def bar(terminal: Terminal, index: int) -> int:
 def look(terminal: Terminal, memory: int) -> None:
     """All words that were written are there."""
     said = terminal.run("; ".join(f"devmem {memory + offset:#x}" for offset in WORDS))
-    assert said.split() == list(WORDS.values())
+    must_be_right(said.split() == list(WORDS.values()), said)
 
 
 def test_linux_finds_resets_and_takes_along_a_function(fleets: Callable[[str], Fleet]) -> None:
@@ -56,7 +57,7 @@ def test_linux_finds_resets_and_takes_along_a_function(fleets: Callable[[str], F
     destination = fleet.start("destination", incoming=uri, **told)
     source.qmp.command("migrate-set-parameters", downtime_limit=linux.DOWNTIME_MS)
     moved = move(source, destination, uri, is_silent=True)
-    assert moved.status == "completed", moved.info
+    must_have_moved(moved)
     terminal = Terminal(destination)
     look(terminal, bar(terminal, 2))
     # Removed and found again: sized, placed and mapped anew.

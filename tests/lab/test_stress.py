@@ -10,6 +10,7 @@ from harness import guest
 from harness.machine import Fleet, Machine
 from harness.move import move
 from nested.lab import Lab
+from nested.verdict import must_be_right, must_have_moved
 
 MEMORY_MIB, MOVES = 96, 2
 
@@ -19,10 +20,11 @@ def moved(source: Machine, destination: Machine, uri: str) -> Machine:
     # In here the guest writes as fast as the link sends.
     source.qmp.command("migrate-set-parameters", downtime_limit=10_000)
     told = move(source, destination, uri)
-    assert told.status == "completed", told.info
+    must_have_moved(told)
     destination.serial.wait_ticks(20)
     report = guest.ask(destination.serial, request=b"v")
-    assert report["errors"] == 0 and not guest.complaints(destination.serial)
+    must_be_right(report["errors"] == 0, report)
+    must_be_right(not guest.complaints(destination.serial), destination.lines)
     source.qmp.command("quit")
     source.wait_end()
     return destination

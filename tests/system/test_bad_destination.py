@@ -22,10 +22,11 @@ DOWNTIME_LIMIT_MS = 100
 # machine adds to that, and makes a guest that runs miss ticks.
 GAP_MAX_NS = 1_200_000_000 + 1_500_000_000
 END_S = 30.0
+ACCEPT = "ACCEPT"  # no record: nothing was read yet
 
 
 class Impostor:
-    """Answers as it should until record @at came; then it does @misbehave."""
+    """Answers as it should until record @at came, or somebody to ACCEPT; then it does @misbehave."""
 
     def __init__(self, path: Path, at: str, misbehave: Callable[["Impostor"], None]) -> None:
         self.at, self.misbehave = at, misbehave
@@ -46,8 +47,9 @@ class Impostor:
         self.sock, _ = self._listener.accept()
         self._listener.close()
         with self.sock, self.sock.makefile("rb") as stream:
-            stream.read(HEADER_SIZE)
-            name = ""
+            name = ACCEPT
+            if name != self.at:
+                stream.read(HEADER_SIZE)
             while name != self.at:
                 kind, length, _ = HEAD.unpack(stream.read(HEAD.size))
                 body = stream.read(length + -length % 8)
@@ -103,7 +105,7 @@ def floods(peer: Impostor) -> None:
 REFUSED = {makes_noise: "bytes, at most", floods: "which is no reply"}
 SILENT = pytest.mark.parametrize("misbehave", [stalls, reads_slowly, drips])
 LOUD = pytest.mark.parametrize("misbehave", REFUSED)
-LIVE_STEPS = ["SETUP_END", "ROUND"]
+LIVE_STEPS = [ACCEPT, "SETUP_END", "ROUND"]
 STOPPED_STEPS = ["SWITCH", "STOPPED", "END"]
 
 

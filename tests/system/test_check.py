@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""tools/check counts what unit tests told it."""
+"""tools/check counts what tests told it."""
 from __future__ import annotations
 
 import importlib.machinery
@@ -50,6 +50,27 @@ def test_reason_belongs_to_the_next_skip_only(check: ModuleType, tmp_path: Path)
                     "not ok 2 # SKIP test_b\n", True)
     assert (count.passed, count.failed, count.skipped) == (1, 0, 1)
     assert "no reason was told" in count.skips[0]
+
+
+JUNIT = """<testsuites><testsuite>
+<testcase classname="tests.{folder}.test_some" name="test_a"><skipped message="not today"/></testcase>
+<testcase classname="tests.{folder}.test_some" name="test_b"><properties>
+<property name="figure" value="pause 7 ms"/><property name="other" value="no"/></properties></testcase>
+</testsuite></testsuites>"""
+
+
+@pytest.mark.parametrize("folder", ["system", "lab"])
+@pytest.mark.parametrize("has_qemu", [True, False])
+def test_skip_in_the_lab_fails_where_the_lab_can_be_had(
+        check: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str,
+        has_qemu: bool) -> None:
+    monkeypatch.setattr(check.shutil, "which", lambda name: has_qemu and name == check.QEMU)
+    (tmp_path / "some.xml").write_text(JUNIT.format(folder=folder))
+    count = check.junit_count(tmp_path / "some.xml")
+    must_run = folder == "lab" and has_qemu
+    assert (count.passed, count.failed, count.skipped) == (1, must_run, not must_run)
+    assert "test_some::test_a: not today" in (count.failures + count.skips)[0]
+    assert count.notes == ["test_some::test_b: pause 7 ms"]
 
 
 def test_verdicts_before_the_limit_are_counted(check: ModuleType) -> None:

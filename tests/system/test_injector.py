@@ -32,23 +32,27 @@ SIGNALS = {"kill": signal.SIGKILL, "term": signal.SIGTERM, "int": signal.SIGINT}
 # A stopped guest waits for its destination this long at most: 1 s beyond twice
 # the downtime limit of 300 ms, and what a busy machine adds.
 STOP_MAX_NS = 1_600_000_000 + 1_500_000_000
+BEGINS = "-setup"  # the end of whichever arc comes first
+
+
+def first_arc(source: Machine) -> str:
+    """How its migration begins depends on how the last one ended."""
+    return source.qmp.command("query-migrate")["status"] + BEGINS
+
 
 class Scene:
     """A source at work, a destination that waits to be told, a way between them."""
 
-    def __init__(self, fleet: Fleet, arc: str) -> None:
-        self.fleet, self.arc = fleet, arc
-        self.source = fleet.start("source", **SMALL)
-        self.destination = fleet.start("destination", incoming="defer", **SMALL)
-        self.broken = self.source if ARCS[arc].side == "source" else self.destination
-        self.target = f"{fleet.folder}/target"
+    def __init__(self, fleet: Fleet, arc: str, action: str, source: Machine, destination: Machine
+                 ) -> None:
+        self.fleet, self.arc, self.action = fleet, arc, action
+        self.source, self.destination = source, destination
+        self.broken = source if ARCS[arc].side == "source" else destination
+        self.target = f"{fleet.folder}/{destination.name}.in"
         self.uri = f"unix:{self.target}"
-        self.action = ""
         self.exits_on_error = True
         self.is_migrating = False
         self.saved = ""
-        self.source.serial.wait_ticks(10)
-        self.destination.ready().serial
 
     @property
     def peer(self) -> Machine:
@@ -76,6 +80,7 @@ class Scene:
 
     def stall_at(self, machine: Machine, arc: str) -> None:
         """Move until @machine stands still at @arc; a cancel or a lost peer ends that."""
+        arc = first_arc(machine) if arc == BEGINS else arc
         self.arm(machine, arc)
         self.listen()
         self.migrate()
@@ -148,8 +153,8 @@ def cut_before(record: str) -> Callable[[Scene], None]:
     def reach(scene: Scene) -> None:
         scene.arm()
         scene.listen()
-        Link(f"{scene.fleet.folder}/link", scene.target, cut_before=record)
-        scene.migrate(f"unix:{scene.fleet.folder}/link")
+        Link(f"{scene.target}.link", scene.target, cut_before=record)
+        scene.migrate(f"{scene.uri}.link")
     return reach
 
 
@@ -283,7 +288,7 @@ ARCS = {
     "handed-over-failed": at_source(killed_destination_at("loaded-taking-over"),
                                     owner="destination", close=NOBODY, garbage=NOBODY,
                                     stall=NOBODY),
-    "setup-cancelling": at_source(cancelled_at("none-setup")),
+    "setup-cancelling": at_source(cancelled_at(BEGINS)),
     "active-cancelling": at_source(cancelled_at("setup-active")),
     "device-cancelling": at_source(cancelled_at("active-device")),
     "sent-cancelling": at_source(cancelled_at("device-sent")),
@@ -339,8 +344,11 @@ def test_every_arc_of_the_binary_has_its_entry_and_every_entry_its_arc() -> None
 
 
 def play(fleet: Fleet, arc: str, action: str, exits_on_error: bool = True) -> Scene:
-    scene = Scene(fleet, arc)
-    scene.action = action
+    source = fleet.start("source", **SMALL)
+    destination = fleet.start("destination", incoming="defer", **SMALL)
+    source.serial.wait_ticks(10)
+    destination.ready().serial
+    scene = Scene(fleet, arc, action, source, destination)
     scene.exits_on_error = exits_on_error
     ARCS[arc].reach(scene)
     injector.wait_broken(scene.broken, arc, action)

@@ -2,9 +2,8 @@
 """Every command in every state: an answer or a clear error, and never a hang.
 
 A state is one of the run state and the migration together, held still by the
-failure injector where it would pass by.  Not held: `cancelling`, which a stall
-does not outlive, and states without a process (`shutdown`) or without an option
-that leads there (`prelaunch`).
+failure injector where it would pass by.  Not there: states without a process
+(`shutdown`) or without an option that leads there (`prelaunch`).
 """
 from __future__ import annotations
 
@@ -47,6 +46,15 @@ class State:
     # A cancel ends the process with this.
     cancelled: int | None = None
     quits: int = ENDED_BY_HOST
+
+    @property
+    def rate(self) -> str:
+        """calc-dirty-rate: who may not migrate may not be measured."""
+        return self.migrate
+
+    @property
+    def limit(self) -> str:
+        return OK if self.status in ("running", "paused", "finish-migrate") else CANNOT
 
 
 # ---- ways there ----
@@ -147,6 +155,14 @@ def past_go(fleet: Fleet) -> Machine:
     return source
 
 
+def cancelling(fleet: Fleet) -> Machine:
+    source = source_at("setup-active")(fleet)
+    injector.arm(source, "active-cancelling", "stall")
+    source.qmp.command("migrate_cancel")
+    injector.wait_broken(source, "active-cancelling", "stall")
+    return source
+
+
 def handed_over(fleet: Fleet) -> Machine:
     source = working(fleet)
     _, uri = listening(fleet)
@@ -177,6 +193,7 @@ STATES = {
     "device": State(source_at("active-device"), "finish-migrate", "device", **MOVING, **STILL),
     "sent": State(source_at("device-sent"), "finish-migrate", "device", **MOVING, **STILL),
     "ready": State(source_at("sent-ready"), "finish-migrate", "device", **MOVING, **STILL),
+    "cancelling": State(cancelling, "running", "cancelling", **MOVING),
     "past go": State(past_go, "finish-migrate", "device", **MOVING, **STILL),
     "completed": State(ended("completed"), "postmigrate", "completed",
                        **{**STILL, "cont": "runs at the destination", "force": "runs at the dest"},
@@ -198,6 +215,8 @@ STATES = {
     "arrived": State(arrived, "running", "running"),
 }
 
+OF_THEIR_OWN = {"migrate_cancel", "quit"}  # tests
+NONE = "no-such-command"
 # What changes nothing but itself, and is answered alike in every state.
 ALWAYS: list[tuple[str, dict[str, Any], str]] = [
     ("qmp_capabilities", {}, "already complete"),
@@ -205,6 +224,8 @@ ALWAYS: list[tuple[str, dict[str, Any], str]] = [
     ("query-status", {}, OK), ("query-cpus-fast", {}, OK), ("query-memory-map", {}, OK),
     ("query-stats", {"target": "vcpu"}, OK),
     ("query-dirty-rate", {}, OK), ("calc-dirty-rate", {}, "'calc-time' is missing"),
+    ("query-vcpu-dirty-limit", {}, OK), ("cancel-vcpu-dirty-limit", {}, OK),
+    ("set-vcpu-dirty-limit", {}, "'dirty-rate' is missing"),
     ("query-migrate", {}, OK), ("query-migrate-parameters", {}, OK),
     ("query-migrate-capabilities", {}, OK),
     ("migrate-set-parameters", {"max_bandwidth": 1 << 30}, OK),
@@ -214,13 +235,15 @@ ALWAYS: list[tuple[str, dict[str, Any], str]] = [
     ("migrate-set-capabilities", {"capabilities": [{"capability": "no", "state": True}]}, "'no'"),
     ("getfd", {"fdname": "x"}, "No file descriptor"), ("closefd", {"fdname": "x"}, "named 'x'"),
     ("migrate", {}, "'uri' is missing"), ("migrate-incoming", {"uri": 5}, "string"),
-    ("no-such-command", {}, "has not been found"),
+    (NONE, {}, "has not been found"),
 ]
 CHANGING = {
     "stop": ("stop", {}), "cont": ("cont", {}), "force": ("cont", {"force": True}),
     "migrate": ("migrate", {"uri": "unix:/nonexistent/socket"}),
     "incoming": ("migrate-incoming", {"uri": "tcp:127.0.0.1:0"}),
     "powerdown": ("system_powerdown", {}),
+    "rate": ("calc-dirty-rate", {"calc_time": 1}),
+    "limit": ("set-vcpu-dirty-limit", {"dirty_rate": 100}),
     "caps": ("migrate-set-capabilities", {"capabilities": [{"capability": "events",
                                                             "state": True}]}),
 }
@@ -244,6 +267,13 @@ def assert_told(machine: Machine, command: str, arguments: dict[str, Any], wante
 def assert_in(machine: Machine, state: State) -> None:
     assert machine.status == state.status
     assert machine.qmp.command("query-migrate")["status"] == state.migration
+
+
+def test_every_command_is_given_in_every_state(fleet: Fleet) -> None:
+    machine = waiting(fleet)
+    names = {command["name"] for command in machine.qmp.command("query-commands")}
+    given = {command for command, _, _ in ALWAYS} | {command for command, _ in CHANGING.values()}
+    assert (given | OF_THEIR_OWN) - {NONE} == names
 
 
 @pytest.mark.parametrize("name", STATES)
@@ -285,7 +315,7 @@ def test_cancel_is_answered_in_every_state(fleet: Fleet, name: str) -> None:
     assert told(machine, "migrate_cancel", {}) == OK
     if state.cancelled is not None:
         assert machine.wait_end() == state.cancelled
-    elif state.migration in ("setup", "active") or name in ("device", "sent"):
+    elif state.migration in ("setup", "active", "cancelling") or name in ("device", "sent"):
         assert wait(machine) == "cancelled"
         assert_works(machine)
     else:

@@ -3,7 +3,7 @@
  * The only program of the lab's Linux guests, as their init: loads the modules
  * that /modules names, says "@up", then does what comes over the serial port, one
  * command a line: report, load MIB, go 0|1, hold 0|1, clock, watch 0|1, steps,
- * timers MS, stalls MIB, phase N, stalled N, off.
+ * timers MS, tickers, stalls MIB, phase N, stalled N, off, reboot.
  */
 #include <fcntl.h>
 #include <linux/reboot.h>
@@ -70,22 +70,42 @@ static void steps(int number)
 	clocks_steps();
 }
 
+static void tickers(int number)
+{
+	(void)number;
+	timers_say_devices();
+}
+
 static void off(int number)
 {
 	(void)number;
 	reboot(LINUX_REBOOT_CMD_POWER_OFF);
 }
 
+static void reboot_now(int number)
+{
+	(void)number;
+	reboot(LINUX_REBOOT_CMD_RESTART);
+}
+
 static const struct {
 	const char *name;
 	void (*perform)(int number);
 } commands[] = {
-	{ "report", report },       { "load", load_start },
-	{ "go", load_go },          { "hold", load_hold },
-	{ "clock", clock_now },     { "watch", clocks_watch },
-	{ "steps", steps },         { "timers", timers_set },
-	{ "stalls", stalls_start }, { "phase", stalls_phase },
-	{ "stalled", stalls_say },  { "off", off },
+	{ "report", report },
+	{ "load", load_start },
+	{ "go", load_go },
+	{ "hold", load_hold },
+	{ "clock", clock_now },
+	{ "watch", clocks_watch },
+	{ "steps", steps },
+	{ "timers", timers_set },
+	{ "tickers", tickers },
+	{ "stalls", stalls_start },
+	{ "phase", stalls_phase },
+	{ "stalled", stalls_say },
+	{ "off", off },
+	{ "reboot", reboot_now },
 };
 
 static void perform(const char *line)

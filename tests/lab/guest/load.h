@@ -22,8 +22,8 @@ void load_hold(int is_on);
 
 /*
  * Says "@report cpus=N pages=N ring0=N passes=N holds=N errors=N hash=HEX": pages
- * rewritten in ring 3 and in ring 0, hashes taken, rounds of the vector registers,
- * what was found to be wrong so far, and the last hash.
+ * rewritten in ring 3 and in ring 0, hashes taken, rounds of the vector registers
+ * on each processor at least, what was found to be wrong so far, and the last hash.
  */
 void load_report(void);
 

@@ -2,7 +2,9 @@
 #include "timers.h"
 
 #include <sched.h>
+#include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/timerfd.h>
 #include <unistd.h>
 
@@ -78,5 +80,25 @@ void timers_set(int after_ms)
 		set(cpu, "monotonic", CLOCK_MONOTONIC, after_ms);
 		set(cpu, "realtime", CLOCK_REALTIME, after_ms);
 		set(cpu, "sleep", CLOCK_MONOTONIC, after_ms);
+	}
+}
+
+void timers_say_devices(void)
+{
+	for (int cpu = 0; cpu < threads_cpus(); cpu++) {
+		char path[96], name[64] = "none";
+		FILE *file;
+
+		snprintf(
+			path, sizeof(path),
+			"/sys/devices/system/clockevents/clockevent%d/current_device",
+			cpu);
+		file = fopen(path, "re");
+		if (file) {
+			if (fgets(name, sizeof(name), file))
+				name[strcspn(name, "\n")] = '\0';
+			fclose(file);
+		}
+		say("ticker cpu=%d name=%s", cpu, name);
 	}
 }

@@ -10,4 +10,7 @@
  */
 void timers_set(int after_ms);
 
+/* Says "@ticker cpu=N name=NAME" of each processor: what wakes it for its timers. */
+void timers_say_devices(void);
+
 #endif

@@ -30,6 +30,11 @@ class Fleets:
             self._fleets[here] = Fleet(folder, functools.partial(LabMachine, here))
         return self._fleets[here]
 
+    @property
+    def generation(self) -> int:
+        """Of the hosts."""
+        return self._lab.generation
+
     def machines(self) -> Iterator[Machine]:
         for fleet in self._fleets.values():
             yield from fleet.machines

@@ -34,6 +34,7 @@ class Lab:
         self.folder = Path(tempfile.mkdtemp(prefix="godwit-lab-"))
         self._names, self._hosts = names, {}
         self.fleets: list[Fleets] = []  # which have not ended
+        self.generation = 0  # of hosts: whatever was in the earlier ones is gone
         self._wire = dict(zip(linux.ADDRESSES, socket.socketpair()))
         try:
             self._packages = packages.obtain()
@@ -69,6 +70,7 @@ class Lab:
         for host in self._hosts.values():
             host.end()
         self._hosts.clear()
+        self.generation += 1
 
     def end(self) -> None:
         self.renew()

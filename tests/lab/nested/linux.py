@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Any, Callable
+from typing import TYPE_CHECKING, Any, Callable
 
 from harness import guest
-from harness.machine import Fleet, Machine
+from harness.machine import Machine
 from harness.move import Move, move
-from harness.serial import SerialTimeout
 
 from . import emulator
 from .cpio import Archive
 from .packages import Packages
+from .verdict import must_be_right, must_have_moved
+
+if TYPE_CHECKING:
+    from .fleets import Fleets
 
 MODULES = ("ptp_kvm",)
 KERNELS = {"vmlinux": "/lab/vmlinux", "bzImage": "/lab/bzImage"}
@@ -25,6 +28,7 @@ STEADY_HASH = "8cc24d30a1caeaf3"
 ADDRESSES = {"a": "10.7.0.1", "b": "10.7.0.2"}
 PORT = 4000
 WORK_MIB = 4  # a processor
+WORK_PAGES = WORK_MIB << 8
 BOOT_S, ASK_S, DOWNTIME_MS = 60.0, 30.0, 10_000
 
 
@@ -50,21 +54,24 @@ def options(kernel: str, cpus: int = 1, memory: str = "256M", initrd: str = INIT
 class Traveller:
     """A guest that goes from process to process, on one host or between two.
 
-    It outlives the tests that use it; one that died is booted anew for whoever comes next.
+    It outlives the tests that use it: each finds it well, and leaves it so.  Only a failed test, with
+    which its host ended, or one that ended it has the next one boot another.
     """
 
-    def __init__(self, fleets: Callable[[str], Fleet], kernel: str, **told: Any) -> None:
+    def __init__(self, fleets: "Fleets", kernel: str, **told: Any) -> None:
         self._fleets, self._options = fleets, options(kernel, **told)
         self._kernel, self._count = kernel, 0
         self._has_work = False
+        self._generation = -1  # of the hosts that it was booted in
         self.cpus: int = self._options["cpus"]
         self.host, self.machine = "", None
 
     def ready(self, host: str = "a") -> "Traveller":
         """Running on @host, and idle."""
-        if not self._is_well():
+        if not self.is_here:
             self.host = host
             self.machine = self._start(host)
+            self._generation = self._fleets.generation
             self.machine.serial.wait_line(r"up\b", timeout_s=BOOT_S)
             self._has_work = False
         self.rest()
@@ -72,12 +79,24 @@ class Traveller:
             self.move(host)
         return self
 
+    @property
+    def is_here(self) -> bool:
+        """Nobody has ended it."""
+        return self.machine is not None and self._generation == self._fleets.generation
+
     def rest(self) -> None:
-        """No work, if it lives."""
-        if self.machine is None or not self.machine.is_alive:
-            return
+        """No work; and it is well."""
+        assert self.machine.is_alive, self.epitaph()
         for command in ("go", "hold", "watch"):
             self.tell(f"{command} 0")
+        self.check()
+
+    def end(self, command: str) -> int:
+        """By what it does at @command: the exit status."""
+        self.tell(command)
+        code = self.machine.wait_end()
+        self.machine = None
+        return code
 
     def work(self) -> guest.Report:
         """Writers, ring 3 and ring 0, and hashes, on all processors until the next ready()."""
@@ -108,7 +127,7 @@ class Traveller:
         except BaseException:
             source.kill()  # nobody knows what it is up to
             raise
-        assert moved.status == "completed", moved.info
+        must_have_moved(moved)
         assert moved.info["verify"]["pages"] > 0  # both sides' hashes were compared
         self.machine, self.host = following, host
         source.qmp.command("quit")
@@ -118,9 +137,11 @@ class Traveller:
     def check(self) -> guest.Report:
         """How its work goes; nothing may be wrong."""
         report = self.ask("report")
-        complaints = [line for _, line in self.machine.serial.lines
-                      if line.startswith(("error", "failed"))]
-        assert not complaints and report["errors"] == 0
+        lines = self.machine.lines
+        wrong = [line for line in lines if line.startswith("error")]
+        must_be_right(not wrong and report["errors"] == 0, (report, wrong))
+        assert not [line for line in lines if line.startswith("failed")]
+        assert report["cpus"] == self.cpus  # online
         return report
 
     def wait_for(self, key: str, value: int) -> guest.Report:
@@ -135,14 +156,6 @@ class Traveller:
         if self.machine is None or self.machine.is_alive:
             return ""
         return f"{self.machine.name}: exit {self.machine.wait_end()}: {self.machine.output}"
-
-    def _is_well(self) -> bool:
-        if self.machine is None or not self.machine.is_alive:
-            return False
-        try:
-            return self.ask("report")["errors"] == 0
-        except SerialTimeout:
-            return False
 
     def _name(self) -> str:
         return f"{self._kernel}{self._count}"

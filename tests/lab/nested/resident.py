@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import shlex
 import signal
-from typing import Callable
+from typing import TYPE_CHECKING, Callable
 
-from harness.machine import Fleet, Machine
+from harness.machine import Machine
 from harness.move import Move, move
 
 from . import linux, userland
@@ -15,10 +15,15 @@ from .host import Host
 from .image import PYTHON
 from .machine import RemoteProcess
 from .terminal import Terminal
+from .verdict import must_be_right, must_have_moved
+
+if TYPE_CHECKING:
+    from .fleets import Fleets
 
 PEER, TAP = "/lab/peer.py", "/lab/tap.py"
 ADDRESS, MASK, MAC, PORT = "10.7.0.9", 24, "52:54:00:00:01:09", 5000
 CPUS, MEMORY = 2, "192M"
+GAP_MS = 6_000  # beyond the pause: what emulated hosts need to say where the guest is, and to resend
 
 
 def taps(host: Host, *names: str) -> None:
@@ -33,13 +38,21 @@ def image(host: Host, path: str, size_mib: int) -> None:
 
 def check_image(host: Host, path: str) -> None:
     """Nothing of its file system wants to be repaired."""
-    host.sh(f"/usr/sbin/e2fsck -f -n {path}")
+    checked = host.run(["/usr/sbin/e2fsck", "-f", "-n", path])
+    must_be_right(checked.code == 0, checked.output)
 
 
-def check_peer(said: dict[str, int | str | bool]) -> None:
-    """Every byte arrived, and came back; most pings were answered."""
-    assert said["bytes"] > 0 and said["is_same"] and said["sha256"] == said["guest"], said
-    assert said["answers"] > said["pings"] / 2, said
+def gaps(said: dict[str, int | str | bool], pauses_ms: list[float]) -> str:
+    return (f"pauses of {min(pauses_ms)} to {max(pauses_ms)} ms: longest time without a ping "
+            f"{said['gap_ms']} ms, without an echo {said['echo_gap_ms']} ms")
+
+
+def check_peer(said: dict[str, int | str | bool], pauses_ms: list[float]) -> None:
+    """Every byte arrived, and came back; most pings were answered, and none was waited for long."""
+    must_be_right(said["is_same"] and said["sha256"] == said["guest"], said)
+    assert said["bytes"] > 0 and said["answers"] > said["pings"] / 2, said
+    longest_ms = max(said["gap_ms"], said["echo_gap_ms"])
+    assert longest_ms < max(pauses_ms) + GAP_MS, (said, pauses_ms)
 
 
 class Peer:
@@ -68,23 +81,27 @@ class Peer:
 class Resident:
     """Its processes differ in what @devices says for a host and the number of the process."""
 
-    def __init__(self, fleets: Callable[[str], Fleet], devices: Callable[[str, int], list[str]]
-                 ) -> None:
+    def __init__(self, fleets: "Fleets", devices: Callable[[str, int], list[str]]) -> None:
         self._fleets, self._devices = fleets, devices
+        self._generation = -1  # of the hosts that it was booted in
         self.count = self.number = 0  # of processes ever started; which of them has the guest
         self.host, self.machine = "", None
         self.terminal: Terminal | None = None
 
     def ready(self, host: str = "a") -> "Resident":
         """Booted on @host, logged in, its card has its address; or as the last test left it."""
-        if not self.is_well():
+        if not self.is_here:
+            self._generation = self._fleets.generation
             self.goes_on_in(self._start(host), host)
             self.terminal.log_in()
             self.terminal.run(f"ip link set eth0 up; ip addr add {ADDRESS}/{MASK} dev eth0")
+        assert self.machine.is_alive, self.epitaph()
         return self
 
-    def is_well(self) -> bool:
-        return self.machine is not None and self.machine.is_alive
+    @property
+    def is_here(self) -> bool:
+        """It was booted in these hosts: nobody has ended it."""
+        return self._generation == self._fleets.generation
 
     def goes_on_in(self, machine: Machine, host: str) -> None:
         """@machine, the last one that was started."""
@@ -102,7 +119,7 @@ class Resident:
         """To a new process; also what the source counted of vhost."""
         following, uri = self.destination(host)
         moved = move(self.machine, following, uri, is_silent=True)
-        assert moved.status == "completed", moved.info
+        must_have_moved(moved)
         assert moved.info["verify"]["pages"] > 0  # both sides' hashes were compared
         counts = vhost_counts(self.machine)
         self.machine.qmp.command("quit")
@@ -132,8 +149,9 @@ class Resident:
         told = self.terminal.run(
             f"touch {folder}-sums/stop && cat {folder}-sums/stopped && sync && "
             f"echo 3 > /proc/sys/vm/drop_caches && cd {folder} && "
-            f"cat {folder}-sums/of-* | sha256sum -c | grep -c OK && cd / && umount {folder}")
-        return int(told)
+            f"cat {folder}-sums/of-* | {{ sha256sum -c || true; }} && cd / && umount {folder}")
+        must_be_right("FAILED" not in told, told)
+        return told.count(": OK")
 
     def epitaph(self) -> str:
         if self.machine is None or self.machine.is_alive:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which ioctls of one process a nested host's kernel saw, in their order."""
+"""What a nested host's kernel saw: ioctls of one process in their order, guests' writes to a port."""
 from __future__ import annotations
 
 import re
@@ -10,6 +10,8 @@ TRACING = "/sys/kernel/tracing"
 CALL = "events/syscalls/sys_enter_ioctl"
 TSC_OFFSET = "events/kvm/kvm_write_tsc_offset"
 KVM_RUN, KVM_SET_CLOCK = 0xae80, 0x4030ae7b
+PORTS = f"{TRACING}/instances/port"
+PORT_ACCESS = "events/kvm/kvm_pio"
 LINES = 200  # more than enough for the first of each
 
 
@@ -36,3 +38,17 @@ class Trace:
             elif offset:
                 found.append(f"tsc-offset {offset[1]}")
         return found
+
+
+class PortWrites:
+    """Those of all guests of @host to @port, from now on."""
+
+    def __init__(self, host: Host, port: int) -> None:
+        self._host = host
+        host.sh(f"""mkdir {PORTS}; cd {PORTS}; echo 'rw == 1 && port == {port}' > {PORT_ACCESS}/filter
+            echo 1 > {PORT_ACCESS}/enable""")
+
+    def end(self) -> list[int]:
+        """What was written."""
+        text = self._host.sh(f"cat {PORTS}/trace; rmdir {PORTS}")
+        return [int(value, 16) for value in re.findall(r"kvm_pio: pio_write at .* val (\w+)", text)]

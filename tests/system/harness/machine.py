@@ -108,6 +108,11 @@ class Machine:
                                   connect=self.connect)
         return self._serial
 
+    @property
+    def lines(self) -> list[str]:
+        """What its guest said so far, if anybody reads its serial port."""
+        return [line for _, line in self._serial.lines] if self._serial else []
+
     def ready(self) -> "Machine":
         """Wait until it runs, or listens for its migration: it answers QMP then."""
         self.qmp

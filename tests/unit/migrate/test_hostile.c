@@ -6,7 +6,8 @@
  * and nothing is left behind; what it takes all the same is in its legal range.
  *
  * The cases are drawn from a seed: HOSTILE_SEED and HOSTILE_CASES choose
- * others, or more.
+ * others, or more.  So many streams have bytes flipped; parts of that number are
+ * damaged in each of the other ways.
  */
 #include <cmocka.h>
 #include <dirent.h>
@@ -190,9 +191,13 @@ static struct outcome play(const struct text *text, bool is_file,
 		return outcome;
 	assert_explained(&outcome, what);
 	/* The source is told the same, as far as it fits. */
-	if (!is_file)
-		assert_memory_equal(outcome.told, outcome.error,
-				    strnlen(outcome.told, FMT_REASON_MAX));
+	if (!is_file) {
+		size_t length = strnlen(outcome.told, FMT_REASON_MAX);
+
+		if (!length)
+			fail_msg("%s: the source was told nothing", what);
+		assert_memory_equal(outcome.told, outcome.error, length);
+	}
 	return outcome;
 }
 
@@ -608,7 +613,7 @@ static void test_cut_anywhere_is_explained(void **state)
 static void test_flipped_bytes_are_explained(void **state)
 {
 	(void)state;
-	repeat(flip, 9);
+	repeat(flip, 20);
 }
 
 static void
