@@ -14,7 +14,7 @@
 
 #define PAGE_WORDS  512
 #define PAGE_BYTES  (PAGE_WORDS * sizeof(uint64_t))
-#define STEADY_MIB  16
+#define STEADY_MIB  8
 #define STEADY_SEED 0x676f64776974ull /* "godwit" */
 
 #define CPUS_MAX 8
