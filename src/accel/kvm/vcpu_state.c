@@ -224,7 +224,6 @@ static int save_plain(struct kv_vcpu *vcpu, bool is_all, struct err *err)
 static int save_rest(struct kv_vcpu *vcpu, struct err *err)
 {
 	struct kv_vcpu_state *s = &vcpu->state;
-	int ret;
 
 	s->xsave_used = vcpu->kv->xsave_size;
 	if (ioctl(vcpu->fd,
@@ -232,8 +231,7 @@ static int save_rest(struct kv_vcpu *vcpu, struct err *err)
 							   : KVM_GET_XSAVE,
 		  s->xsave) < 0)
 		return err_set_errno(err, -errno, "KVM_GET_XSAVE");
-	ret = kv_msrs_save(vcpu, err);
-	return ret ? ret : save_tsc(vcpu, err);
+	return kv_msrs_save(vcpu, err);
 }
 
 /*
@@ -271,6 +269,9 @@ int kv_vcpu_save(struct accel_vcpu *accel_vcpu, struct err *err)
 	ret = save_plain(vcpu, is_all, err);
 	if (!ret && is_all)
 		ret = save_rest(vcpu, err);
+	/* KVM corrects it on hosts whose own TSC is unstable. */
+	if (!ret)
+		ret = save_tsc(vcpu, err);
 	vcpu->is_saved = !ret && is_counted;
 	vcpu->saved_exits = exits;
 out:
