@@ -168,8 +168,11 @@ void vh_log_scan(struct vh_log *log, const struct vh_mem_table *table,
 		return;
 	end = ((gpa + size - 1) >> WORD_SHIFT) + 1;
 	/* An idle ring's region is not even looked for. */
-	if (end > log->size / sizeof(*log->words) ||
-	    next_word(log->words, word, end) == end)
+	if (end > log->size / sizeof(*log->words))
+		return;
+	while (word < end && is_zero(log->words, word))
+		word++;
+	if (word == end)
 		return;
 	region = vh_table_find(table, gpa, size);
 	if (region)
