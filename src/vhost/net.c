@@ -161,7 +161,6 @@ static int kernel_stop(void *opaque, uint64_t deadline_ns, struct err *err)
 static int kernel_set_pairs(void *opaque, unsigned int pairs, struct err *err)
 {
 	struct vh_net *net = opaque;
-
 	unsigned int before = net->working;
 	int ret;
 
