@@ -63,7 +63,7 @@ class Lab:
 
     def fault(self) -> str:
         """What the emulator did wrong, if that is known."""
-        return next(filter(None, map(watch.fault, self._hosts.values())), "")
+        return next(filter(None, map(watch.fault, [*self._hosts.values()])), "")
 
     def renew(self) -> None:
         """Hosts asked for from now on are new ones."""

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 PEER, TAP = "/lab/peer.py", "/lab/tap.py"
 ADDRESS, MASK, MAC, PORT = "10.7.0.9", 24, "52:54:00:00:01:09", 5000
-CPUS, MEMORY = 2, "192M"
+CPUS, MEMORY = 2, "128M"
 GAP_MS = 6_000  # beyond the pause: what emulated hosts need to say where the guest is, and to resend
 
 

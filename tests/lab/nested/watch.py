@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from .packages import LabError
+
 if TYPE_CHECKING:
     from .host import Host
 
@@ -37,6 +39,6 @@ def fault(host: "Host") -> str:
         return f"host {host.name} ended: {host.told()[-300:]!r}"
     try:
         seen = host.sh(f"grep -m 1 kvm_exit: {TRACES}/trace || true", ANSWER_S).splitlines()
-    except OSError as error:
+    except (OSError, LabError) as error:
         return f"host {host.name} does not answer: {error}"
     return f"host {host.name}: QEMU did a #VMEXIT twice: {seen[0].strip()}" if seen else ""
