@@ -28,7 +28,7 @@ from nested.watch import EmulatorFault  # noqa: E402
 
 TEST_LIMIT_S, LOOK_S = 150, 4
 REPEATS, FAULTS = 2, 5  # of a test that failed for no known reason; for the emulator's faults
-CPUS, HUGE_CPUS, HUGE_MIB = 4, 2, 160
+CPUS, HUGE_CPUS, HUGE_MIB = 4, 2, 128
 LAB = pytest.StashKey[Lab]()
 
 

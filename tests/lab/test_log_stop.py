@@ -16,7 +16,7 @@ MEMORY_MIB, HOT_MIB = 96, 32
 LARGE = HOT_MIB // 2  # what the guest rewrites, in pages of 2 MiB
 DELAY_MS, LONG_S = 6_000, 40.0
 # Of the guest that measures its stalls.
-TOUCHED_MEMORY_MIB, TOUCHED_MIB = 384, 192
+TOUCHED_MEMORY_MIB, TOUCHED_MIB = 256, 128
 TOUCHED_LARGE = TOUCHED_MIB // 2 - 2  # where its memory lies is its kernel's business
 
 

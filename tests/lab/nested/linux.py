@@ -27,7 +27,7 @@ COMMAND_LINE = "console=ttyS0 loglevel=1 panic=-1 mitigations=off cryptomgr.note
 STEADY_HASH = "eea2669fc13ac105"
 ADDRESSES = {"a": "10.7.0.1", "b": "10.7.0.2"}
 PORT = 4000
-WORK_MIB = 4  # a processor
+WORK_MIB = 2  # a processor
 BOOT_S, ASK_S, DOWNTIME_MS = 60.0, 30.0, 10_000
 
 
@@ -42,7 +42,7 @@ def initrd(packages: Packages, program: Path) -> bytes:
     return archive.pack()
 
 
-def options(kernel: str, cpus: int = 1, memory: str = "256M", initrd: str = INITRD,
+def options(kernel: str, cpus: int = 1, memory: str = "128M", initrd: str = INITRD,
             **more: Any) -> dict[str, Any]:
     """For Fleet.start(); the same for a source and its destination."""
     append = COMMAND_LINE if emulator.has_xsave() else f"{COMMAND_LINE} noxsave"

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 PEER, TAP = "/lab/peer.py", "/lab/tap.py"
 ADDRESS, MASK, MAC, PORT = "10.7.0.9", 24, "52:54:00:00:01:09", 5000
-CPUS, MEMORY = 2, "128M"
+CPUS = 2
 GAP_MS = 6_000  # beyond the pause: what emulated hosts need to say where the guest is, and to resend
 
 
@@ -160,7 +160,7 @@ class Resident:
 
     def _start(self, host: str, incoming: str | None = None) -> Machine:
         self.count += 1
-        told = linux.options("vmlinux", cpus=CPUS, memory=MEMORY, initrd=userland.INITRD)
+        told = linux.options("vmlinux", cpus=CPUS, initrd=userland.INITRD)
         told["extra"] += self._devices(host, self.count)
         machine = self._fleets(host).start(f"resident{self.count}", incoming=incoming, **told)
         machine.qmp.command("migrate-set-capabilities",

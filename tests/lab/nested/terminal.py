@@ -36,7 +36,7 @@ class Terminal:
         self.expect("Password: ")
         self.type(userland.PASSWORD)
         self.expect("# ")
-        self.type("set -o pipefail")
+        self.type("stty -echo; set -o pipefail")  # an echo costs more than most commands
 
     def run(self, command: str) -> str:
         """What a shell command prints, and it succeeds.  Neither points, ticks to the harness, nor
