@@ -111,11 +111,12 @@ int machine_power_down(struct machine *machine, struct err *err);
 /* The calling thread, and the vCPUs' while they do not run the guest, go before
  * others (base/thread.h): around a switch, until @is_urgent false. */
 void machine_hurry(struct machine *machine, bool is_urgent);
-/* -EINVAL when the guest has ended or never ran. */
-int machine_switch_begin(struct machine *machine, bool *ret_was_running,
-			 struct err *err);
+/* -EINVAL when the guest has ended or never ran; -ETIMEDOUT when a vCPU is inside a
+ * device still at @deadline_ns (clock_mono_ns()): then the others run again. */
+int machine_switch_begin(struct machine *machine, uint64_t deadline_ns,
+			 bool *ret_was_running, struct err *err);
 /* Device back ends: no input arrives, and no DMA is under way, once it returned 0.
- * -ETIMEDOUT when one still works at @deadline_ns (clock_mono_ns()). */
+ * -ETIMEDOUT when one still works at @deadline_ns. */
 int machine_stop_backends(struct machine *machine, uint64_t deadline_ns,
 			  struct err *err);
 /* Kernel state of all vCPUs (in parallel, on their threads) and of the VM into

@@ -161,8 +161,8 @@ void machine_hurry(struct machine *machine, bool is_urgent)
 	vcpu_set_urgent(machine->vcpus, is_urgent);
 }
 
-int machine_switch_begin(struct machine *machine, bool *ret_was_running,
-			 struct err *err)
+int machine_switch_begin(struct machine *machine, uint64_t deadline_ns,
+			 bool *ret_was_running, struct err *err)
 {
 	bool was_running;
 	int ret = 0;
@@ -171,8 +171,13 @@ int machine_switch_begin(struct machine *machine, bool *ret_was_running,
 	was_running = machine->run_state == RUN_STATE_RUNNING;
 	if (was_running || machine->run_state == RUN_STATE_PAUSED) {
 		set_run_state(machine, RUN_STATE_FINISH_MIGRATE);
-		if (was_running) {
-			vcpu_set_pause(machine->vcpus);
+		if (was_running)
+			ret = vcpu_set_pause_until(machine->vcpus, deadline_ns,
+						   err);
+		if (ret) {
+			set_run_state(machine, RUN_STATE_RUNNING);
+			vcpu_set_resume(machine->vcpus);
+		} else if (was_running) {
 			machine->on_event(machine->opaque, MACHINE_EVENT_STOP);
 		}
 		*ret_was_running = was_running;

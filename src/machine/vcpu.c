@@ -242,7 +242,7 @@ int vcpu_set_new(struct accel *accel, unsigned int count, vcpu_exit_fn *on_exit,
 	if (!set)
 		return err_set(err, -ENOMEM, "no memory for vCPUs");
 	lock_init(&set->lock, LOCK_VCPU);
-	pthread_cond_init(&set->all_parked, NULL);
+	lock_cond_init(&set->all_parked);
 	pthread_cond_init(&set->all_worked, NULL);
 	set->accel = accel;
 	set->on_exit = on_exit;
@@ -374,9 +374,12 @@ void vcpu_set_halt(struct vcpu_set *set)
 	lock_release(&set->lock);
 }
 
-void vcpu_set_pause(struct vcpu_set *set)
+int vcpu_set_pause_until(struct vcpu_set *set, uint64_t deadline_ns,
+			 struct err *err)
 {
-	uint64_t deadline_ns = clock_mono_ns() + SPIN_NS;
+	uint64_t spin_until_ns = clock_mono_ns() + SPIN_NS;
+	unsigned int late = 0;
+	int ret = 0;
 
 	lock_acquire(&set->lock);
 	kick_all(set);
@@ -384,15 +387,29 @@ void vcpu_set_pause(struct vcpu_set *set)
 	/* A vCPU that is on a CPU parks within this: sooner than a sleep and a
 	 * wake-up here would take. */
 	while (__atomic_load_n(&set->parked, __ATOMIC_ACQUIRE) < set->count &&
-	       clock_mono_ns() < deadline_ns)
+	       clock_mono_ns() < spin_until_ns)
 		__builtin_ia32_pause();
 	lock_acquire(&set->lock);
 	set->is_awaited = true;
-	while (set->parked < set->count)
-		lock_wait(&set->lock, &set->all_parked);
+	while (set->parked < set->count && !ret)
+		ret = lock_wait_until(&set->lock, &set->all_parked,
+				      deadline_ns);
 	set->is_awaited = false;
+	if (set->parked == set->count)
+		ret = 0;
+	while (ret && set->vcpus[late].is_parked)
+		late++;
 	lock_release(&set->lock);
 	trace(vcpus_paused, "%u vCPUs", set->count);
+	return ret ? err_set(err, ret,
+			     "vCPU %u does not stop: its device may wait for a back end that does not answer",
+			     late)
+		   : 0;
+}
+
+void vcpu_set_pause(struct vcpu_set *set)
+{
+	vcpu_set_pause_until(set, UINT64_MAX, NULL);
 }
 
 void vcpu_set_hold(struct vcpu_set *set, unsigned int index, uint64_t until_ns)

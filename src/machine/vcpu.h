@@ -59,6 +59,10 @@ void vcpu_set_resume(struct vcpu_set *set);
 uint64_t vcpu_set_await_entry(struct vcpu_set *set, uint64_t deadline_ns);
 /* Signal all, then wait until all are parked. */
 void vcpu_set_pause(struct vcpu_set *set);
+/* The same, until @deadline_ns (clock_mono_ns()): -ETIMEDOUT when one is inside a device
+ * still, with the others parked; a resume lets all go on. */
+int vcpu_set_pause_until(struct vcpu_set *set, uint64_t deadline_ns,
+			 struct err *err);
 
 /* Keep vCPU @index from running its guest until @until_ns (clock_mono_ns()); a
  * time that has passed, as 0, lets it go.  Returns at once.  Any thread, whatever

@@ -506,7 +506,8 @@ static int source_stop(struct source *src, struct err *err)
 		      SWITCH_GRACE_NS;
 	src->channel->deadline_ns =
 		deadline_ns + (src->caps.verify ? VERIFY_GRACE_NS : 0);
-	ret = machine_switch_begin(src->machine, &src->was_running, err);
+	ret = machine_switch_begin(src->machine, deadline_ns, &src->was_running,
+				   err);
 	if (ret)
 		return ret;
 	src->is_stopped = true;

@@ -34,6 +34,7 @@ struct fake_vcpu {
 	/* protected by mutex */
 	pthread_cond_t wake;
 	bool is_kicked, is_running;
+	bool is_stuck; /* a kick does not get it out */
 	bool is_exit_wanted;
 	enum accel_exit exit;
 	unsigned int runs;
@@ -104,7 +105,7 @@ static enum accel_exit fake_vcpu_run(struct accel_vcpu *accel_vcpu,
 		vcpu_set_halt(vcpu->fake->set);
 		pthread_mutex_lock(&vcpu->mutex);
 	}
-	while (!vcpu->is_kicked && !vcpu->is_exit_wanted) {
+	while ((!vcpu->is_kicked || vcpu->is_stuck) && !vcpu->is_exit_wanted) {
 		vcpu->counted++;
 		if (accel_vcpu->index % 2) {
 			pthread_cond_wait(&vcpu->wake, &vcpu->mutex);
@@ -295,6 +296,41 @@ static void test_a_pause_returns_when_no_vcpu_runs(void **state)
 		assert_int_equal(count_running(fake), 0);
 		assert_true(take_counts(fake) > 0 || i % 3);
 	}
+}
+
+static void set_stuck(struct fake_vcpu *vcpu, bool is_stuck)
+{
+	pthread_mutex_lock(&vcpu->mutex);
+	vcpu->is_stuck = is_stuck;
+	pthread_cond_signal(&vcpu->wake);
+	pthread_mutex_unlock(&vcpu->mutex);
+}
+
+static void test_a_pause_waits_only_until_its_deadline(void **state)
+{
+	struct fake *fake = *state;
+	struct err err = ERR_INIT;
+	uint64_t deadline_ns;
+
+	set_stuck(&fake->vcpus[3], true);
+	vcpu_set_resume(fake->set);
+	wait_running(fake, CPUS);
+	for (int i = 0; i < 3; i++) {
+		deadline_ns = clock_mono_ns() + 50 * NS_PER_MS;
+		assert_int_equal(
+			vcpu_set_pause_until(fake->set, deadline_ns, &err),
+			-ETIMEDOUT);
+		assert_true(clock_mono_ns() >= deadline_ns);
+		assert_non_null(strstr(err_msg(&err), "vCPU 3 does not stop"));
+		err_clear(&err);
+		assert_int_equal(count_running(fake), 1);
+		/* And nobody is lost by that. */
+		vcpu_set_resume(fake->set);
+		wait_running(fake, CPUS);
+	}
+	set_stuck(&fake->vcpus[3], false);
+	assert_int_equal(vcpu_set_pause_until(fake->set, UINT64_MAX, &err), 0);
+	assert_int_equal(count_running(fake), 0);
 }
 
 static void test_each_resume_lets_every_vcpu_run(void **state)
@@ -761,6 +797,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		fact(test_no_vcpu_runs_before_the_first_resume),
 		fact(test_a_pause_returns_when_no_vcpu_runs),
+		fact(test_a_pause_waits_only_until_its_deadline),
 		fact(test_each_resume_lets_every_vcpu_run),
 		fact(test_work_is_done_once_for_every_vcpu_and_in_parallel),
 		fact(test_work_finds_and_leaves_the_vcpus_parked),

@@ -217,10 +217,10 @@ bool __real_policy_decide(struct policy *policy,
 			  const struct policy_round *round);
 bool __wrap_policy_decide(struct policy *policy,
 			  const struct policy_round *round);
-int __real_machine_switch_begin(struct machine *machine, bool *ret_was_running,
-				struct err *err);
-int __wrap_machine_switch_begin(struct machine *machine, bool *ret_was_running,
-				struct err *err);
+int __real_machine_switch_begin(struct machine *machine, uint64_t deadline_ns,
+				bool *ret_was_running, struct err *err);
+int __wrap_machine_switch_begin(struct machine *machine, uint64_t deadline_ns,
+				bool *ret_was_running, struct err *err);
 
 /* On the migration's thread, while the guest runs. */
 static void reach(enum phase phase)
@@ -260,11 +260,12 @@ bool __wrap_policy_decide(struct policy *policy,
 	return ++moving->rounds >= moving->plan.rounds;
 }
 
-int __wrap_machine_switch_begin(struct machine *machine, bool *ret_was_running,
-				struct err *err)
+int __wrap_machine_switch_begin(struct machine *machine, uint64_t deadline_ns,
+				bool *ret_was_running, struct err *err)
 {
 	reach(PHASE_NEAR);
-	return __real_machine_switch_begin(machine, ret_was_running, err);
+	return __real_machine_switch_begin(machine, deadline_ns,
+					   ret_was_running, err);
 }
 
 static void draw_plan(struct scene *scene)
