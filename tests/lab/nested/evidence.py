@@ -12,9 +12,18 @@ TAIL = 600  # characters
 
 
 def evidence(lab: Lab) -> str:
-    """Of each godwit that the test knows: what it said, and its exit status or where it is."""
-    return "\n".join(_of(machine) for fleets in lab.fleets for machine in fleets.machines()
-                     if machine.host.is_alive)
+    """Of each godwit that the test knows: what it said, and its exit status or where it is; and what
+    its host traced."""
+    machines = [machine for fleets in lab.fleets for machine in fleets.machines()
+                if machine.host.is_alive]
+    return "\n".join([*map(_of, machines), *_traced(lab)])
+
+
+def _traced(lab: Lab) -> list[str]:
+    try:
+        return lab.traced()
+    except (OSError, LabError) as error:
+        return [f"no trace: {error}"]
 
 
 def _of(machine: Machine) -> str:

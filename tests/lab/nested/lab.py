@@ -65,6 +65,11 @@ class Lab:
         """What the emulator did wrong, if that is known."""
         return next(filter(None, map(watch.fault, [*self._hosts.values()])), "")
 
+    def traced(self) -> list[str]:
+        """What the hosts keep of their guests' exits."""
+        return [f"{host.name}: {line}" for host in self._hosts.values() if host.is_alive
+                for line in watch.traced(host)]
+
     def renew(self) -> None:
         """Hosts asked for from now on are new ones."""
         for host in self._hosts.values():

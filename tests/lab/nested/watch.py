@@ -5,7 +5,8 @@ QEMU (7.2 and 10.0.2 seen, several threads, busy machines) now and then performs
 The second one stores what the first has just loaded, the host's own registers, as the guest's: that
 vCPU then goes on at the instruction behind the host's VMRUN, on the host's page tables, and the guest
 hangs or dies of a triple fault.  So the kernel's trace points are made to keep each exit whose guest
-address lies in the function of kvm_amd that holds VMRUN; a guest is never there.
+address lies in the function of kvm_amd that holds VMRUN; a guest is never there.  Triple faults are
+kept as well: what a guest did last is all that is left of it.
 """
 from __future__ import annotations
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 TRACES = "/sys/kernel/tracing/instances/emulator"
 EVENT = "events/kvm/kvm_exit"
 FUNCTION = "__svm_vcpu_run"
+SHUTDOWN = 0x7f  # AMD's manual, appendix C: a triple fault
 ANSWER_S = 15.0
 
 
@@ -30,7 +32,11 @@ def arm(host: "Host") -> None:
     host.sh(f"""mkdir {TRACES}; cd {TRACES}
         range=$(grep -F '[kvm_amd]' /proc/kallsyms | sort | awk '$3 == "{FUNCTION}" {{ start = $1; next }}
             start {{ print "guest_rip >= 0x" start " && guest_rip < 0x" $1; exit }}')
-        echo "$range" > {EVENT}/filter; echo 1 > {EVENT}/enable""")
+        echo "exit_reason == {SHUTDOWN:#x} || ($range)" > {EVENT}/filter; echo 1 > {EVENT}/enable""")
+
+
+def traced(host: "Host") -> list[str]:
+    return host.sh(f"grep kvm_exit: {TRACES}/trace || true", ANSWER_S).splitlines()
 
 
 def fault(host: "Host") -> str:
@@ -38,7 +44,7 @@ def fault(host: "Host") -> str:
     if not host.is_alive:
         return f"host {host.name} ended: {host.told()[-300:]!r}"
     try:
-        seen = host.sh(f"grep -m 1 kvm_exit: {TRACES}/trace || true", ANSWER_S).splitlines()
+        seen = [line for line in traced(host) if "reason shutdown" not in line]
     except (OSError, LabError) as error:
         return f"host {host.name} does not answer: {error}"
     return f"host {host.name}: QEMU did a #VMEXIT twice: {seen[0].strip()}" if seen else ""
