@@ -23,8 +23,8 @@
 #define FAULT_MIN   100.0
 #define FAULT_MAX   10e6
 #define FAULT_STEPS 20
-/* A vCPU makes it at most so many times slower. */
-#define CROWD_MAX 4.0
+/* Beside the two sides of a move one more vCPU makes it half as slow again, at most. */
+#define CROWD_MAX 0.5
 /* A working set of which less was sent again says little. */
 #define RESENT_MIN ((double)(1ull << 20))
 
@@ -177,9 +177,13 @@ static bool fit_rate(const struct calibrate_sample *samples, size_t count,
 		return false;
 	join(points);
 	fit(points, &alone, &each);
-	/* All of it by vCPUs: a line through nothing. */
-	if (alone <= each / CROWD_MAX)
-		alone = each / CROWD_MAX;
+	/* A steeper line is of something else, such as a noisy machine. */
+	if (each > CROWD_MAX * alone) {
+		for (size_t i = 0; i < points->count; i++)
+			points->y[i] /= 1 + CROWD_MAX * points->x[i];
+		alone = median(points->y, points->count);
+		each = CROWD_MAX * alone;
+	}
 	*crowd = 100 * each / alone;
 	*ret_rate = 1 / alone;
 	return true;

@@ -18,6 +18,7 @@
 #define RUN_BYTES       16.0                    /* of a page that lies alone */
 #define NO_LIMIT        1e15                    /* bytes a second */
 #define DECISION_MAX_NS 4e18                    /* uint64_t for policy.c */
+#define CHECK_PAGE_NS   350.0 /* XXH3 of one that no cache holds */
 
 /* Connect, BUILT, and three rounds of nothing. */
 #define SETUP_ROUND_TRIPS 5
@@ -106,15 +107,21 @@ static double remaining(const struct model *model)
 	return hot_dirty(model) + model->static_dirty;
 }
 
-/* What the two hosts manage between them, beside the guest. */
+/* What the two hosts manage between them, of memory that is there when it is not the
+ * first pass. */
+static double alone_rate(const struct model *model)
+{
+	return cost(model,
+		    model->is_first_pass ? PLAN_COST_FRESH : PLAN_COST_WARM);
+}
+
+/* The same beside the guest. */
 static double host_rate(const struct model *model)
 {
 	double crowd =
 		cost(model, PLAN_COST_CROWD) / 100 * model->input->guest.cpus;
 
-	return cost(model,
-		    model->is_first_pass ? PLAN_COST_FRESH : PLAN_COST_WARM) /
-	       (1 + crowd);
+	return alone_rate(model) / (1 + crowd);
 }
 
 static double send_rate(const struct model *model)
@@ -313,7 +320,7 @@ static void stop_and_switch(struct model *model)
 	double state = vcpu_cost(model, PLAN_COST_STATE, PLAN_COST_STATE_VCPU);
 	double load = vcpu_cost(model, PLAN_COST_LOAD, PLAN_COST_LOAD_VCPU);
 	double state_ns = state / send_rate(model) * SECOND;
-	double pages, ram_ns, arrived;
+	double pages, page_ns, ram_ns, sent, arrived;
 	struct stretch stretch;
 
 	phase[MIG_PHASE_STOP_VCPUS] =
@@ -328,16 +335,21 @@ static void stop_and_switch(struct model *model)
 	};
 	live(model, &stretch);
 	pages = remaining(model);
-	ram_ns = pages * cost(model, PLAN_COST_SCAN_PAGE) +
-		 pages * page_bytes(model) / send_rate(model) * SECOND;
+	/* Each side has its processors for itself, and hashes what it sends or was
+	 * sent; the last record is not looked at before it is whole. */
+	page_ns =
+		CHECK_PAGE_NS + page_bytes(model) / alone_rate(model) * SECOND;
+	ram_ns = larger(pages * (cost(model, PLAN_COST_SCAN_PAGE) + page_ns),
+			pages * page_bytes(model) / link_rate(model) * SECOND);
 	phase[MIG_PHASE_SEND_STATE] = state_ns;
 	phase[MIG_PHASE_LAST_SYNC] = sync_ns(model, pages);
 	phase[MIG_PHASE_SEND_RAM] = ram_ns;
 	phase[MIG_PHASE_DST_LOAD] = load;
 	phase[MIG_PHASE_DST_START] = cost(model, PLAN_COST_START);
-	arrived = phase[MIG_PHASE_LAST_SYNC] + ram_ns;
+	sent = phase[MIG_PHASE_LAST_SYNC] + ram_ns;
+	arrived = sent + smaller(pages, WINDOW) * page_ns;
 	phase[MIG_PHASE_WAIT_READY] =
-		larger(load, arrived) - arrived + 2 * one_way;
+		larger(load, arrived) - sent + 2 * one_way;
 	phase[MIG_PHASE_WAIT_RUNNING] =
 		2 * one_way + phase[MIG_PHASE_DST_START];
 	for (int i = 0; i < MIG_PHASE_DST_RECEIVE; i++)
