@@ -371,6 +371,53 @@ int __wrap_pthread_create(pthread_t *thread, const pthread_attr_t *attr,
 			  : __real_pthread_create(thread, attr, start, opaque);
 }
 
+static void set_downtime_limit(struct side *side, uint64_t ms)
+{
+	const struct mig_params params = { .downtime_limit_ms = ms };
+
+	assert_int_equal(mig_set_params(side->mig, &params, NULL), 0);
+}
+
+static void set_stuck(unsigned int vcpu)
+{
+	__atomic_store_n(&puppet_stuck, vcpu, __ATOMIC_RELEASE);
+}
+
+static void test_vcpu_inside_a_device_fails_the_move_in_time(void **state)
+{
+	struct side source, first, second;
+	struct mig_info info;
+
+	(void)state;
+	start_source(&source);
+	start_destination(&first);
+	set_downtime_limit(&source, 0); /* rounds do not end */
+	pair_up(&source, &first);
+	side_wait(&first, MIG_RECEIVING);
+	set_stuck(2);
+	set_downtime_limit(&source, 1);
+	assert_int_equal(side_wait_end(&source), MIG_FAILED);
+	assert_non_null(
+		strstr(side_error(&source, &info), "vCPU 1 does not stop"));
+	assert_int_equal(machine_run_state(source.machine), RUN_STATE_RUNNING);
+	wait_for_writes(2000);
+	set_stuck(0);
+	assert_int_equal(side_wait_end(&first), MIG_FAILED);
+	side_fini(&first);
+
+	set_downtime_limit(&source, 300);
+	pthread_mutex_lock(&source.mutex);
+	source.state = MIG_NONE;
+	pthread_mutex_unlock(&source.mutex);
+	start_destination(&second);
+	pair_up(&source, &second);
+	assert_moved(&source, &second);
+	side_fini(&source);
+	wait_for_writes(2000);
+	assert_nothing_lost();
+	side_fini(&second);
+}
+
 static void test_destination_without_memory_removes_its_socket(void **state)
 {
 	struct side destination;
@@ -428,6 +475,8 @@ int main(void)
 			test_clients_may_ask_stop_and_go_while_it_moves),
 		cmocka_unit_test(
 			test_saved_guest_goes_on_here_and_where_it_is_restored),
+		cmocka_unit_test(
+			test_vcpu_inside_a_device_fails_the_move_in_time),
 		cmocka_unit_test(
 			test_destination_without_memory_removes_its_socket),
 		cmocka_unit_test(

@@ -23,6 +23,7 @@
 #define STEPS_A_TURN 16
 
 struct puppet_tally puppet_tally;
+unsigned int puppet_stuck;
 
 struct puppet_setup {
 	uint32_t used;
@@ -312,7 +313,9 @@ static enum accel_exit puppet_vcpu_run(struct accel_vcpu *accel_vcpu,
 	if (__atomic_load_n(&vcpu->is_kicked, __ATOMIC_ACQUIRE))
 		return ACCEL_EXIT_KICKED; /* before it entered its guest */
 	__atomic_add_fetch(&puppet_tally.runs, 1, __ATOMIC_RELAXED);
-	while (!__atomic_load_n(&vcpu->is_kicked, __ATOMIC_ACQUIRE)) {
+	while (!__atomic_load_n(&vcpu->is_kicked, __ATOMIC_ACQUIRE) ||
+	       __atomic_load_n(&puppet_stuck, __ATOMIC_ACQUIRE) ==
+		       accel_vcpu->index + 1) {
 		for (int i = 0; i < STEPS_A_TURN; i++)
 			step(vcpu);
 		sched_yield();

@@ -46,6 +46,10 @@ struct puppet_tally {
 /* Of all puppets of the process. */
 extern struct puppet_tally puppet_tally;
 
+/* Atomic: vCPU @puppet_stuck - 1 of every puppet heeds no kick, as one inside a device that
+ * does not answer; 0: none. */
+extern unsigned int puppet_stuck;
+
 /* What a guest of @machine would reach by IN and OUT. */
 struct addr_space *puppet_ports(struct machine *machine);
 
