@@ -34,7 +34,7 @@ class Seen:
 
 
 def undisturbed(reader: GapReader) -> Undisturbed:
-    """Watch the guest for as long as the move will be."""
+    """Watch the guest for as long as it will be watched after the move."""
     reader.send(0, "r")
     time.sleep(AFTER_S)
     rate = pages_per_interval(reader, AFTER_S)
