@@ -3,7 +3,7 @@
  * Turning dirty logging off, later and elsewhere; called by slots.c.
  *
  * KVM walks all mappings of a memslot whose logging ends and collapses the small
- * ones: 5 ms a GiB here (bench/memslot-size), seconds for a large guest, and
+ * ones: 9 ms a GiB here (bench/memslot-size), seconds for a large guest, and
  * nothing needs it urgently.  So a stop leaves the memslots logged, on a list,
  * and a worker takes them from it one by one after a grace period, with rests
  * between.  It lives until the list is empty.
