@@ -27,7 +27,7 @@ struct machine;
 /* As long as a hold usually is; and at most, if a vCPU writes so much between two
  * that this is not enough. */
 #define GOVERNOR_HOLD_NS     1000000ull
-#define GOVERNOR_HOLD_MAX_NS 4000000ull
+#define GOVERNOR_HOLD_MAX_NS 2000000ull
 
 enum governor_client {
 	GOVERNOR_OPERATOR,

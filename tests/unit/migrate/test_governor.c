@@ -242,9 +242,9 @@ static void test_who_stops_writing_is_soon_let_go(void **state)
 	scene.writers[0].speed = 0;
 	before = scene.writers[0].holds;
 	pthread_mutex_unlock(&scene.mutex);
-	/* 20 ms of debt at most, paid in holds of 4 ms. */
+	/* 20 ms of debt at most, paid in holds of 2 ms. */
 	pass_ms(200);
-	assert_true(writer_of(0).holds <= before + 8);
+	assert_true(writer_of(0).holds <= before + 13);
 	before = writer_of(0).holds;
 	pass_ms(100);
 	assert_int_equal(writer_of(0).holds, before);
