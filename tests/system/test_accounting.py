@@ -10,11 +10,11 @@ import pytest
 from harness.machine import Fleet
 from harness.move import move, start, statuses, wait
 from harness.qmp import QmpError
-from harness.scene import listening, pair
+from harness.scene import pair
 
 pytestmark = pytest.mark.alone  # it compares times
 
-LOOKS = 5
+ROUNDING_US = 2  # downtime-us has no fraction, the phases do
 SOURCE_PHASES = ["stop-vcpus", "stop-backends", "save-state", "last-sync", "send-ram", "send-state",
                  "verify", "wait-ready", "wait-running"]
 
@@ -33,28 +33,11 @@ def test_phases_sum_up_to_the_downtime(fleet: Fleet) -> None:
     downtime = moved.info["pause"]["downtime-us"]
     total = sum(told.values())
     assert downtime > 0
-    assert abs(total - downtime) <= max(300, downtime * 0.1), (told, downtime)
+    assert abs(total - downtime) <= ROUNDING_US, (told, downtime)
     theirs = phases(moved.info, "destination")
     assert theirs and all(us >= 0 for us in theirs.values())
     # What the destination did happened while the source waited for it or sent.
     assert sum(theirs.values()) <= downtime + 300, (theirs, downtime)
-
-
-def test_downtime_is_not_longer_than_what_is_seen_from_outside(fleet: Fleet) -> None:
-    here, there, uri = pair(fleet)
-    found = []
-    for number in range(LOOKS):  # this process may see the last tick late
-        moved = move(here, there, uri)
-        # The gap in the output holds the whole stop, and a tick is 1 ms.
-        destination_us = phases(moved.info, "source")["wait-running"]
-        found.append(moved.pause_ns / 1000 + 2000
-                     - (moved.info["pause"]["downtime-us"] - destination_us))
-        if found[-1] >= 0:
-            break
-        fleet.retire(here)
-        here = there
-        there, uri = listening(fleet, f"next{number}")
-    assert found[-1] >= 0, found
 
 
 def test_nothing_is_rewired_in_the_pause(fleet: Fleet) -> None:

@@ -128,8 +128,7 @@ def test_elf_with_random_bytes_changed_never_crashes_godwit(kvm: None, folder: P
     ["--memory"],
 ], ids=" ".join)
 def test_option_that_makes_no_sense_is_refused(accel: None, folder: Path, argv: list[str]) -> None:
-    before = ["--guest", "stress,hot=1M"]
-    line = refused("run", *before, "--serial", "null", *argv)
+    line = machine_refused(folder, "--guest", "stress,hot=1M", *argv)
     assert len(line) < 600
     assert list(folder.iterdir()) == []
 

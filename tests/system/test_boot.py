@@ -18,6 +18,7 @@ from harness.tiny import Tiny
 
 
 DEBUG_EXIT = 192  # docs/exit-codes.md
+DAMAGE = ["lost", "stale", "torn", "swapped", "corrupt", "table", "register", "fill"]
 
 
 @pytest.mark.parametrize("cpus", [1, 2, 4])
@@ -31,6 +32,22 @@ def test_stress_ticks_and_finds_its_memory_right(fleet: Fleet, cpus: int) -> Non
     assert second["pages"] > first["pages"]
     assert second["checked"] > first["checked"]
     assert len(machine.qmp.command("query-cpus-fast")) == cpus
+
+
+def test_stress_finds_every_kind_of_damage_and_names_the_page(kvm: None, fleet: Fleet) -> None:
+    """What other tests conclude from the lack of its complaints."""
+    machine = fleet.start(guest_options="hot=1M,fill=1M,selftest=on,tick=1ms")
+    opening = guest.parse(machine.serial.wait_line(r"stress\b"))
+    machine.serial.wait_line(r"ready\b")  # not before it has found them all
+    told = [line.split()[1:] for _, line in machine.serial.lines if line.startswith("selftest")]
+    assert told == [[kind, "found"] for kind in DAMAGE]
+    complaints = guest.complaints(machine.serial)
+    assert len(complaints) == len(DAMAGE)
+    lost = guest.parse(next(line for line in complaints if line.startswith("error lost ")))
+    assert int(lost.members["gpa"], 16) == int(opening.members["first"], 16)
+    assert lost["cpu"] == 0 and lost["expected"] > lost["found"] == 0
+    machine.serial.wait_ticks(20)
+    assert machine.report()["errors"] == 0  # it counts from here
 
 
 def cpu_ms(machine: Machine, thread: int) -> float:

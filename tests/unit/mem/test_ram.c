@@ -61,6 +61,57 @@ static void test_blocks_are_aligned_and_sized_as_asked(void **state)
 	ram_block_free(small);
 }
 
+static bool has_flag(const char *flags, const char *flag)
+{
+	const char *at = strstr(flags, flag);
+
+	/* Two letters each, with a blank before and after. */
+	return at && at[-1] == ' ' && (at[2] == ' ' || at[2] == '\n');
+}
+
+/* Whether the kernel was advised to use huge pages for the mapping at @host. */
+static bool is_advised_huge(const void *host)
+{
+	uintptr_t at = (uintptr_t)host;
+	unsigned long start, end;
+	bool is_here = false, is_found = false, is_huge = false;
+	char line[512];
+	FILE *file = fopen("/proc/self/smaps", "re");
+
+	assert_non_null(file);
+	while (!is_found && fgets(line, sizeof(line), file)) {
+		if (sscanf(line, "%lx-%lx ", &start, &end) == 2)
+			is_here = start <= at && at < end;
+		if (!is_here || strncmp(line, "VmFlags:", 8) != 0)
+			continue;
+		is_found = true;
+		is_huge = has_flag(line, "hg");
+	}
+	fclose(file);
+	assert_true(is_found);
+	return is_huge;
+}
+
+static void test_huge_pages_are_advised_where_asked_for_only(void **state)
+{
+	struct ram_options options = { .use_thp = true };
+	struct ram_block *plain, *huge;
+
+	if (access("/sys/kernel/mm/transparent_hugepage", F_OK)) {
+		print_message("skipped: no transparent huge pages\n");
+		skip();
+	}
+	plain = block_of(*state, "plain", 4 * MIB);
+	assert_int_equal(
+		ram_block_new(*state, "huge", 4 * MIB, &options, &huge, NULL),
+		0);
+	assert_true(is_advised_huge(huge->host));
+	assert_true(is_advised_huge(huge->host + huge->size - 1));
+	assert_false(is_advised_huge(plain->host));
+	ram_block_free(huge);
+	ram_block_free(plain);
+}
+
 static void test_blocks_are_found_by_name_and_walked_in_order(void **state)
 {
 	struct ram_block *a = block_of(*state, "a", MIB);
@@ -230,6 +281,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		fact(test_blocks_are_aligned_and_sized_as_asked),
+		fact(test_huge_pages_are_advised_where_asked_for_only),
 		fact(test_blocks_are_found_by_name_and_walked_in_order),
 		fact(test_what_cannot_be_made_is_refused_with_a_reason),
 		fact(test_missing_huge_pages_are_refused_at_creation),
