@@ -47,6 +47,7 @@ def test_working_guest_moves_over_a_unix_socket(fleet: Fleet, cpus: int) -> None
     one_move(fleet, f"unix:{fleet.folder}/move", cpus=cpus)
 
 
+@pytest.mark.alone  # each spins until the first one has begun
 def test_256_vcpus_move_stopped_and_go_on(fleet: Fleet) -> None:
     """A few of them at work and the others halted: as many that run would share a few processors."""
     options = {"cpus": 256, "memory": "64M", "guest_options": "cpus=4,hot=4M,rate=10000/s,tick=1ms"}
