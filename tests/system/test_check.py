@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.machinery
 import importlib.util
 import json
+import re
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -95,3 +96,11 @@ def test_verdicts_of_workers_are_counted(check: ModuleType) -> None:
     assert count.passed == 1
     assert sorted(count.failures) == ["tests/lab/test_a.py::test_one[a b]: no end",
                                       "tests/lab/test_b.py::test_three: FAILED"]
+
+
+def test_each_term_of_the_release_build_names_a_test(check: ModuleType) -> None:
+    """pytest says nothing of a term that matches none."""
+    names = [name for path in Path(__file__).parent.glob("test_*.py")
+             for name in re.findall(r"^def (test_\w+)\(", path.read_text(), re.MULTILINE)]
+    terms = check.RELEASE.split(" or ")
+    assert [term for term in terms if not any(term in name for name in names)] == []

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from harness import guest
-from harness.machine import Fleet, Machine
+from harness.machine import Fleet, Machine, runs_code
 from harness.move import move
 from harness.qmp import QmpError
 
@@ -16,6 +16,7 @@ pytestmark = pytest.mark.alone  # it compares rates
 
 CPUS = 2
 LOG, RING = "dirty-bitmap", "dirty-ring"
+KIND = "kvm" if runs_code() else "sim"
 MODES = ["page-sampling", LOG, RING]
 # 8,000 pages a second, each other than those of the 4 s before: 31 MiB/s.
 STEADY = "hot=128M,rate=8000,pattern=seq,tick=1ms"
@@ -23,7 +24,7 @@ STEADY = "hot=128M,rate=8000,pattern=seq,tick=1ms"
 
 def options(mode: str, guest_options: str = STEADY) -> dict[str, Any]:
     return {"cpus": CPUS, "guest_options": guest_options,
-            "extra": ["--accel", "kvm,dirty=ring"] if mode == RING else []}
+            "extra": ["--accel", f"{KIND},dirty=ring"] if mode == RING else []}
 
 
 @pytest.fixture

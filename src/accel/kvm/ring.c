@@ -363,7 +363,7 @@ static uint64_t reap(struct kv_ring *ring, uint64_t since_ns)
 static void *reaper_thread(void *opaque)
 {
 	struct kv_ring *ring = opaque;
-	uint64_t last_ns = 0, pause_ns = REAP_MIN_NS, now;
+	uint64_t last_ns = clock_mono_ns(), pause_ns = REAP_MIN_NS, now;
 
 	/* The last sync, with the guest stopped, may wait for its turn to end:
 	 * nobody but an urgent thread may get in between. */

@@ -65,6 +65,10 @@ void *__wrap_mmap64(void *addr, size_t size, int prot, int flags, int fd,
 		    off_t offset);
 void __real_kv_vcpus_flush(struct kv *kv);
 void __wrap_kv_vcpus_flush(struct kv *kv);
+int __real_lock_wait_until(struct lock *lock, pthread_cond_t *cond,
+			   uint64_t until_ns);
+int __wrap_lock_wait_until(struct lock *lock, pthread_cond_t *cond,
+			   uint64_t until_ns);
 
 void *__wrap_mmap64(void *addr, size_t size, int prot, int flags, int fd,
 		    off_t offset)
@@ -262,6 +266,24 @@ void __wrap_kv_vcpus_flush(struct kv *kv)
 {
 	if (!has_no_flush)
 		__real_kv_vcpus_flush(kv);
+}
+
+/* Pauses of the reaper, the one at work first: here it alone waits for a time. */
+static struct {
+	uint64_t ns[2];
+	unsigned int count;
+	sem_t both;
+} pauses;
+
+int __wrap_lock_wait_until(struct lock *lock, pthread_cond_t *cond,
+			   uint64_t until_ns)
+{
+	if (pauses.count < array_size(pauses.ns)) {
+		pauses.ns[pauses.count++] = until_ns - clock_mono_ns();
+		if (pauses.count == array_size(pauses.ns))
+			sem_post(&pauses.both);
+	}
+	return __real_lock_wait_until(lock, cond, until_ns);
 }
 
 static int setup(void **state)
@@ -525,6 +547,65 @@ static void test_no_signal_stops_a_reset(void **state)
 	stamp_free(g);
 }
 
+/* The guest's first @stamps or so, to pages that are known and clean until then. */
+static void write_known(struct stamp_guest *g, uint64_t stamps)
+{
+	memset(g->vm.window_block->host, 0, g->vm.window_block->size);
+	stamp_log_start(g);
+	stamp_round(g);
+	stamp_start(g, stamps);
+	while (!stamp_is_past(g, stamps - 8))
+		sched_yield();
+}
+
+/* A sync finds what @stamps left in the rings of each vCPU; the entries, and how long the
+ * reaper pauses when it has heard of them. */
+static uint64_t reaper_pause(uint64_t stamps, uint64_t *ret_entries)
+{
+	struct stamp_guest *g = stamp_new("kvm,dirty=ring,ring-entries=65536",
+					  STAMP_PAGES, 1000000);
+	struct timespec limit;
+	uint64_t pause_ns;
+
+	pauses.count = 0;
+	sem_init(&pauses.both, 0, 0);
+	write_known(g, stamps);
+	stamp_stop(g);
+	kernel.resets = 0;
+	ram_send_sync(&g->send, false);
+	*ret_entries = stats_of(g).entries;
+	clock_gettime(CLOCK_REALTIME, &limit);
+	limit.tv_sec += 20;
+	if (sem_timedwait(&pauses.both, &limit))
+		fail_msg("the reaper does not come, or does not pause");
+	pause_ns = pauses.ns[1];
+	stamp_free(g);
+	sem_destroy(&pauses.both);
+	return pause_ns;
+}
+
+static void test_many_entries_are_reset_at_once(void **state)
+{
+	uint64_t entries;
+
+	(void)state;
+	reaper_pause(1500, &entries);
+	assert_in_range(entries, 1500, 4096); /* a batch has room for them */
+	assert_int_equal(kernel.resets, 1);
+}
+
+/* Dozens of times as many, after a millisecond or little more each time. */
+static void test_reaper_comes_sooner_the_faster_rings_fill(void **state)
+{
+	uint64_t slow_ns, fast_ns, entries;
+
+	(void)state;
+	slow_ns = reaper_pause(16, &entries);
+	assert_in_range(entries, 2 * 8, 2 * 20);
+	fast_ns = reaper_pause(1500, &entries);
+	assert_in_range(fast_ns, 1, slow_ns / 4);
+}
+
 /* Nothing is known of the pages that were not protected again: all are sent. */
 static void test_resets_that_fail_lose_nothing(void **state)
 {
@@ -700,13 +781,7 @@ static uint64_t count_unseen(void)
 	g = stamp_new("kvm,dirty=ring,ring-entries=65536", STAMP_PAGES,
 		      1 << 30);
 	g->is_spinning = true;
-	/* Known and clean from here on. */
-	memset(g->vm.window_block->host, 0, g->vm.window_block->size);
-	stamp_log_start(g);
-	stamp_round(g);
-	stamp_start(g, stamps);
-	while (!stamp_is_past(g, stamps - 8))
-		sched_yield();
+	write_known(g, stamps);
 	mem_log_sync(g->vm.mem, false);
 	for (unsigned int i = 0; i < VM_CPUS; i++) {
 		for (uint64_t s = 1; s < stamps - 8; s++)
@@ -785,6 +860,8 @@ int main(void)
 		TEST(test_resets_race_with_writers),
 		TEST(test_resets_that_stop_early_are_finished),
 		TEST(test_no_signal_stops_a_reset),
+		TEST(test_many_entries_are_reset_at_once),
+		TEST(test_reaper_comes_sooner_the_faster_rings_fill),
 		TEST(test_resets_that_fail_lose_nothing),
 		TEST(test_guest_goes_on_after_a_last_sync_and_moves_again),
 		TEST(test_entries_that_name_no_memory_change_none),

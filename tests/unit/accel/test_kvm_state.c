@@ -73,30 +73,85 @@ static bool takes_tsc_khz;
 static unsigned long no_memory_for;
 /* Calls about several MSRs. */
 static unsigned int msr_calls;
+/* KVM_KVMCLOCK_CTRL, and the TSCs that had been set when KVM took it last. */
+static unsigned int pauses_told, tscs_set_before;
+/* As in older kernels: no KVM_VCPU_TSC_OFFSET.  The guest's TSC, which is read as its
+ * MSR then, is ahead of the host's. */
+static bool has_no_tsc_offset;
+#define TSC_AHEAD (1ull << 50)
+/* What KVM_GET_CLOCK says, if it says any time. */
+static struct kvm_clock_data clock_told;
+/* The last that was set. */
+static struct kvm_clock_data clock_set;
+static uint64_t tsc_set[VM_CPUS]; /* by MSR, in turn */
 
 int __real_ioctl(int fd, unsigned long request, void *arg);
 int __wrap_ioctl(int fd, unsigned long request, void *arg);
+
+/* True: the real one is not asked. */
+static bool is_answered(unsigned long request, void *arg, int *ret)
+{
+	const struct kvm_device_attr *attr = arg;
+	struct kvm_msrs *msrs = arg;
+
+	*ret = 0;
+	if (request == KVM_SET_TSC_KHZ)
+		return takes_tsc_khz;
+	if (request == KVM_GET_CLOCK && clock_told.clock) {
+		*(struct kvm_clock_data *)arg = clock_told;
+		return true;
+	}
+	if (!has_no_tsc_offset)
+		return false;
+	if ((request == KVM_GET_DEVICE_ATTR ||
+	     request == KVM_SET_DEVICE_ATTR) &&
+	    attr->group == KVM_VCPU_TSC_CTRL) {
+		errno = ENXIO;
+		*ret = -1;
+		return true;
+	}
+	if (request != KVM_GET_MSRS || msrs->nmsrs != 1 ||
+	    msrs->entries[0].index != MSR_TSC)
+		return false;
+	msrs->entries[0].data = __rdtsc() + TSC_AHEAD;
+	*ret = 1;
+	return true;
+}
+
+static void note_msrs(unsigned long request, const struct kvm_msrs *msrs)
+{
+	msr_calls += msrs->nmsrs > 1;
+	for (uint32_t i = 0; request == KVM_SET_MSRS && i < msrs->nmsrs; i++) {
+		if (msrs->entries[i].index == MSR_TSC)
+			tsc_set[tsc_msr_writes++ % VM_CPUS] =
+				msrs->entries[i].data;
+	}
+}
 
 int __wrap_ioctl(int fd, unsigned long request, void *arg)
 {
 	const struct kvm_device_attr *attr = arg;
 	const struct kvm_msrs *msrs = arg;
+	int ret;
 
-	if (request == KVM_SET_TSC_KHZ && takes_tsc_khz)
-		return 0;
+	if (is_answered(request, arg, &ret))
+		return ret;
 	if (request == KVM_SET_DEVICE_ATTR && attr->group == KVM_VCPU_TSC_CTRL)
 		tsc_offset_writes++;
-	if ((request == KVM_GET_MSRS || request == KVM_SET_MSRS) &&
-	    msrs->nmsrs > 1) {
-		msr_calls++;
-		if (request == no_memory_for) {
+	if (request == KVM_SET_CLOCK)
+		clock_set = *(const struct kvm_clock_data *)arg;
+	if (request == KVM_GET_MSRS || request == KVM_SET_MSRS) {
+		note_msrs(request, msrs);
+		if (request == no_memory_for && msrs->nmsrs > 1) {
 			errno = ENOMEM;
 			return -1;
 		}
 	}
-	for (uint32_t i = 0; request == KVM_SET_MSRS && i < msrs->nmsrs; i++)
-		tsc_msr_writes += msrs->entries[i].index == MSR_TSC;
-	return __real_ioctl(fd, request, arg);
+	ret = __real_ioctl(fd, request, arg);
+	pauses_told += request == KVM_KVMCLOCK_CTRL;
+	if (request == KVM_KVMCLOCK_CTRL && ret == 0)
+		tscs_set_before = tsc_msr_writes + tsc_offset_writes;
+	return ret;
 }
 
 /* ---- raw access ---- */
@@ -838,6 +893,8 @@ static int teardown(void **state)
 {
 	struct fixture *f = *state;
 
+	has_no_tsc_offset = false;
+	clock_told.clock = 0;
 	vm_fini(&f->source);
 	vm_fini(&f->destination);
 	free(f);
@@ -1059,6 +1116,87 @@ static void test_clocks_go_on_by_the_time_that_passed(void **state)
 			slack_ns / 1000000 * sent->tsc_khz);
 }
 
+/* Where KVM gives them, the three are of one moment; else as near as can be, and
+ * what it left in their place does not matter. */
+static void test_clock_without_its_pair_is_read_with_the_hosts(void **state)
+{
+	struct fixture *f = *state;
+	const struct kv_vm_state *saved = &f->source.kv->vm_state;
+	uint64_t tsc, real_ns;
+
+	clock_told = (struct kvm_clock_data){
+		.clock = 5 * NS_PER_SEC,
+		.flags = KVM_CLOCK_REALTIME | KVM_CLOCK_HOST_TSC,
+		.realtime = 77,
+		.host_tsc = 78,
+	};
+	save_all(&f->source);
+	assert_int_equal(saved->kvmclock_ns, 5 * NS_PER_SEC);
+	assert_int_equal(saved->realtime_ns, 77);
+	assert_int_equal(saved->host_tsc, 78);
+
+	for (uint32_t has_one = 0; has_one < 2; has_one++) {
+		clock_told.flags = has_one ? KVM_CLOCK_HOST_TSC : 0;
+		tsc = __rdtsc();
+		real_ns = clock_real_ns();
+		save_all(&f->source);
+		assert_int_equal(saved->kvmclock_ns, 5 * NS_PER_SEC);
+		assert_in_range(saved->host_tsc, tsc, __rdtsc());
+		assert_in_range(saved->realtime_ns, real_ns, clock_real_ns());
+	}
+}
+
+/* ... by us, and never back. */
+static void test_kernel_without_realtime_has_the_clock_advanced(void **state)
+{
+	struct fixture *f = *state;
+	struct kv *kv = f->destination.kv;
+	struct kv_vm_state *sent = &kv->vm_state;
+	struct err err = ERR_INIT;
+	uint64_t before_ns;
+
+	kv->has_clock_realtime = false;
+	save_all(&f->source);
+	move_fields(f);
+	sent->kvmclock_ns = 3600 * NS_PER_SEC;
+	sent->realtime_ns -= 10 * NS_PER_SEC;
+	before_ns = clock_real_ns();
+	assert_int_equal(activate(&f->destination, &err), 0);
+	assert_int_equal(clock_set.flags, 0);
+	assert_in_range(clock_set.clock - sent->kvmclock_ns,
+			before_ns - sent->realtime_ns,
+			clock_real_ns() - sent->realtime_ns);
+
+	sent->realtime_ns = clock_real_ns() + 10 * NS_PER_SEC;
+	assert_int_equal(activate(&f->destination, &err), 0);
+	assert_int_equal(clock_set.clock, sent->kvmclock_ns);
+}
+
+/* KVM takes TSCs that are written within a second, and are about what one clock
+ * says by then, as one. */
+static void test_kernel_without_tsc_offsets_is_told_one_tsc(void **state)
+{
+	struct fixture *f = *state;
+	struct err err = ERR_INIT;
+	uint64_t saving, begin, end, delta;
+
+	has_no_tsc_offset = true;
+	saving = __rdtsc();
+	save_all(&f->source);
+	saving = __rdtsc() - saving;
+	move_fields(f);
+	tsc_msr_writes = 0;
+	begin = __rdtsc();
+	if (activate(&f->destination, &err))
+		fail_msg("%s", err_msg(&err));
+	end = __rdtsc();
+	assert_int_equal(tsc_msr_writes, VM_CPUS);
+	delta = f->destination.kv->tsc_delta;
+	for (unsigned int cpu = 0; cpu < VM_CPUS; cpu++)
+		assert_in_range(tsc_set[cpu] - TSC_AHEAD,
+				begin + delta - saving, end + delta);
+}
+
 /* Host and guest at 2.5 and 2 GHz, and what KVM's ratio loses below the point. */
 static void test_host_tsc_is_scaled_as_kvm_does_it(void **state)
 {
@@ -1242,6 +1380,32 @@ static void test_lesson_tsc_of_each_vcpu_is_set_once_by_its_offset(void **state)
 	assert_int_equal(activate(&f->destination, NULL), 0);
 	assert_int_equal(tsc_offset_writes, VM_CPUS);
 	assert_int_equal(tsc_msr_writes, has_offset ? 0 : VM_CPUS);
+}
+
+/* Its watchdog would take the pause for a lockup. */
+static void test_vcpu_with_kvmclock_is_told_that_it_was_paused(void **state)
+{
+	struct fixture *f = *state;
+	struct test_vm *there = &f->destination;
+	const bool is_on[VM_CPUS] = { [1] = true };
+	struct err err = ERR_INIT;
+
+	for (unsigned int cpu = 0; cpu < VM_CPUS; cpu++)
+		msr_set(vm_vcpu_fd(&f->source, cpu), MSR_KVMCLOCK,
+			0x5000 | is_on[cpu]);
+	save_all(&f->source);
+	move_fields(f);
+	pauses_told = 0;
+	assert_int_equal(there->accel->ops->vm_load(there->accel, &err), 0);
+	assert_int_equal(pauses_told, 0);
+	for (unsigned int cpu = 0; cpu < VM_CPUS; cpu++) {
+		pauses_told = tscs_set_before = 0;
+		tsc_msr_writes = tsc_offset_writes = 0;
+		if (there->accel->ops->vcpu_load(there->vcpus[cpu], &err))
+			fail_msg("%s", err_msg(&err));
+		assert_int_equal(pauses_told, is_on[cpu]);
+		assert_int_equal(tscs_set_before != 0, is_on[cpu]);
+	}
 }
 
 static void test_rehearsal_leaves_a_vcpu_and_its_time_as_they_were(void **state)
@@ -1521,12 +1685,16 @@ int main(void)
 		TEST(test_every_mp_state_is_the_same_on_the_destination),
 		TEST(test_interrupt_controllers_and_timer_are_the_same),
 		TEST(test_clocks_go_on_by_the_time_that_passed),
+		TEST(test_clock_without_its_pair_is_read_with_the_hosts),
+		TEST(test_kernel_without_realtime_has_the_clock_advanced),
+		TEST(test_kernel_without_tsc_offsets_is_told_one_tsc),
 		TEST(test_host_tsc_is_scaled_as_kvm_does_it),
 		TEST(test_guest_tsc_goes_on_whatever_hosts_count),
 		TEST(test_tsc_frequency_that_was_loaded_is_saved),
 		TEST(test_tsc_that_kvm_cannot_scale_is_refused),
 		TEST(test_lesson_tsc_deadline_is_loaded_after_the_lapic),
 		TEST(test_lesson_tsc_of_each_vcpu_is_set_once_by_its_offset),
+		TEST(test_vcpu_with_kvmclock_is_told_that_it_was_paused),
 		TEST(test_rehearsal_leaves_a_vcpu_and_its_time_as_they_were),
 		TEST(test_few_msrs_take_one_call_each_way),
 		TEST(test_few_msrs_that_changed_take_one_call),
