@@ -5,11 +5,16 @@ QEMU (7.2 and 10.0.2 seen, several threads, busy machines) now and then performs
 The second one stores what the first has just loaded, the host's own registers, as the guest's: that
 vCPU then goes on at the instruction behind the host's VMRUN, on the host's page tables, and the guest
 hangs or dies of a triple fault.  So the kernel's trace points are made to keep each exit whose guest
-address lies in the function of kvm_amd that holds VMRUN; a guest is never there.  Triple faults are
-kept as well: what a guest did last is all that is left of it.
+address lies in the function of kvm_amd that holds VMRUN; a guest is never there.
+
+Or a vCPU triple-faults as a page fault of an instruction fetch is delivered, in the middle of code that
+it has run all the time: its fetch went through other page tables than its own.  (Seen in sources only,
+while pages are protected for the log, which makes no fetch fault.)  Of other triple faults what the
+guest did last is kept: it is all that is left of it.
 """
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from .packages import LabError
@@ -21,6 +26,8 @@ TRACES = "/sys/kernel/tracing/instances/emulator"
 EVENT = "events/kvm/kvm_exit"
 FUNCTION = "__svm_vcpu_run"
 SHUTDOWN = 0x7f  # AMD's manual, appendix C: a triple fault
+# The event that was being delivered, valid: a page fault; its code has the bit of a fetch.
+LOST_FETCH = re.compile(r"reason shutdown .* intr_info 0x80000b0e error_code 0x\w*[13579bdf]\w\b")
 ANSWER_S = 15.0
 
 
@@ -44,7 +51,12 @@ def fault(host: "Host") -> str:
     if not host.is_alive:
         return f"host {host.name} ended: {host.told()[-300:]!r}"
     try:
-        seen = [line for line in traced(host) if "reason shutdown" not in line]
+        lines = traced(host)
     except (OSError, LabError) as error:
         return f"host {host.name} does not answer: {error}"
-    return f"host {host.name}: QEMU did a #VMEXIT twice: {seen[0].strip()}" if seen else ""
+    for line in map(str.strip, lines):
+        if "reason shutdown" not in line:
+            return f"host {host.name}: QEMU did a #VMEXIT twice: {line}"
+        if LOST_FETCH.search(line):
+            return f"host {host.name}: QEMU lost a fetch: {line}"
+    return ""
