@@ -44,6 +44,14 @@ void bitmap_clear(uint64_t *map, uint64_t start, uint64_t nbits)
 		map[w] &= ~bitmap_word_mask(w, start, end);
 }
 
+void bitmap_zero(uint64_t *map, uint64_t nbits)
+{
+	if (madvise(map, map_bytes(nbits), MADV_DONTNEED) == 0)
+		return;
+	for (uint64_t w = 0; w < bitmap_words(nbits); w++) /* locked memory */
+		__atomic_store_n(&map[w], 0, __ATOMIC_RELAXED);
+}
+
 uint64_t bitmap_or_word_atomic(uint64_t *map, uint64_t word, uint64_t bits)
 {
 	/* Always the locked operation: a plain "is it set already?" could be

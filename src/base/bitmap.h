@@ -31,6 +31,10 @@ static inline bool bitmap_test(const uint64_t *map, uint64_t bit)
 void bitmap_set(uint64_t *map, uint64_t start, uint64_t nbits);
 void bitmap_clear(uint64_t *map, uint64_t start, uint64_t nbits);
 
+/* All of a map of @nbits from bitmap_new(): its memory goes back, at a cost that does
+ * not depend on the size of what was never set.  Readers may race. */
+void bitmap_zero(uint64_t *map, uint64_t nbits);
+
 /* Atomic for concurrent writers of the same words (release order). */
 void bitmap_set_atomic(uint64_t *map, uint64_t start, uint64_t nbits);
 

@@ -16,6 +16,7 @@
 
 #include "base/list.h"
 #include "base/lock.h"
+#include "mem/ram.h"
 #include "mem/space.h"
 
 /* Addresses while rendering: an alias may put the start of its target below
@@ -208,5 +209,10 @@ static inline struct flat_view *addr_space_peek(const struct addr_space *as)
 /* listener.c: tell the listeners of @as, publishing on the way.  True when
  * something differed. */
 bool mem_announce(struct addr_space *as, struct view_change *change);
+
+/* ---- ram_pages.c ---- */
+
+/* The number of bits in each summary. */
+uint64_t ram_block_groups(const struct ram_block *block);
 
 #endif

@@ -127,6 +127,7 @@ static int block_init(struct ram_block *block,
 		      const struct ram_options *options, struct err *err)
 {
 	uint64_t align = options->align ? options->align : DEFAULT_ALIGN;
+	uint64_t groups = ram_block_groups(block);
 	int ret;
 
 	if (align < block->hugepage_size)
@@ -141,8 +142,11 @@ static int block_init(struct ram_block *block,
 	if (options->use_thp)
 		madvise(block->host, block->size, MADV_HUGEPAGE);
 	block->dirty = bitmap_new(block->pages);
+	block->dirty_groups = bitmap_new(groups);
 	block->known = bitmap_new(block->pages);
-	if (!block->dirty || !block->known)
+	block->known_groups = bitmap_new(groups);
+	if (!block->dirty || !block->dirty_groups || !block->known ||
+	    !block->known_groups)
 		return err_set(err, -ENOMEM, "memory %s: no room for bitmaps",
 			       block->name);
 	return 0;
@@ -150,8 +154,12 @@ static int block_init(struct ram_block *block,
 
 static void block_destroy(struct ram_block *block)
 {
+	uint64_t groups = ram_block_groups(block);
+
 	bitmap_free(block->dirty, block->pages);
+	bitmap_free(block->dirty_groups, groups);
 	bitmap_free(block->known, block->pages);
+	bitmap_free(block->known_groups, groups);
 	if (block->host)
 		munmap(block->host, block->size);
 	if (block->fd >= 0)
@@ -239,39 +247,6 @@ struct ram_block *ram_block_next(struct mem *mem, struct ram_block *block)
 	mem_unlock(mem);
 	return next == &mem->blocks ? NULL
 				    : list_entry(next, struct ram_block, link);
-}
-
-void ram_block_mark_dirty(struct ram_block *block, uint64_t offset,
-			  uint64_t size)
-{
-	uint64_t first = offset >> RAM_PAGE_SHIFT;
-	uint64_t end;
-
-	if (size == 0)
-		return;
-	assert(offset < block->size && size <= block->size - offset);
-	end = (offset + size + RAM_PAGE_SIZE - 1) >> RAM_PAGE_SHIFT;
-	bitmap_set_atomic(block->dirty, first, end - first);
-}
-
-unsigned int ram_block_mark_word(struct ram_block *block, uint64_t first,
-				 uint64_t bits, bool is_known_only)
-{
-	uint64_t word = first / BITMAP_WORD_BITS;
-	unsigned int shift = first % BITMAP_WORD_BITS;
-	uint64_t low = bits << shift;
-	uint64_t high = shift ? bits >> (BITMAP_WORD_BITS - shift) : 0;
-
-	if (is_known_only && low)
-		low &= __atomic_load_n(&block->known[word], __ATOMIC_RELAXED);
-	if (is_known_only && high)
-		high &= __atomic_load_n(&block->known[word + 1],
-					__ATOMIC_RELAXED);
-	low = bitmap_or_word_atomic(block->dirty, word, low);
-	if (high)
-		high = bitmap_or_word_atomic(block->dirty, word + 1, high);
-	return (unsigned int)(__builtin_popcountll(low) +
-			      __builtin_popcountll(high));
 }
 
 /* lseek() moves the offset that all users of the fd share; only its result

@@ -24,7 +24,7 @@ void ram_recv_start(struct ram_recv *ram, struct mem *mem)
 	while ((block = ram_block_next(mem, block))) {
 		assert(block->index < FMT_BLOCKS_MAX);
 		ram->block[block->index] = block;
-		bitmap_clear(block->known, 0, block->pages);
+		ram_block_forget_known(block);
 	}
 }
 
@@ -103,7 +103,7 @@ int ram_recv_data(struct ram_recv *ram, const struct ram_runs *runs,
 
 		ram->iov[i].iov_base = block->host + (first << RAM_PAGE_SHIFT);
 		ram->iov[i].iov_len = pages << RAM_PAGE_SHIFT;
-		bitmap_set(block->known, first, pages);
+		ram_block_mark_known(block, first, pages);
 	}
 	/* Large pages come by faults only. */
 	ret = channel_recv_mapped(channel, block->is_huge ? NULL : &file,

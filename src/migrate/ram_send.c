@@ -177,8 +177,8 @@ static int send_window(struct ram_send *ram, struct ram_block *block,
 		ret = send_runs(ram, block, is_stopped, err);
 	if (ret) { /* D4 */
 		for (uint64_t w = 0; w < bitmap_words(count); w++)
-			bitmap_or_word_atomic(block->dirty, first / 64 + w,
-					      ram->window[w]);
+			ram_block_mark_word(block, first + w * 64,
+					    ram->window[w], false);
 		return ret;
 	}
 	*pages += taken;

@@ -15,8 +15,7 @@ static void scan_residency(struct ram_watch *watch, struct ram_block *block)
 {
 	uint64_t page = 0;
 
-	while ((page = bitmap_next_clear(block->known, page, block->pages)) <
-	       block->pages) {
+	while ((page = ram_block_next_unknown(block, page)) < block->pages) {
 		uint64_t start, end, last;
 
 		if (!ram_block_find_data(block, page << RAM_PAGE_SHIFT,
@@ -32,8 +31,9 @@ static void scan_residency(struct ram_watch *watch, struct ram_block *block)
 			return;
 		last = bitmap_next_set(block->known, page,
 				       end >> RAM_PAGE_SHIFT);
-		bitmap_set_atomic(block->known, page, last - page);
-		bitmap_set_atomic(block->dirty, page, last - page);
+		ram_block_mark_known(block, page, last - page);
+		ram_block_mark_dirty(block, page << RAM_PAGE_SHIFT,
+				     (last - page) << RAM_PAGE_SHIFT);
 		watch->known_pages += last - page;
 		page = last;
 	}
@@ -61,10 +61,8 @@ static void forget_pages(struct mem *mem)
 {
 	struct ram_block *block = NULL;
 
-	while ((block = ram_block_next(mem, block))) {
-		for (uint64_t w = 0; w < bitmap_words(block->pages); w++)
-			__atomic_store_n(&block->known[w], 0, __ATOMIC_RELAXED);
-	}
+	while ((block = ram_block_next(mem, block)))
+		ram_block_forget_known(block);
 }
 
 uint64_t ram_watch_sync(struct ram_watch *watch, bool is_last)
@@ -80,7 +78,7 @@ uint64_t ram_watch_sync(struct ram_watch *watch, bool is_last)
 	mem_log_sync(watch->mem, is_last);
 	while ((block = ram_block_next(watch->mem, block))) {
 		scan_residency(watch, block);
-		dirty += bitmap_count(block->dirty, 0, block->pages);
+		dirty += ram_block_count_dirty(block);
 	}
 	return dirty;
 }
@@ -88,13 +86,7 @@ uint64_t ram_watch_sync(struct ram_watch *watch, bool is_last)
 uint64_t ram_watch_window(const struct ram_block *block, uint64_t *first,
 			  uint64_t max)
 {
-	uint64_t words = bitmap_words(block->pages), word = *first / 64;
-
-	/* Dirty sources set bits meanwhile. */
-	while (word < words &&
-	       !__atomic_load_n(&block->dirty[word], __ATOMIC_RELAXED))
-		word++;
-	*first = word * 64;
+	*first = ram_block_next_dirty(block, *first);
 	if (*first >= block->pages)
 		return 0;
 	return block->pages - *first < max ? block->pages - *first : max;

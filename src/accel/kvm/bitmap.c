@@ -81,23 +81,14 @@ void kv_bitmap_harvest(struct kv *kv, struct kv_slot *slot)
 	struct ram_block *block = slot->block;
 	uint64_t pages = slot->size >> RAM_PAGE_SHIFT;
 	uint64_t first = slot->offset >> RAM_PAGE_SHIFT;
-	unsigned int shift = first % BITMAP_WORD_BITS;
 
 	if (!fetch(kv, slot))
 		return;
 	for (uint64_t word = 0; word < bitmap_words(pages); word++) {
-		uint64_t bits = kv->harvest[word];
-		uint64_t to = first / BITMAP_WORD_BITS + word;
-
-		if (!bits)
-			continue;
-		bitmap_or_word_atomic(block->dirty, to,
-				      (bits << shift) & block->known[to]);
-		if (shift && bits >> (BITMAP_WORD_BITS - shift))
-			bitmap_or_word_atomic(
-				block->dirty, to + 1,
-				(bits >> (BITMAP_WORD_BITS - shift)) &
-					block->known[to + 1]);
+		if (kv->harvest[word])
+			ram_block_mark_word(block,
+					    first + word * BITMAP_WORD_BITS,
+					    kv->harvest[word], true);
 	}
 }
 

@@ -157,11 +157,10 @@ static inline void pair_log_sync(void *opaque, bool is_last)
 		struct ram_block *block = pair->from.blocks[i];
 
 		for (uint64_t w = 0; w < bitmap_words(block->pages); w++)
-			bitmap_or_word_atomic(
-				block->dirty, w,
-				__atomic_load_n(&pair->log[i][w],
-						__ATOMIC_SEQ_CST) &
-					block->known[w]);
+			ram_block_mark_word(block, w * 64,
+					    __atomic_load_n(&pair->log[i][w],
+							    __ATOMIC_SEQ_CST),
+					    true);
 	}
 }
 

@@ -186,10 +186,10 @@ static void on_log_sync(void *opaque, bool is_last)
 
 	(void)is_last;
 	for (uint64_t w = 0; w < bitmap_words(puppet->log_pages); w++)
-		bitmap_or_word_atomic(
-			puppet->block->dirty, w,
-			__atomic_load_n(&puppet->log[w], __ATOMIC_ACQUIRE) &
-				puppet->block->known[w]);
+		ram_block_mark_word(
+			puppet->block, w * 64,
+			__atomic_load_n(&puppet->log[w], __ATOMIC_ACQUIRE),
+			true);
 }
 
 static int on_log_clear(void *opaque, struct ram_block *block, uint64_t first,
