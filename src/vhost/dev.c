@@ -10,7 +10,8 @@
  * A back end that goes by itself leaves rings of which nobody knows what it had
  * taken.  They go on with another one (vh_dev_lost())
  *
- * - when the back end kept a record of its requests that outlives it (inflight),
+ * - when the back end kept a record of its requests that outlives it (inflight), and
+ *   the next one knows such records (judge_stranger()),
  * - when requests may be lost, as a network's,
  * - or when all that the driver made available had been completed;
  *
@@ -64,10 +65,11 @@ bool vh_dev_is_live(const struct vh_dev *dev)
 
 /* Nothing is taken from it any more.  Index fields that the back end writes last of
  * all may miss in the log; they are in these pages. */
-static void ring_rest(struct vh_ring *ring, uint16_t next)
+static void ring_rest(struct vh_ring *ring, uint16_t next, uint16_t taken)
 {
 	ring->is_live = ring->is_stopping = false;
 	ring->next = next;
+	ring->taken = taken;
 	ram_block_mark_dirty(ring->used_block, ring->used_offset,
 			     ring->used_size);
 }
@@ -133,7 +135,8 @@ int vh_dev_wait_stop(struct vh_dev *dev, uint64_t deadline_ns, struct err *err)
 		struct vh_ring *ring = &dev->rings[i];
 
 		if (ring->is_live && ring->is_stopping)
-			ring_rest(ring, (uint16_t)ring->base);
+			ring_rest(ring, (uint16_t)ring->base,
+				  (uint16_t)ring->base);
 	}
 	return 0;
 }
@@ -180,11 +183,13 @@ void vh_dev_lost(struct vh_dev *dev, int why, const struct err *reason)
 		/* One that answered a stop finishes what it took, and whoever
 		 * waits for that judges. */
 		if (ring->is_stopping && ring->base != VH_BASE_UNKNOWN &&
-		    vh_is_vanished(why))
+		    vh_is_vanished(why)) {
+			ring->taken = (uint16_t)ring->base;
 			continue;
+		}
 		if (!may_go_on(dev, why, ring))
 			is_broken = true;
-		ring_rest(ring, ring_used(ring));
+		ring_rest(ring, ring_used(ring), ring_avail(ring));
 	}
 	if (is_broken && dev->is_started) {
 		dev->is_started = false;
@@ -219,7 +224,7 @@ static void has_finished(struct vh_dev *dev)
 		struct vh_ring *ring = &dev->rings[i];
 
 		if (ring->is_used && !ring->is_live)
-			ring_rest(ring, ring_used(ring));
+			ring_rest(ring, ring_used(ring), ring->taken);
 	}
 	__atomic_store_n(&dev->was_lost, true, __ATOMIC_RELEASE);
 }
@@ -230,6 +235,37 @@ void vh_dev_left(struct vh_dev *dev)
 	dev->is_leaving = false;
 	has_finished(dev);
 	pthread_cond_broadcast(&dev->changed);
+}
+
+static bool has_lost(const struct vh_dev *dev)
+{
+	for (unsigned int i = 0; i < dev->ring_count; i++) {
+		const struct vh_ring *ring = &dev->rings[i];
+
+		if (ring->is_used && ring_used(ring) != ring->taken)
+			return true;
+	}
+	return false;
+}
+
+/* What the one before had taken and not finished, nobody will.  Nor is its record good for
+ * one that comes later. */
+static void judge_stranger(struct vh_dev *dev)
+{
+	struct err err = ERR_INIT;
+
+	if (dev->ops->drop_record)
+		dev->ops->drop_record(dev);
+	if (!dev->is_started || !has_lost(dev))
+		return;
+	for (unsigned int i = 0; i < dev->ring_count; i++)
+		dev->rings[i].is_live = dev->rings[i].is_stopping = false;
+	dev->is_started = false;
+	err_set(&err, -ENODATA,
+		"%s: its back end knows nothing of requests that the one "
+		"before had taken",
+		dev->name);
+	vdev_break(dev->vdev, &err);
 }
 
 /* ---- stop, and going on ---- */
@@ -270,6 +306,9 @@ int vh_dev_back(struct vh_dev *dev, const struct vh_mem_table *table,
 	if (dev->is_parted)
 		has_finished(dev);
 	dev->is_parted = false;
+	if (dev->is_stranger)
+		judge_stranger(dev);
+	dev->is_stranger = false;
 	if (!dev->is_started)
 		return vh_dev_tell_table(dev, table, err);
 	/* Of a stop that was given up, or that the last back end answered: all of

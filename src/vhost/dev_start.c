@@ -33,6 +33,7 @@ static void take_queues(struct vh_dev *dev, const struct vh_queues *queues)
 			.queue = queue,
 			.size = queue ? queue->size : 0,
 			.next = queue ? queue->next_avail : 0,
+			.taken = queue ? queue->next_avail : 0,
 			.call_fd = queue ? vdev_call_fd(vdev, queue) : -1,
 		};
 	}

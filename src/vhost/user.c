@@ -59,6 +59,8 @@ static void take_session(struct vh_user *user, struct session *session)
 	dev->has_slots = user_has(user, UM_PROTOCOL_CONFIGURE_MEM_SLOTS);
 	dev->can_log = user_has(user, UM_PROTOCOL_LOG_SHMFD) &&
 		       dev->backend_features >> VHOST_F_LOG_ALL & 1;
+	dev->is_stranger = dev->has_inflight &&
+			   !user_has(user, UM_PROTOCOL_INFLIGHT_SHMFD);
 	dev->has_inflight = user_has(user, UM_PROTOCOL_INFLIGHT_SHMFD);
 	/* Those that keep no record do not wait for their requests either. */
 	dev->is_hasty = !dev->has_inflight && !dev->may_lose;

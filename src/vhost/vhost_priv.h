@@ -95,6 +95,7 @@ struct vh_ring {
 	uint16_t size;
 	int call_fd;      /* borrowed while started; -1 */
 	uint16_t next;    /* where the back end goes on */
+	uint16_t taken;   /* not live: how far it had taken requests, at most */
 	uint32_t base;    /* what it said when it stopped */
 	bool is_live;     /* it may take requests */
 	bool is_stopping; /* it was asked for its base */
@@ -133,6 +134,8 @@ struct vh_dev {
 	bool is_hasty;
 	/* It keeps a record of requests that outlives it. */
 	bool has_inflight;
+	/* It cannot finish what the one before had taken. */
+	bool is_stranger;
 
 	struct vdev *vdev;      /* borrowed while started */
 	bool is_started;        /* the rings are to work */

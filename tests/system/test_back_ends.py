@@ -116,6 +116,18 @@ def test_device_asks_for_a_reset_when_a_back_end_without_a_record_is_killed(
     assert_whole(machine)
 
 
+def test_device_asks_for_a_reset_when_a_record_finds_no_back_end_that_knows_records(
+        kvm: None, back_ends: BackEnds, fleet: Fleet, image: Path) -> None:
+    back_end = back_ends.recorded("blk", image, "die=taken,300")
+    machine = working(fleet, **options_of(back_end))
+    assert back_end.wait_end() == 9
+    back_end.argv[-1] = "inflight=off"
+    back_end.start()
+    machine.serial.wait_line(r"reset .*asked=1")
+    wait_progress(machine)
+    assert_whole(machine)
+
+
 @pytest.mark.parametrize("kind", ["recorded", "daemon"])
 def test_back_end_killed_during_rounds_costs_no_page_and_no_write(
         kvm: None, back_ends: BackEnds, fleet: Fleet, image: Path, kind: str) -> None:
