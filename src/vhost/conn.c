@@ -119,6 +119,16 @@ int conn_connect(struct conn *conn, const char *path, struct err *err)
 	return err_set_errno(err, ret, "%s: back end at %s", conn->name, path);
 }
 
+pid_t conn_peer(const struct conn *conn)
+{
+	struct ucred peer = { .pid = 0 };
+	socklen_t size = sizeof(peer);
+
+	return getsockopt(conn->fd, SOL_SOCKET, SO_PEERCRED, &peer, &size)
+		       ? 0
+		       : peer.pid;
+}
+
 /* ---- out ---- */
 
 static void put_fds(struct msghdr *header, const struct conn_message *message,

@@ -21,6 +21,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/types.h>
 
 #include "vhost/user_msg.h"
 
@@ -82,6 +83,9 @@ struct conn_message {
 void conn_init(struct conn *conn, const char *name);
 /* To the socket at @path. */
 int conn_connect(struct conn *conn, const char *path, struct err *err);
+/* The process that made the socket there, 0 where it cannot be seen from here.  Not who
+ * answers, where somebody made the socket for it. */
+pid_t conn_peer(const struct conn *conn);
 /* Takes over a socket that is connected. */
 void conn_open(struct conn *conn, int fd);
 void conn_close(struct conn *conn);

@@ -198,6 +198,16 @@ void vh_dev_lost(struct vh_dev *dev, int why, const struct err *reason)
 	pthread_cond_broadcast(&dev->changed);
 }
 
+static void note_taken(struct vh_dev *dev)
+{
+	for (unsigned int i = 0; i < dev->ring_count; i++) {
+		struct vh_ring *ring = &dev->rings[i];
+
+		if (ring->is_used && !ring->is_live)
+			ring->taken = ring_avail(ring);
+	}
+}
+
 /*
  * qemu-storage-daemon 7.2 answers a stop at once, and loses those of its requests
  * that end later.  When its connection ends it finishes them, and only then takes
@@ -213,11 +223,12 @@ void vh_dev_part(struct vh_dev *dev)
 	dev->is_parted = true;
 	for (unsigned int i = 0; i < dev->ring_count; i++)
 		dev->rings[i].is_live = dev->rings[i].is_stopping = false;
+	note_taken(dev);
 	vh_dev_fail(dev, -ECONNRESET, &err);
 }
 
 /* Who had been let go works on nothing any more: all that it took is done, but for a
- * record's requests.  Of what it wrote since, the log may be gone. */
+ * record's requests, or it was killed (judge_stranger()).  Of what it wrote since, the log may be gone. */
 static void has_finished(struct vh_dev *dev)
 {
 	for (unsigned int i = 0; i < dev->ring_count; i++) {
@@ -233,6 +244,7 @@ void vh_dev_left(struct vh_dev *dev)
 {
 	lock_assert_held(&dev->lock);
 	dev->is_leaving = false;
+	note_taken(dev); /* it may have been at work all the time */
 	has_finished(dev);
 	pthread_cond_broadcast(&dev->changed);
 }

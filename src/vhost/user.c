@@ -46,10 +46,23 @@ static bool is_away(const struct vh_user *user)
 
 /* ---- a back end is there ---- */
 
+/* A record is finished by whoever knows records, and what one took that was let go to
+ * finish it, by that process: then it has. */
+static bool is_stranger(const struct vh_user *user,
+			const struct session *session)
+{
+	if (user->dev.is_parted)
+		return session->peer != user->peer;
+	return user->dev.has_inflight &&
+	       !(session->protocol >> UM_PROTOCOL_INFLIGHT_SHMFD & 1);
+}
+
 static void take_session(struct vh_user *user, struct session *session)
 {
 	struct vh_dev *dev = &user->dev;
 
+	dev->is_stranger = is_stranger(user, session);
+	user->peer = session->peer;
 	user->conn = session->conn;
 	user->request_fd = session->request_fd;
 	user->protocol = session->protocol;
@@ -59,8 +72,6 @@ static void take_session(struct vh_user *user, struct session *session)
 	dev->has_slots = user_has(user, UM_PROTOCOL_CONFIGURE_MEM_SLOTS);
 	dev->can_log = user_has(user, UM_PROTOCOL_LOG_SHMFD) &&
 		       dev->backend_features >> VHOST_F_LOG_ALL & 1;
-	dev->is_stranger = dev->has_inflight &&
-			   !user_has(user, UM_PROTOCOL_INFLIGHT_SHMFD);
 	dev->has_inflight = user_has(user, UM_PROTOCOL_INFLIGHT_SHMFD);
 	/* Those that keep no record do not wait for their requests either. */
 	dev->is_hasty = !dev->has_inflight && !dev->may_lose;

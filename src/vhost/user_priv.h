@@ -14,6 +14,7 @@ struct session {
 	uint64_t features, protocol;
 	unsigned int regions_max; /* of RAM */
 	int request_fd;           /* owned; -1: the back end asks nothing */
+	pid_t peer;               /* conn_peer() */
 };
 
 /* The back end's own requests, on their own socket. */
@@ -50,6 +51,7 @@ struct vh_user {
 	int leaving_fd; /* owned; of a connection that its peer has not ended; -1 */
 	int request_fd; /* owned; of a new session, for the thread; -1 */
 	uint64_t protocol;
+	pid_t peer; /* of the last session */
 	struct um_inflight inflight;
 	int inflight_fd; /* owned; -1: none yet */
 };

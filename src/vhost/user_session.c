@@ -160,6 +160,7 @@ int session_open(struct session *session, const struct vh_user *user,
 	*session = (struct session){ .request_fd = -1 };
 	conn_init(&session->conn, user->name);
 	ret = conn_connect(&session->conn, user->path, err);
+	session->peer = ret ? 0 : conn_peer(&session->conn);
 	if (!ret)
 		ret = ask_u64(session, UM_GET_FEATURES, &session->features,
 			      deadline_ns, err);

@@ -45,8 +45,8 @@ def image(folder: Path) -> Path:
     return path
 
 
-def working(fleet: Fleet, back_end: BackEnd) -> Machine:
-    machine = fleet.start("source", **options_of(back_end))
+def working(fleet: Fleet, back_end: BackEnd, **options: Any) -> Machine:
+    machine = fleet.start("source", **{**options_of(back_end), **options})
     machine.serial.wait_line(r"ready\b")
     return machine
 
@@ -130,3 +130,32 @@ def test_region_that_has_no_slot_asks_for_a_reset_until_it_goes(
     machine.serial.wait_line(r"reset .*asked=1")
     assert machine.status == "running"
     assert machine.process.poll() is None
+
+
+def wait_attached(machine: Machine) -> None:
+    """It has just come back from a change of RAM, and works."""
+    machine.output_seen = len(machine.output)
+    machine.wait_output("vh_user_attached")
+    machine.output_seen = len(machine.output)
+    ops = machine.report()["ops"]
+    while machine.report()["ops"] == ops:
+        machine.serial.wait_ticks(5)
+
+
+def test_back_end_killed_while_it_was_to_finish_its_requests_asks_for_a_reset(
+        kvm: None, back_ends: BackEnds, fleet: Fleet, image: Path) -> None:
+    """Let go for a change of RAM, it comes back when all is done, or it is another process."""
+    back_end = back_ends.recorded("blk", image, "queues=2", "inflight=off")
+    options = options_of(back_end)
+    options["guest_options"] = OPTIONS.replace("churn=10ms", "churn=500ms")
+    options["extra"] += ["--trace", "vh_failed,vh_user_attached"]
+    machine = working(fleet, back_end, **options)
+    wait_attached(machine)
+    back_end.pause()
+    machine.wait_output("let go, to finish its requests")
+    back_end.restart()
+    machine.serial.wait_line(r"reset .*asked=1")
+    wait_changes(machine, 1)
+    last = guest.ask(machine.serial, timeout_s=60, request=b"q")
+    assert last["errors"] == 0 and not guest.complaints(machine.serial)
+    assert machine.wait_end() == 0

@@ -155,81 +155,6 @@ test_back_end_that_takes_only_half_of_what_it_is_told_is_let_go(void **state)
 	assert_int_equal(fake->breaks, 0);
 }
 
-/* ---- one that cannot finish what the one before had taken ---- */
-
-/* Of ring 2 of the first device. */
-static void set_avail(struct fixture *f, uint16_t index)
-{
-	memcpy(f->world.low->host + f->ends[0].fake.queues[2].driver + 2,
-	       &index, sizeof(index));
-}
-
-static void set_used(struct fixture *f, uint16_t index)
-{
-	memcpy(f->world.low->host + f->ends[0].fake.queues[2].device + 2,
-	       &index, sizeof(index));
-}
-
-static void come_back(struct fixture *f, bool is_stranger)
-{
-	struct vh_dev *dev = dev_at(f, 0);
-
-	fake_arrive(&f->ends[0].fake);
-	vh_dev_lock(dev);
-	dev->is_stranger = is_stranger;
-	assert_int_equal(vh_dev_back(dev, world_side(&f->world)->table, NULL,
-				     UINT64_MAX, NULL),
-			 0);
-	vh_dev_unlock(dev);
-}
-
-/* With a record; it had taken three requests. */
-static void die_with_three(struct fixture *f, uint16_t used)
-{
-	start_all(f);
-	dev_at(f, 0)->has_inflight = true;
-	set_avail(f, 3);
-	set_used(f, used);
-	fake_die(&f->ends[0].fake);
-}
-
-static void test_requests_in_a_record_are_lost_on_a_stranger(void **state)
-{
-	struct fixture *f = *state;
-
-	die_with_three(f, 2);
-	come_back(f, true);
-	assert_int_equal(f->ends[0].fake.breaks, 1);
-	assert_false(vh_dev_is_live(dev_at(f, 0)));
-	/* The driver's reset is all that it needs. */
-	vh_dev_stop(dev_at(f, 0), UINT64_MAX, NULL);
-	fake_start_at(&f->ends[0].fake, 0x10000);
-	assert_true(vh_dev_is_live(dev_at(f, 0)));
-}
-
-static void test_requests_in_a_record_wait_for_one_that_knows_it(void **state)
-{
-	struct fixture *f = *state;
-
-	die_with_three(f, 2);
-	come_back(f, false);
-	assert_int_equal(f->ends[0].fake.breaks, 0);
-	assert_true(vh_dev_is_live(dev_at(f, 0)));
-	assert_int_equal(dev_at(f, 0)->rings[2].next, 2);
-}
-
-static void test_requests_that_nobody_took_are_good_for_a_stranger(void **state)
-{
-	struct fixture *f = *state;
-
-	die_with_three(f, 3);
-	set_avail(f, 9);
-	come_back(f, true);
-	assert_int_equal(f->ends[0].fake.breaks, 0);
-	assert_true(vh_dev_is_live(dev_at(f, 0)));
-	assert_int_equal(dev_at(f, 0)->rings[2].next, 3);
-}
-
 /* ---- one that cannot log any more ---- */
 
 static int clear(struct fixture *f, struct err *err)
@@ -450,9 +375,6 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		TEST(test_end_of_a_back_end_behind_rings_that_are_nowhere_is_harmless),
 		TEST(test_back_end_that_takes_only_half_of_what_it_is_told_is_let_go),
-		TEST(test_requests_in_a_record_are_lost_on_a_stranger),
-		TEST(test_requests_in_a_record_wait_for_one_that_knows_it),
-		TEST(test_requests_that_nobody_took_are_good_for_a_stranger),
 		TEST(test_back_end_that_comes_back_without_a_log_fails_the_migration_only),
 		TEST(test_change_of_ram_waits_once_for_all_that_are_silent),
 		TEST(test_start_of_logging_waits_once_for_all_that_are_silent),
