@@ -118,6 +118,7 @@ int vh_dev_start(struct vh_dev *dev, const struct vh_queues *queues,
 	int ret;
 
 	vh_dev_lock_both(dev, UINT64_MAX);
+	dev->start_until_ns = clock_mono_ns() + VH_REPLY_NS;
 	take_queues(dev, queues);
 	table = dev->side->table;
 	log = dev->side->is_logging ? dev->side->log : NULL;
@@ -137,15 +138,15 @@ void vh_dev_reset(struct vh_dev *dev)
 	__atomic_store_n(&dev->was_reset, true, __ATOMIC_RELEASE);
 }
 
+/* Several that are silent have been so since they began, which was at a time. */
 int vh_dev_start_wait(struct vh_dev *dev, struct err *err)
 {
-	uint64_t deadline_ns = clock_mono_ns() + VH_REPLY_NS;
 	int ret = 0;
 
 	vh_dev_lock(dev);
 	if (dev->is_started && !vh_dev_is_away(dev))
-		ret = judge_start(dev, vh_dev_settle(dev, deadline_ns, err),
-				  err);
+		ret = judge_start(
+			dev, vh_dev_settle(dev, dev->start_until_ns, err), err);
 	vh_dev_unlock(dev);
 	return ret;
 }

@@ -154,6 +154,7 @@ struct vh_dev {
 	uint64_t told_features;
 	uint16_t told_size;
 	uint64_t deadline_ns;
+	uint64_t start_until_ns; /* what a start said is done by then */
 };
 
 /* The back end ended or was ended; nothing it said was wrong. */

@@ -223,6 +223,24 @@ static void test_change_of_ram_waits_once_for_all_that_are_silent(void **state)
 	mem_region_set_enabled(f->world.high_region, true);
 }
 
+static void test_start_waits_once_for_all_that_are_silent(void **state)
+{
+	struct fixture *f = *state;
+	uint64_t start_ns = clock_mono_ns();
+
+	for (unsigned int i = 0; i < DEVICES; i++) {
+		const struct vh_queues queues = fake_queues(&f->ends[i].fake);
+
+		fake_set_queues(&f->ends[i].fake, 0x10000 * (i + 1));
+		f->ends[i].is_silent = true;
+		assert_int_equal(vh_dev_start(dev_at(f, i), &queues, NULL), 0);
+	}
+	for (unsigned int i = 0; i < DEVICES; i++)
+		assert_int_equal(vh_dev_start_wait(dev_at(f, i), NULL),
+				 -ETIMEDOUT);
+	assert_true(clock_mono_ns() - start_ns < VH_REPLY_NS + NS_PER_SEC);
+}
+
 static void
 test_start_of_logging_waits_once_for_all_that_are_silent(void **state)
 {
@@ -377,6 +395,7 @@ int main(void)
 		TEST(test_back_end_that_takes_only_half_of_what_it_is_told_is_let_go),
 		TEST(test_back_end_that_comes_back_without_a_log_fails_the_migration_only),
 		TEST(test_change_of_ram_waits_once_for_all_that_are_silent),
+		TEST(test_start_waits_once_for_all_that_are_silent),
 		TEST(test_start_of_logging_waits_once_for_all_that_are_silent),
 		TEST(test_stop_of_a_device_that_waits_for_a_reply_ends_at_its_deadline),
 		TEST(test_device_that_waits_for_a_reply_is_alone_in_it),
