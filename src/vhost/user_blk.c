@@ -197,7 +197,8 @@ static void user_blk_free(struct vdev *vdev)
 {
 	struct user_blk *blk = blk_of(vdev);
 
-	vh_user_free(blk->user); /* and its thread */
+	vdev_end(vdev, clock_mono_ns()); /* the machine has waited for it */
+	vh_user_free(blk->user);         /* and its thread */
 	vdev_fini(vdev);
 	lock_fini(&blk->lock);
 	free(blk);

@@ -343,13 +343,7 @@ static void blk_free(struct vdev *dev)
 
 	state_unregister(&blk->state);
 	/* A machine that ends waits no longer than for a reset. */
-	if (dev->is_working) {
-		lock_acquire(&dev->lock);
-		dev->is_resetting = true;
-		blk_stop(dev, clock_mono_ns() + 2 * GIVE_UP_AFTER_NS, NULL);
-		dev->is_working = false;
-		lock_release(&dev->lock);
-	}
+	vdev_end(dev, clock_mono_ns() + 2 * GIVE_UP_AFTER_NS);
 	if (blk->thread && blk->backend) {
 		call(blk);
 		io_thread_call(blk->thread, detach, blk, UINT64_MAX);

@@ -332,6 +332,7 @@ static void net_free(struct vdev *dev)
 {
 	struct net *net = net_of(dev);
 
+	vdev_end(dev, clock_mono_ns()); /* the machine has waited for it */
 	io_thread_free(net->thread);
 	state_unregister(&net->state);
 	net_announce_fini(net);

@@ -139,6 +139,17 @@ int vdev_stop(struct vdev *dev, uint64_t deadline_ns, struct err *err)
 	return ret;
 }
 
+void vdev_end(struct vdev *dev, uint64_t deadline_ns)
+{
+	if (!dev->is_working)
+		return;
+	lock_acquire(&dev->lock);
+	dev->is_resetting = true;
+	vdev_stop(dev, deadline_ns, NULL);
+	dev->is_working = false;
+	lock_release(&dev->lock);
+}
+
 /* ---- for the machine ---- */
 
 void vdev_run_begin(struct vdev *dev)

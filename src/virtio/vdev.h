@@ -186,6 +186,9 @@ int vdev_init(struct vdev *dev, const struct vdev_type *type,
 	      uint32_t config_size, unsigned int queue_count,
 	      const uint16_t *queue_sizes, struct err *err);
 void vdev_fini(struct vdev *dev);
+/* Before that, of a device whose back end may not stop: as for a reset, until
+ * @deadline_ns, after which it is the caller's to see that it does no more. */
+void vdev_end(struct vdev *dev, uint64_t deadline_ns);
 
 static inline bool vdev_has(const struct vdev *dev, unsigned int feature)
 {

@@ -64,6 +64,21 @@ def stopped_at_switch(fleet: Fleet, stops: BackEnd, *options: dict[str, Any]
     return source, told
 
 
+QUIT_MAX_S = 2  # what a machine that ends gives its devices
+
+
+@pytest.mark.parametrize("kind", ["recorded", "daemon"])
+def test_machine_whose_back_end_does_not_answer_can_quit(
+        kvm: None, back_ends: BackEnds, fleet: Fleet, image: Path, kind: str) -> None:  # noqa: F811
+    back_end = getattr(back_ends, kind)("blk", image)
+    machine = working(fleet, **options_of(back_end, extra=()))
+    back_end.pause()
+    start_s = time.monotonic()
+    machine.qmp.command("quit")
+    assert machine.wait_end() == 0
+    assert time.monotonic() - start_s < QUIT_MAX_S + SLACK_S
+
+
 def assert_moves_next(fleet: Fleet, source: Machine, **options: Any) -> None:
     wait_progress(source)
     source.qmp.command("migrate-set-parameters", downtime_limit=300)
