@@ -38,7 +38,8 @@ struct machine {
 	struct devices *devices; /* NULL: none */
 
 	struct lock lock; /* LOCK_RUN_STATE; held while vCPUs are moved */
-	/* protected by lock */
+	/* written with lock, read with it or atomically: whoever only asks does not wait
+	 * for back ends */
 	enum run_state run_state;
 
 	/* atomic: set once by whoever is first, -1 before */

@@ -15,7 +15,8 @@
 #include "machine/vcpu.h"
 #include "machine_priv.h"
 
-/* How long `stop` waits for requests that are under way. */
+/* How long `stop` waits for vCPUs that are in a device, and for requests that are under
+ * way. */
 #define STOP_WAIT_NS (3 * NS_PER_SEC)
 
 /* ---- run state ---- */
@@ -31,21 +32,16 @@ static void set_run_state(struct machine *machine, enum run_state to)
 	}
 	trace(run_state, "%s to %s", run_state_name(machine->run_state),
 	      run_state_name(to));
-	machine->run_state = to;
+	__atomic_store_n(&machine->run_state, to, __ATOMIC_RELEASE);
 }
 
 enum run_state machine_run_state(struct machine *machine)
 {
-	enum run_state state;
-
 	if (machine_shutdown_cause(machine, NULL) != SHUTDOWN_NONE)
 		return machine_shutdown_cause(machine, NULL) == SHUTDOWN_ERROR
 			       ? RUN_STATE_INTERNAL_ERROR
 			       : RUN_STATE_SHUTDOWN;
-	lock_acquire(&machine->lock);
-	state = machine->run_state;
-	lock_release(&machine->lock);
-	return state;
+	return __atomic_load_n(&machine->run_state, __ATOMIC_ACQUIRE);
 }
 
 /* With the lock: vCPUs and back ends go, if this copy of the guest may have what
@@ -85,19 +81,35 @@ int machine_start(struct machine *machine, struct err *err)
 	return ret;
 }
 
+/* With the lock: vCPUs rest, or all run on since one did not come in time. */
+static int stop_vcpus(struct machine *machine, uint64_t deadline_ns,
+		      struct err *err)
+{
+	int ret = vcpu_set_pause_until(machine->vcpus, deadline_ns, err);
+
+	if (ret) {
+		set_run_state(machine, RUN_STATE_RUNNING);
+		vcpu_set_resume(machine->vcpus);
+	} else {
+		machine->on_event(machine->opaque, MACHINE_EVENT_STOP);
+	}
+	return ret;
+}
+
 int machine_stop(struct machine *machine, struct err *err)
 {
+	uint64_t deadline_ns = clock_mono_ns() + STOP_WAIT_NS;
 	int ret = 0;
 
 	lock_acquire(&machine->lock);
 	if (machine->run_state == RUN_STATE_RUNNING) {
 		set_run_state(machine, RUN_STATE_PAUSED);
-		vcpu_set_pause(machine->vcpus);
-		machine->on_event(machine->opaque, MACHINE_EVENT_STOP);
-		ret = machine_stop_backends(
-			machine, clock_mono_ns() + STOP_WAIT_NS, err);
-		if (ret)
-			go(machine, NULL); /* it has what it had */
+		ret = stop_vcpus(machine, deadline_ns, err);
+		if (!ret) {
+			ret = machine_stop_backends(machine, deadline_ns, err);
+			if (ret)
+				go(machine, NULL); /* it has what it had */
+		}
 	} else if (machine->run_state != RUN_STATE_PAUSED) {
 		ret = refuse(machine, "stop", err);
 	}
@@ -172,14 +184,7 @@ int machine_switch_begin(struct machine *machine, uint64_t deadline_ns,
 	if (was_running || machine->run_state == RUN_STATE_PAUSED) {
 		set_run_state(machine, RUN_STATE_FINISH_MIGRATE);
 		if (was_running)
-			ret = vcpu_set_pause_until(machine->vcpus, deadline_ns,
-						   err);
-		if (ret) {
-			set_run_state(machine, RUN_STATE_RUNNING);
-			vcpu_set_resume(machine->vcpus);
-		} else if (was_running) {
-			machine->on_event(machine->opaque, MACHINE_EVENT_STOP);
-		}
+			ret = stop_vcpus(machine, deadline_ns, err);
 		*ret_was_running = was_running;
 	} else {
 		ret = refuse(machine, "move", err);

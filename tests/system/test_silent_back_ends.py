@@ -12,6 +12,7 @@ from harness import guest
 from harness.back_end import BackEnd, BackEnds
 from harness.machine import Fleet, Machine
 from harness.move import start, wait
+from harness.qmp import QmpError
 from harness.scene import listening, slow
 from test_back_ends import (OPTIONS, SLOW, assert_whole, image, options_of,  # noqa: F401
                             resets, scans, wait_progress, working)
@@ -77,6 +78,32 @@ def test_machine_whose_back_end_does_not_answer_can_quit(
     machine.qmp.command("quit")
     assert machine.wait_end() == 0
     assert time.monotonic() - start_s < QUIT_MAX_S + SLACK_S
+
+
+STOP_COMMAND_MAX_S = 3
+
+
+def test_stop_gives_up_on_a_vcpu_that_waits_for_a_back_end(
+        kvm: None, back_ends: BackEnds, fleet: Fleet, image: Path) -> None:  # noqa: F811
+    """Its change of RAM has to be told to a back end that does not answer."""
+    back_end = back_ends.recorded("blk", image)
+    options = options_of(back_end, program=",churn=100ms,what=shmem",
+                         extra=("--shmem", "size=1M", "--trace", "vh_table"))
+    machine = working(fleet, **options)
+    back_end.pause()
+    machine.output_seen = len(machine.output)
+    machine.wait_output("vh_table")
+    start_s = time.monotonic()
+    with pytest.raises(QmpError, match="vCPU 0 does not stop"):
+        machine.qmp.command("stop")
+    assert time.monotonic() - start_s < STOP_COMMAND_MAX_S + SLACK_S
+    assert machine.status == "running"
+    back_end.go_on()
+    wait_progress(machine)
+    assert not resets(machine)
+    machine.qmp.command("stop")
+    machine.qmp.command("cont")
+    assert_whole(machine)
 
 
 def assert_moves_next(fleet: Fleet, source: Machine, **options: Any) -> None:
