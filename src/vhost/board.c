@@ -444,6 +444,7 @@ void vh_board_free(struct vh_board *board)
 
 		assert(list_is_empty(&side->devs));
 		vh_log_free(side->log);
+		vh_log_free(side->left_log);
 		free(side->table);
 		lock_fini(&side->lock);
 	}

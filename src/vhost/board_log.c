@@ -150,27 +150,52 @@ void vh_side_cannot_log(struct vh_side *side, const struct vh_dev *dev)
 	trace(vh_unlogged, "%s", dev->name);
 }
 
-/* All live devices are told @log before any is waited for.  To log no more (NULL) none
- * is waited for: nothing depends on it, and one that is silent must not hold up whoever
- * ends a migration.  What it says is read before the next thing that it is asked. */
-static void tell_logging(struct vh_side *side, const struct vh_log *log)
+static void tell_one(struct vh_dev *dev, const struct vh_log *log)
 {
 	struct err err = ERR_INIT;
+	int ret = 0;
+
+	if (vh_dev_is_live(dev))
+		ret = vh_dev_set_logging(dev, log, &err);
+	if (ret)
+		vh_dev_fail(dev, ret, &err);
+}
+
+/* All live devices are told the log before any is waited for. */
+static void tell_logged(struct vh_side *side)
+{
 	struct vh_dev *dev;
-	int ret;
 
 	list_for_each (dev, &side->devs, link) {
 		lock_acquire(&dev->lock);
-		if (vh_dev_is_live(dev)) {
-			ret = vh_dev_set_logging(dev, log, &err);
-			if (ret)
-				vh_dev_fail(dev, ret, &err);
-		}
+		tell_one(dev, side->log);
 		lock_release(&dev->lock);
-		err_clear(&err);
 	}
-	if (log)
-		vh_side_settle(side);
+	vh_side_settle(side);
+}
+
+/* None is waited for, neither what it says nor until it is free: nothing depends on it,
+ * and one that is silent must not hold up whoever ends a migration.  One that is not free
+ * is told when it has answered (vh_dev_back()).  Whether all were free. */
+static bool tell_unlogged(struct vh_side *side)
+{
+	bool were_free = true;
+	struct vh_dev *dev;
+
+	list_for_each (dev, &side->devs, link) {
+		uint64_t limit_ns = dev->ops->resume
+					    ? clock_mono_ns() + VH_LOOK_NS
+					    : UINT64_MAX;
+
+		if (lock_acquire_until(&dev->lock, limit_ns)) {
+			dev->ops->resume(dev);
+			were_free = false;
+			continue;
+		}
+		tell_one(dev, NULL);
+		lock_release(&dev->lock);
+	}
+	return were_free;
 }
 
 static int check_can_log(struct vh_side *side, struct err *err)
@@ -199,6 +224,10 @@ int vh_side_log_start(struct vh_side *side, struct err *err)
 
 	/* A log is shared by whoever joins later, too. */
 	ret = check_can_log(side, err);
+	if (!ret) { /* all were seen: nobody is told of the last one any more */
+		vh_log_free(side->left_log);
+		side->left_log = NULL;
+	}
 	if (!ret && !list_is_empty(&side->devs))
 		ret = vh_side_new_log(side, side->table, err);
 	if (ret)
@@ -208,7 +237,7 @@ int vh_side_log_start(struct vh_side *side, struct err *err)
 	list_for_each (dev, &side->devs, link)
 		__atomic_store_n(&dev->was_lost, false, __ATOMIC_RELEASE);
 	vh_side_elect(side);
-	tell_logging(side, side->log);
+	tell_logged(side);
 	trace(vh_log_start, "%s: %lu bytes", vh_type_names[side->type],
 	      side->log ? side->log->size : 0);
 	return 0;
@@ -220,8 +249,10 @@ void vh_side_log_stop(struct vh_side *side)
 		return;
 	side->is_logging = false;
 	__atomic_store_n(&side->is_unlogged, false, __ATOMIC_RELEASE);
-	tell_logging(side, NULL);
-	vh_log_free(side->log);
+	if (tell_unlogged(side))
+		vh_log_free(side->log);
+	else
+		side->left_log = side->log;
 	side->log = NULL;
 	trace(vh_log_stop, "%s", vh_type_names[side->type]);
 }

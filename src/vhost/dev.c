@@ -332,6 +332,9 @@ int vh_dev_back(struct vh_dev *dev, const struct vh_mem_table *table,
 		if (ret == -ETIMEDOUT) /* half told, it is of no use */
 			ret = -ECONNRESET;
 	}
+	/* It was not free when logging ended. */
+	if (!ret && !log && dev->is_logging)
+		ret = vh_dev_set_logging(dev, NULL, err);
 	if (!ret)
 		ret = vh_dev_settle(dev, deadline_ns, err);
 	if (!ret)

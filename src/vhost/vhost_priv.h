@@ -8,7 +8,8 @@
  * side's go: so a change of table or log, which holds the side's throughout, finds
  * each device before or behind such work, and a scan waits for no back end.  What a
  * device needs of table and log stays valid while its lock is held, since a change
- * visits each device before it frees the old one.
+ * visits each device before it frees the old one.  The end of logging, which may not
+ * wait, leaves the log of one that it could not visit to the next start of it.
  *
  * A device's lock may be held for as long as its back end takes to answer, up to
  * VH_REPLY_NS.  Nobody waits for it with the side's (vh_dev_lock_both()), and a stop no
@@ -53,6 +54,8 @@ struct vh_side {
 	struct vh_dev *elected;     /* who scans; NULL: nobody is there */
 	struct vh_mem_table *table; /* owned */
 	struct vh_log *log;         /* owned; NULL: nobody logs */
+	/* owned; nobody logs, but one that was not free may be telling it still */
+	struct vh_log *left_log;
 	bool is_logging;
 	uint64_t next_number;   /* of tables and logs */
 	char unlogged_name[32]; /* whose back end writes unseen; is_unlogged */

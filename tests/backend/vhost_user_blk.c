@@ -7,7 +7,8 @@
  *
  * die: end with exit status 9 at the Nth write request.  fault: see enum
  * be_fault_kind for KIND, which is a number, as REQUEST is.  "ready" is printed when
- * the socket is there; SIGTERM ends it, with what it counted on a line.
+ * the socket is there; SIGTERM ends it, with what it counted on a line.  At SIGUSR1 it
+ * says that its configuration has changed.
  */
 #include <signal.h>
 #include <stdio.h>
@@ -16,16 +17,26 @@
 
 #include "back_end.h"
 
-static void *wait_for_end(void *opaque)
+static sigset_t awaited(void)
 {
 	sigset_t set;
-	int number;
 
 	sigemptyset(&set);
 	sigaddset(&set, SIGTERM);
 	sigaddset(&set, SIGINT);
-	sigwait(&set, &number);
-	be_stop(opaque);
+	sigaddset(&set, SIGUSR1);
+	return set;
+}
+
+static void *wait_for_end(void *opaque)
+{
+	struct back_end *be = opaque;
+	const sigset_t set = awaited();
+	int number;
+
+	while (!sigwait(&set, &number) && number == SIGUSR1)
+		be_resize(be, be->sectors);
+	be_stop(be);
 	return NULL;
 }
 
@@ -86,11 +97,8 @@ static bool take(struct be_options *options, const char *text)
 
 static void block_signals(void)
 {
-	sigset_t set;
+	const sigset_t set = awaited();
 
-	sigemptyset(&set);
-	sigaddset(&set, SIGTERM);
-	sigaddset(&set, SIGINT);
 	pthread_sigmask(SIG_BLOCK, &set, NULL);
 }
 

@@ -2,6 +2,7 @@
 """Back ends that stop answering: the move fails in time, the guest runs on, the next succeeds."""
 from __future__ import annotations
 
+import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -167,6 +168,39 @@ def test_back_end_that_comes_back_without_a_log_fails_the_move_and_works_on(
     ends[0].argv.pop()
     ends[0].restart()
     assert_moves_next(fleet, source, **sides[1])
+
+
+# The configuration, when it is asked for again: whoever does so has the device until then.
+CHANGES_SILENT = "fault=24,2,1,4000"
+
+
+def wait_silent(machine: Machine) -> None:
+    """Its back end finishes no request."""
+    deadline = time.monotonic() + 10
+    ops = -1
+    while machine.report()["ops"] != ops:
+        assert time.monotonic() < deadline
+        ops = machine.report()["ops"]
+        machine.serial.wait_ticks(50)
+
+
+def test_end_of_a_move_is_told_at_once_though_a_back_end_is_silent(
+        kvm: None, back_ends: BackEnds, fleet: Fleet, image: Path) -> None:  # noqa: F811
+    ends = [back_ends.recorded("blk0", image, CHANGES_SILENT), back_ends.recorded("blk1", image)]
+    sides = [options_of(end, extra=()) for end in ends]
+    source, _ = in_rounds(fleet, *sides)
+    # Else a round in which a guest that waits writes nothing is the last one.
+    source.qmp.command("migrate-set-parameters", downtime_limit=0)
+    ends[0].process.send_signal(signal.SIGUSR1)
+    wait_silent(source)
+    start_s = time.monotonic()
+    source.qmp.command("migrate_cancel")
+    assert wait(source) == "cancelled"
+    assert time.monotonic() - start_s < 1
+    assert source.status == "running"
+    source.qmp.command("migrate-set-parameters", max_bandwidth=0, max_cpu_throttle=99)
+    again = back_ends.recorded("blk2", image)
+    assert_moves_next(fleet, source, **options_of(again, extra=()))
 
 
 def test_nbd_server_that_does_not_answer_at_the_switch_fails_it_in_time(

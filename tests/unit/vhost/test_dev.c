@@ -346,6 +346,38 @@ static void test_device_that_waits_for_a_reply_is_alone_in_it(void **state)
 	pthread_join(waiter, NULL);
 }
 
+/* Whoever ends a migration does not wait for it; it is told when it is free. */
+static void test_end_of_logging_waits_for_no_device_that_is_busy(void **state)
+{
+	struct fixture *f = *state;
+	struct holder holder = { .is_held = false };
+	struct vh_dev *dev = dev_at(f, 0);
+	uint64_t start_ns, took_ns;
+
+	start_all(f);
+	assert_int_equal(mem_log_global_start(f->world.mem, NULL), 0);
+	holder_begin(&holder, dev);
+	start_ns = clock_mono_ns();
+	f->ends[0].fake.told[0] = f->ends[1].fake.told[0] = '\0';
+	mem_log_global_stop(f->world.mem, 0);
+	took_ns = clock_mono_ns() - start_ns;
+	holder_end(&holder);
+	assert_true(took_ns < NS_PER_SEC);
+	assert_string_equal(f->ends[0].fake.told, "");
+	assert_int_equal(f->ends[0].resumes, 1);
+	assert_memory_equal(f->ends[1].fake.told, "features addr ", 14);
+	vh_dev_lock(dev);
+	assert_int_equal(vh_dev_back(dev, world_side(&f->world)->table, NULL,
+				     UINT64_MAX, NULL),
+			 0);
+	vh_dev_unlock(dev);
+	assert_memory_equal(f->ends[0].fake.told, "features addr ", 14);
+	assert_false(dev->is_logging);
+	/* The next migration has a log of its own. */
+	assert_int_equal(mem_log_global_start(f->world.mem, NULL), 0);
+	assert_true(dev->is_logging);
+}
+
 /* Those were asked that could be; a stop that comes later asks the others. */
 static void test_ring_that_could_not_be_asked_is_asked_later(void **state)
 {
@@ -399,6 +431,7 @@ int main(void)
 		TEST(test_start_of_logging_waits_once_for_all_that_are_silent),
 		TEST(test_stop_of_a_device_that_waits_for_a_reply_ends_at_its_deadline),
 		TEST(test_device_that_waits_for_a_reply_is_alone_in_it),
+		TEST(test_end_of_logging_waits_for_no_device_that_is_busy),
 		TEST(test_ring_that_could_not_be_asked_is_asked_later),
 		TEST(test_rings_asked_by_a_stop_that_was_given_up_all_work_again),
 	};
