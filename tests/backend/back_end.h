@@ -69,6 +69,8 @@ struct be_options {
 	enum be_death death;
 	unsigned int die_at; /* from 1 */
 	bool is_process;     /* dying ends it; else only the connection */
+	/* It cuts the log that it is given, and forbids the others to map it. */
+	bool cuts_log;
 };
 
 /* All that it can. */
@@ -85,6 +87,7 @@ struct be_counts {
 	unsigned int regions_added, regions_removed;
 	unsigned int reads, writes, flushes, resubmitted;
 	unsigned int messages, faults;
+	unsigned int refused_cuts;
 };
 
 struct be_region {

@@ -159,6 +159,15 @@ static void unmap_log(struct back_end *be)
 	be->log = NULL;
 }
 
+/* Of a file that others have mapped. */
+static void cut(struct back_end *be, int fd)
+{
+	bool was_cut = !ftruncate(fd, 0);
+
+	if (fcntl(fd, F_ADD_SEALS, F_SEAL_FUTURE_WRITE) < 0 && !was_cut)
+		count(&be->counts.refused_cuts);
+}
+
 static bool set_log(struct back_end *be, const struct be_message *message)
 {
 	void *log;
@@ -172,6 +181,8 @@ static bool set_log(struct back_end *be, const struct be_message *message)
 		return false;
 	be->log = log;
 	be->log_size = message->u.log.size;
+	if (be->options.cuts_log)
+		cut(be, message->fds[0]);
 	count(&be->counts.logs);
 	return true;
 }

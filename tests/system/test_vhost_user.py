@@ -110,3 +110,20 @@ def test_back_end_that_never_stops_fails_the_move_and_the_guest_runs_on(
     last = guest.ask(source.serial, timeout_s=60, request=b"q")
     assert last["errors"] == 0, source.serial.lines
     assert source.wait_end() == 0
+
+
+def test_guest_moves_though_its_back_end_cuts_the_log(
+        kvm: None, fleet: Fleet, back_ends: list[BackEnd]) -> None:
+    here, there = back_ends
+    here.start("cut=log")
+    there.start()
+    source = fleet.start("source", **options(here))
+    source.serial.wait_line(r"ready\b")
+    uri = f"unix:{fleet.folder}/move"
+    destination = fleet.start("destination", incoming=uri, **options(there))
+    moved = move(source, destination, uri)
+    assert moved.status == "completed", moved.info
+    destination.serial.wait_ticks(50)
+    last = guest.ask(destination.serial, timeout_s=60, request=b"q")
+    assert last["errors"] == 0, destination.serial.lines
+    assert destination.wait_end() == 0
