@@ -17,6 +17,7 @@
 #include <stdlib.h>
 
 #include "base/err.h"
+#include "base/event.h"
 #include "base/trace.h"
 #include "mem/space.h"
 #include "vhost_priv.h"
@@ -309,7 +310,9 @@ int vh_dev_join(struct vh_dev *dev, struct vh_board *board, enum vh_type type,
 	dev->is_away = true;
 	dev->side = side;
 	lock_acquire(&side->lock);
-	if (side->is_logging && !side->log)
+	if (type == VH_USER && !side->writer)
+		ret = event_writer_new(&side->writer, err);
+	if (!ret && side->is_logging && !side->log)
 		ret = vh_side_new_log(side, side->table, err);
 	list_add_tail(&side->devs, &dev->link);
 	lock_release(&side->lock);
@@ -445,6 +448,7 @@ void vh_board_free(struct vh_board *board)
 		assert(list_is_empty(&side->devs));
 		vh_log_free(side->log);
 		free(side->table);
+		event_writer_free(side->writer);
 		lock_fini(&side->lock);
 	}
 	free(board);

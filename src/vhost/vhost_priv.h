@@ -26,6 +26,7 @@
 #include "mem/listener.h"
 #include "vhost/vhost.h"
 
+struct event_writer;
 struct vdev_queue;
 
 /* A back end answers within this, or has failed. */
@@ -56,6 +57,9 @@ struct vh_side {
 	bool is_logging;
 	uint64_t next_number;   /* of tables and logs */
 	char unlogged_name[32]; /* whose back end writes unseen; is_unlogged */
+	/* Owned: of eventfds that other processes have; made when the first device
+	 * joins, and constant then.  NULL: back ends of this type are none. */
+	struct event_writer *writer;
 
 	/* atomic, written with lock: until logging ends, no scan finds all */
 	bool is_unlogged;

@@ -71,6 +71,9 @@ struct be_options {
 	bool is_process;     /* dying ends it; else only the connection */
 	/* It cuts the log that it is given, and forbids the others to map it. */
 	bool cuts_log;
+	/* It has the eventfds that it gets block, fills their counters for good, and
+	 * looks at its rings without being kicked. */
+	bool spoils_eventfds;
 };
 
 /* All that it can. */
@@ -167,6 +170,10 @@ bool be_answer(struct back_end *be, struct be_message *message);
 bool be_reply_u64(struct be_message *message, uint64_t value);
 void be_unmap(struct back_end *be);
 void be_close_fd(int *fd);
+/* To write the eventfd does not block. */
+bool be_has_room(int fd);
+/* An eventfd, by what any of those may do that have it. */
+void be_spoil(int fd);
 
 void *be_gpa(struct back_end *be, uint64_t gpa, uint64_t size);
 void *be_hva(struct back_end *be, uint64_t hva, uint64_t size);

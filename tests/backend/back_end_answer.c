@@ -285,6 +285,16 @@ static bool take_fd(struct be_message *message, int *to)
 	return true;
 }
 
+static bool take_eventfd(struct back_end *be, struct be_message *message,
+			 int *to)
+{
+	bool is_good = take_fd(message, to);
+
+	if (is_good && *to >= 0 && be->options.spoils_eventfds)
+		be_spoil(*to);
+	return is_good;
+}
+
 static struct be_ring *ring_of(struct back_end *be, uint64_t index)
 {
 	if (index >= be->options.queues) {
@@ -299,7 +309,7 @@ static void start_ring(struct back_end *be, struct be_message *message)
 	unsigned int index = message->u.u64 & 0xff;
 	struct be_ring *ring = ring_of(be, index);
 
-	if (!take_fd(message, &ring->kick_fd))
+	if (!take_eventfd(be, message, &ring->kick_fd))
 		be->is_failed = true;
 	ring->is_started = true;
 	count(&be->counts.starts);
@@ -365,7 +375,7 @@ static bool answer_ring(struct back_end *be, struct be_message *message)
 		return true;
 	case UM_SET_VRING_CALL:
 		ring = ring_of(be, message->u.u64 & 0xff);
-		return take_fd(message, &ring->call_fd);
+		return take_eventfd(be, message, &ring->call_fd);
 	default:
 		return answer_state(be, message);
 	}

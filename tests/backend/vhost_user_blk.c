@@ -3,7 +3,7 @@
  * A vhost-user-blk back end for system tests (back_end.h):
  *
  *	vhost_user_blk SOCKET IMAGE [queues=N] [slots=N] [inflight=off] [log=off]
- *		[cut=log] [die=taken|written|used,N]
+ *		[cut=log] [eventfds=spoilt] [die=taken|written|used,N]
  *		[fault=REQUEST,KIND[,SKIP[,MS]]]
  *
  * die: end with exit status 9 at the Nth write request.  fault: see enum
@@ -82,6 +82,8 @@ static bool take(struct be_options *options, const char *text)
 		options->has_log = false;
 	else if (!strcmp(text, "cut=log"))
 		options->cuts_log = true;
+	else if (!strcmp(text, "eventfds=spoilt"))
+		options->spoils_eventfds = true;
 	else
 		return false;
 	return true;

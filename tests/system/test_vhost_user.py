@@ -112,11 +112,12 @@ def test_back_end_that_never_stops_fails_the_move_and_the_guest_runs_on(
     assert source.wait_end() == 0
 
 
-def test_guest_moves_though_its_back_end_cuts_the_log(
-        kvm: None, fleet: Fleet, back_ends: list[BackEnd]) -> None:
+@pytest.mark.parametrize("malice", ["cut=log", "eventfds=spoilt"])
+def test_guest_moves_though_its_back_ends_spoil_what_they_share(
+        kvm: None, fleet: Fleet, back_ends: list[BackEnd], malice: str) -> None:
     here, there = back_ends
-    here.start("cut=log")
-    there.start()
+    here.start(malice)
+    there.start(malice)
     source = fleet.start("source", **options(here))
     source.serial.wait_line(r"ready\b")
     uri = f"unix:{fleet.folder}/move"
