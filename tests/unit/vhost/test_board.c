@@ -193,6 +193,39 @@ static void test_death_at_work_takes_all_that_is_watched_for_dirty(void **state)
 	assert_int_equal(dirty_count(f), 0);
 }
 
+static void test_death_of_one_that_leaves_is_not_forgotten(void **state)
+{
+	struct fixture *f = *state;
+
+	fake_start_at(&f->a, 0x10000);
+	log_on(f);
+	bitmap_set(f->world.low->known, 3, 1);
+	fake_die(&f->a);
+	fake_fini(&f->a);
+	sync_log(f);
+	assert_true(take_dirty(f, 3 * 4096));
+}
+
+static void
+test_death_also_dirties_what_is_not_in_the_table_any_more(void **state)
+{
+	struct fixture *f = *state;
+
+	fake_start_at(&f->a, 0x10000);
+	log_on(f);
+	bitmap_set(f->world.high->known, 1, 65);
+	bitmap_set(f->world.high->known, 511, 1);
+	mem_region_set_enabled(f->world.high_region, false);
+	bitmap_clear(f->world.high->dirty, 0, f->world.high->pages);
+	fake_die(&f->a);
+	sync_log(f);
+	for (uint64_t page = 1; page < 66; page++)
+		assert_true(take_dirty(f, WORLD_HIGH + page * 4096));
+	assert_true(take_dirty(f, WORLD_HIGH + 511 * 4096));
+	assert_int_equal(dirty_count(f), FAKE_RINGS); /* the used rings */
+	mem_region_set_enabled(f->world.high_region, true);
+}
+
 /* ---- a log's words and the regions ---- */
 
 static void test_regions_that_share_a_word_get_their_own_bits(void **state)
@@ -479,6 +512,8 @@ int main(void)
 		TEST(test_last_device_that_leaves_scans_before_it_goes),
 		TEST(test_stopped_devices_log_is_in_the_last_sync),
 		TEST(test_death_at_work_takes_all_that_is_watched_for_dirty),
+		TEST(test_death_of_one_that_leaves_is_not_forgotten),
+		TEST(test_death_also_dirties_what_is_not_in_the_table_any_more),
 		TEST(test_regions_that_share_a_word_get_their_own_bits),
 		TEST(test_scan_by_one_finds_what_was_written),
 		EACH(test_scan_by_each_finds_the_same),
