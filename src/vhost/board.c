@@ -160,6 +160,9 @@ static int tell_one(struct vh_side *side, struct vh_dev *dev, struct err *err)
 		ret = vh_dev_go(dev, side->table, side->log, err);
 	else if (!ret && !vh_dev_is_away(dev))
 		ret = vh_dev_tell_table(dev, side->table, err);
+	/* One that works on has more RAM than it had: before a request is there. */
+	if (!ret && !dev->is_held && vh_dev_is_live(dev))
+		ret = vh_dev_tell_fence(dev, err);
 	dev->is_held = false;
 	return ret;
 }
