@@ -91,6 +91,8 @@ struct be_counts {
 	unsigned int reads, writes, flushes, resubmitted;
 	unsigned int messages, faults;
 	unsigned int refused_cuts;
+	unsigned int announcements;
+	uint64_t announced; /* the last one's payload */
 };
 
 struct be_region {

@@ -409,13 +409,26 @@ static bool answer_device(struct back_end *be, struct be_message *message)
 	}
 }
 
+/* The guest's address in the first six bytes. */
+static bool take_announcement(struct back_end *be,
+			      const struct be_message *message)
+{
+	if (message->head.size != sizeof(uint64_t))
+		return false;
+	__atomic_store_n(&be->counts.announced, message->u.u64,
+			 __ATOMIC_RELAXED);
+	__atomic_fetch_add(&be->counts.announcements, 1, __ATOMIC_RELEASE);
+	return true;
+}
+
 bool be_answer(struct back_end *be, struct be_message *message)
 {
 	switch (message->head.request) {
 	case UM_SET_OWNER:
 	case UM_SET_CONFIG:
-	case UM_SEND_RARP:
 		return true;
+	case UM_SEND_RARP:
+		return take_announcement(be, message);
 	case UM_GET_FEATURES:
 		return be_reply_u64(message, features(be));
 	case UM_GET_PROTOCOL_FEATURES:

@@ -2,6 +2,7 @@
 /* What the devices of one back-end type share: memory table, log, who scans it. */
 #include <errno.h>
 #include <pthread.h>
+#include <sys/mman.h>
 
 #include "fake.h"
 
@@ -241,6 +242,43 @@ static void test_regions_that_share_a_word_get_their_own_bits(void **state)
 	assert_true(take_dirty(f, last * 4096));
 	assert_true(take_dirty(f, first * 4096));
 	assert_int_equal(dirty_count(f), 0);
+}
+
+/* A write for each word is what a scan of much memory would cost. */
+static void test_log_of_an_idle_guest_is_only_read(void **state)
+{
+	struct fixture *f = *state;
+	struct vh_log *log;
+
+	fake_start_at(&f->a, 0x10000);
+	log_on(f);
+	log = world_side(&f->world)->log;
+	assert_int_equal(mprotect(log->words, log->size, PROT_READ), 0);
+	sync_log(f);
+	assert_int_equal(
+		mprotect(log->words, log->size, PROT_READ | PROT_WRITE), 0);
+	assert_int_equal(dirty_count(f), 0);
+}
+
+/* As each device does with its own, and takes nothing else of their words. */
+static void test_scan_of_a_ring_takes_its_pages_alone(void **state)
+{
+	struct fixture *f = *state;
+	struct vh_side *side = world_side(&f->world);
+
+	log_on(f);
+	world_log(&f->world, 0x40);
+	world_log(&f->world, 0x41);
+	world_log(&f->world, 0x42);
+	lock_acquire(&side->lock);
+	vh_log_scan(side->log, side->table, 0x41000 + 0xffe, 2);
+	lock_release(&side->lock);
+	assert_true(take_dirty(f, 0x41000));
+	assert_int_equal(dirty_count(f), 0);
+	assert_int_equal(side->log->words[1], 1 << 2 | 1);
+	sync_log(f);
+	assert_true(take_dirty(f, 0x40000));
+	assert_true(take_dirty(f, 0x42000));
 }
 
 /* Model: a set of pages; both ways of scanning find exactly it. */
@@ -515,6 +553,8 @@ int main(void)
 		TEST(test_death_of_one_that_leaves_is_not_forgotten),
 		TEST(test_death_also_dirties_what_is_not_in_the_table_any_more),
 		TEST(test_regions_that_share_a_word_get_their_own_bits),
+		TEST(test_log_of_an_idle_guest_is_only_read),
+		TEST(test_scan_of_a_ring_takes_its_pages_alone),
 		TEST(test_scan_by_one_finds_what_was_written),
 		EACH(test_scan_by_each_finds_the_same),
 		TEST(test_log_is_told_before_features_and_rings),
