@@ -172,6 +172,24 @@ void vdev_probe(struct vdev *dev)
 	lock_release(&dev->lock);
 }
 
+void vdev_rehearse_begin(struct vdev *dev)
+{
+	for (unsigned int i = 0; i < dev->queue_count; i++) {
+		if (dev->queues[i].is_enabled)
+			vdev_probe(dev);
+	}
+}
+
+int vdev_rehearse(struct vdev *dev, struct err *err)
+{
+	int ret;
+
+	lock_acquire(&dev->lock);
+	ret = vdev_build(dev, false, err);
+	lock_release(&dev->lock);
+	return ret;
+}
+
 void vdev_arrived(struct vdev *dev)
 {
 	lock_acquire(&dev->lock);

@@ -228,6 +228,10 @@ void vdev_run_begin(struct vdev *dev);
 void vdev_run(struct vdev *dev);
 /* It was built, and is activated soon. */
 void vdev_probe(struct vdev *dev);
+/* It was built: ask its back end once for each queue, and see the answers.  Several are
+ * rehearsed at a time with a begin for each before. */
+void vdev_rehearse_begin(struct vdev *dev);
+int vdev_rehearse(struct vdev *dev, struct err *err);
 /* The guest came here from elsewhere, a moment ago.  It gets an interrupt for each
  * queue and for its configuration: one that a back end caused at the source may have
  * come behind the saving of the vCPU it was for.  A driver that finds nothing to do

@@ -53,7 +53,9 @@ static enum be_fault_kind fault_for(struct back_end *be,
 		fault->skip--;
 		return BE_RIGHT;
 	}
-	if (!fault->is_lasting)
+	if (fault->again)
+		fault->again--;
+	else
 		fault->kind = BE_RIGHT;
 	__atomic_fetch_add(&be->counts.faults, 1, __ATOMIC_RELEASE);
 	return kind;

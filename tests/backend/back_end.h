@@ -45,7 +45,7 @@ struct be_fault {
 	enum be_fault_kind kind;
 	unsigned int skip; /* so many right ones come first */
 	unsigned int delay_ms;
-	bool is_lasting; /* in every connection, not once */
+	unsigned int again; /* so often more after the first */
 };
 
 /* Where it dies at write request number die_at. */

@@ -4,7 +4,7 @@
  *
  *	vhost_user_blk SOCKET IMAGE [queues=N] [slots=N] [inflight=off] [log=off]
  *		[cut=log] [eventfds=spoilt] [die=taken|written|used,N]
- *		[fault=REQUEST,KIND[,SKIP[,MS]]]
+ *		[fault=REQUEST,KIND[,SKIP[,MS[,AGAIN]]]]
  *
  * die: end with exit status 9 at the Nth write request.  fault: see enum
  * be_fault_kind for KIND, which is a number, as REQUEST is.  "ready" is printed when
@@ -47,9 +47,10 @@ static bool take_death(struct be_options *options, const char *text)
 
 static bool take_fault(struct be_options *options, const char *text)
 {
-	unsigned int request, kind, skip = 0, ms = 0;
+	unsigned int request, kind, skip = 0, ms = 0, again = 0;
 
-	if (sscanf(text, "%u,%u,%u,%u", &request, &kind, &skip, &ms) < 2 ||
+	if (sscanf(text, "%u,%u,%u,%u,%u", &request, &kind, &skip, &ms,
+		   &again) < 2 ||
 	    kind >= BE_KIND_COUNT)
 		return false;
 	options->fault = (struct be_fault){
@@ -57,6 +58,7 @@ static bool take_fault(struct be_options *options, const char *text)
 		.kind = (enum be_fault_kind)kind,
 		.skip = skip,
 		.delay_ms = ms,
+		.again = again,
 	};
 	return true;
 }
