@@ -13,6 +13,7 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
+#include "base/event.h"
 #include "base/trace.h"
 #include "dev/msix.h"
 #include "vdev_priv.h"
@@ -92,6 +93,12 @@ void vdev_fini(struct vdev *dev)
 	free(dev->queues);
 	lock_fini(&dev->lock);
 	dev->type = NULL;
+}
+
+void vdev_share(struct vdev *dev, struct event_writer *writer)
+{
+	dev->writer = writer;
+	vdev_pci_share(dev->pci, writer);
 }
 
 static void start_begin(struct vdev *dev)
@@ -235,6 +242,11 @@ int vdev_pause(struct vdev *dev, uint64_t deadline_ns, struct err *err)
 int vdev_call_fd(const struct vdev *dev, const struct vdev_queue *queue)
 {
 	return vdev_pci_call_fd(dev->pci, queue);
+}
+
+void vdev_kick(const struct vdev *dev, const struct vdev_queue *queue)
+{
+	event_write(dev->writer, queue->kick_fd);
 }
 
 void vdev_call(const struct vdev *dev, const struct vdev_queue *queue)

@@ -3,7 +3,8 @@
  * A vhost-user-blk back end for system tests (back_end.h):
  *
  *	vhost_user_blk SOCKET IMAGE [queues=N] [slots=N] [inflight=off] [log=off]
- *		[die=taken|written|used,N] [fault=REQUEST,KIND[,SKIP[,MS[,AGAIN]]]]
+ *		[cut=log] [eventfds=spoilt] [die=taken|written|used,N]
+ *		[fault=REQUEST,KIND[,SKIP[,MS[,AGAIN]]]]
  *
  * die: end with exit status 9 at the Nth write request.  fault: see enum
  * be_fault_kind for KIND, which is a number, as REQUEST is.  "ready" is printed when
@@ -81,6 +82,10 @@ static bool take(struct be_options *options, const char *text)
 		options->has_inflight = false;
 	else if (!strcmp(text, "log=off"))
 		options->has_log = false;
+	else if (!strcmp(text, "cut=log"))
+		options->cuts_log = true;
+	else if (!strcmp(text, "eventfds=spoilt"))
+		options->spoils_eventfds = true;
 	else
 		return false;
 	return true;
