@@ -113,6 +113,17 @@ static void reply(struct back_end *be, struct be_message *message)
 		send_bytes(be, out, HEADER_SIZE + size, fds, fd_count);
 }
 
+/* Where no reply is due. */
+static void say_nothing(struct back_end *be, const struct be_message *message)
+{
+	enum be_fault_kind kind = fault_for(be, message);
+
+	if (kind == BE_GONE)
+		be->is_failed = true;
+	else if (kind == BE_LATE)
+		wait_ms(be, be->options.fault.delay_ms);
+}
+
 /* ---- messages ---- */
 
 static void take_rights(struct be_message *message, struct msghdr *header)
@@ -169,8 +180,8 @@ static void read_and_answer(struct back_end *be)
 			be_reply_u64(&message, 0);
 		if (message.has_reply && !be->is_failed)
 			reply(be, &message);
-		else if (fault_for(be, &message) == BE_GONE)
-			be->is_failed = true;
+		else
+			say_nothing(be, &message);
 	}
 	for (unsigned int i = 0; i < message.fd_count; i++)
 		close(message.fds[i]);

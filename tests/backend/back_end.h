@@ -21,7 +21,7 @@
 #define BE_SLOTS_MAX  32u
 
 /* What is done instead of the right reply to a request; where none is due, only BE_GONE
- * is. */
+ * and BE_LATE are: what comes behind it waits. */
 enum be_fault_kind {
 	BE_RIGHT,
 	BE_SILENT,   /* none */

@@ -20,11 +20,9 @@ COUNT = 4
 LATE_MS = 200
 # One after the other they take four times as long; one may come late on a busy machine.
 AT_A_TIME_US = 3 * LATE_MS * 1000
-# tests/backend/back_end.h: late, so many right answers come first
-LATE_STOP = f"fault=11,2,0,{LATE_MS}"  # GET_VRING_BASE
-# GET_FEATURES, which is asked at the beginning of a connection, before the guest stops whether
-# the back end is there, and behind the kicks
-LATE_START = f"fault=1,2,2,{LATE_MS}"
+# tests/backend/back_end.h: GET_VRING_BASE, SET_VRING_KICK; late
+LATE_STOP = f"fault=11,2,0,{LATE_MS}"
+LATE_START = f"fault=12,2,0,{LATE_MS}"
 
 
 def ends_of(back_ends: BackEnds, folder: Path, name: str, *options: str) -> list[BackEnd]:
