@@ -3,15 +3,16 @@
  * What a round of a migration costs the dirty log, in godwit's own code on real KVM, or
  * on the simulated accelerator, without a machine around it:
  *
- *	sync_cost ACCEL MEMORY-MIB DIRTY-PAGES RUNS
+ *	sync_cost ACCEL MEMORY-MIB DIRTY-PAGES RUNS [STEP]
  *
  * A guest of one vCPU wrote @DIRTY-PAGES pages once, one after the other; they were
- * sent, and it writes them again.  One page of each memslot was touched.  A line for each run, in microseconds:
+ * sent, and it writes them again.  One page of each memslot was touched, or one of each
+ * STEP.  A line for each run, in microseconds:
  *
  *	guest    the second writing, with a ring: with the harvests meanwhile
  *	log      mem_log_sync(): the kernel's log alone
  *	sync     the same in a next, equal round with residency (ram_watch_sync())
- *	clear    mem_log_clear() of all windows of 4 MiB that have dirty pages
+ *	clear    ram_watch_again() of all windows of 4 MiB that have dirty pages
  *	reset    of all that: KVM_RESET_DIRTY_RINGS
  *	last     the last sync, with all of that still in the log
  */
@@ -83,7 +84,8 @@ static void on_kick(int signal)
 	(void)signal;
 }
 
-static void bed_init(struct bed *bed, const char *accel, uint64_t size)
+static void bed_init(struct bed *bed, const char *accel, uint64_t size,
+		     uint64_t step)
 {
 	static const uint8_t program[] = {
 		0x48, 0xff, 0x07, /* next: inc qword [rdi] */
@@ -119,7 +121,7 @@ static void bed_init(struct bed *bed, const char *accel, uint64_t size)
 	must(accel_new(&config, &bed->accel, &err), &err);
 	must(bed->accel->ops->vcpu_new(bed->accel, 0, &bed->vcpu, &err), &err);
 	/* So that each memslot is watched. */
-	for (uint64_t at = 0; at < size; at += 1024 * MIB)
+	for (uint64_t at = 0; at < size; at += step)
 		bed->block->host[at] = 1;
 	bed->block->host[0] = 0;
 	bed->is_sim = strcmp(bed->accel->ops->name, "sim") == 0;
@@ -187,8 +189,8 @@ static double clear_us(struct bed *bed)
 
 		ram_watch_take(bed->block, first, count, window);
 		start = clock_mono_ns();
-		must(mem_log_clear(bed->mem, bed->block, first, count, window,
-				   &err),
+		must(ram_watch_again(&bed->watch, bed->block, first, count,
+				     window, &err),
 		     &err);
 		us += us_since(start);
 		first += count;
@@ -243,10 +245,11 @@ static void run(struct bed *bed)
 int main(int argc, char **argv)
 {
 	struct bed bed = { .pages = 0 };
-	uint64_t size;
+	uint64_t size, step = 1024 * MIB;
 
-	if (argc != 5) {
-		fprintf(stderr, "usage: %s ACCEL MEMORY-MIB DIRTY-PAGES RUNS\n",
+	if (argc != 5 && argc != 6) {
+		fprintf(stderr,
+			"usage: %s ACCEL MEMORY-MIB DIRTY-PAGES RUNS [STEP]\n",
 			argv[0]);
 		return 64;
 	}
@@ -257,7 +260,9 @@ int main(int argc, char **argv)
 		fprintf(stderr, "sync_cost: %lu pages do not fit\n", bed.pages);
 		return 64;
 	}
-	bed_init(&bed, argv[1], size);
+	if (argc == 6 && atoi(argv[5]) > 0)
+		step = (uint64_t)atoi(argv[5]) * RAM_PAGE_SIZE;
+	bed_init(&bed, argv[1], size, step);
 	for (int i = atoi(argv[4]); i > 0; i--)
 		run(&bed);
 	return 0;

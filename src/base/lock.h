@@ -32,6 +32,7 @@ enum lock_rank {
 	LOCK_RING,        /* of the dirty rings (accel/kvm/ring.c, vcpu.c) */
 	LOCK_IO_THREAD,   /* work handed to one (virtio/io_thread.c) */
 	LOCK_EVENT,       /* event queues towards control/ */
+	LOCK_EVENTFD,     /* a write of a shared one (base/event.c) */
 };
 
 struct lock {

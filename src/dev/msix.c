@@ -20,6 +20,7 @@
 #include "accel/accel.h"
 #include "base/bytes.h"
 #include "base/err.h"
+#include "base/event.h"
 #include "base/lock.h"
 #include "base/trace.h"
 #include "mem/region.h"
@@ -63,6 +64,8 @@ struct msix {
 	struct vector *vectors;    /* owned */
 	struct mem_region *region; /* owned reference */
 	uint32_t region_size, pba;
+	struct event_writer
+		*writer; /* borrowed; NULL: msix_share() was not called */
 	struct state_entry state, setup_state;
 
 	struct lock lock; /* LOCK_DEVICE */
@@ -154,13 +157,8 @@ static uint64_t pending_word(struct msix *msix, unsigned int word)
 
 static void drain(struct msix *msix)
 {
-	eventfd_t seen;
-
-	for (unsigned int i = 0; i < msix->count; i++) {
-		while (eventfd_read(msix->vectors[i].fd, &seen) < 0 &&
-		       errno == EINTR)
-			;
-	}
+	for (unsigned int i = 0; i < msix->count; i++)
+		event_take(msix->vectors[i].fd);
 }
 
 /* ---- registers ---- */
@@ -245,9 +243,8 @@ void msix_reset(struct msix *msix)
 
 void msix_notify(struct msix *msix, unsigned int vector)
 {
-	/* EAGAIN: it is full of what was written before, and interrupts. */
 	if (vector < msix->count)
-		eventfd_write(msix->vectors[vector].fd, 1);
+		event_write(msix->writer, msix->vectors[vector].fd);
 }
 
 /* ---- state ---- */
@@ -501,6 +498,11 @@ struct mem_region *msix_region(struct msix *msix)
 uint32_t msix_pba_offset(const struct msix *msix)
 {
 	return msix->pba;
+}
+
+void msix_share(struct msix *msix, struct event_writer *writer)
+{
+	msix->writer = writer;
 }
 
 unsigned int msix_vectors(const struct msix *msix)

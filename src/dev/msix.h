@@ -29,6 +29,7 @@
 
 struct accel;
 struct err;
+struct event_writer;
 struct mem;
 struct mem_region;
 struct msix;
@@ -52,6 +53,10 @@ unsigned int msix_vectors(const struct msix *msix);
 /* The eventfd of @vector, borrowed while the msix lives; -1 for a vector that
  * there is not (MSIX_NO_VECTOR). */
 int msix_fd(const struct msix *msix, unsigned int vector);
+/* Another process will have those eventfds, and may do to them what it likes
+ * (base/event.h).  Before the first interrupt; @writer is borrowed while the msix
+ * lives. */
+void msix_share(struct msix *msix, struct event_writer *writer);
 /* Interrupt.  Any thread, any lock; of a vector that there is not, nothing. */
 void msix_notify(struct msix *msix, unsigned int vector);
 

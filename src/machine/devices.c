@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/clock.h"
 #include "base/err.h"
 #include "base/log.h"
 #include "base/parse.h"
@@ -201,6 +202,23 @@ void devices_probe(struct devices *devices)
 		if (devices->device[i].vdev)
 			vdev_probe(devices->device[i].vdev);
 	}
+}
+
+int devices_rehearse(struct devices *devices, uint64_t *ret_ns, struct err *err)
+{
+	uint64_t start = clock_mono_ns();
+	int ret = 0;
+
+	for (unsigned int i = 0; i < count_of(devices); i++) {
+		if (devices->device[i].vdev)
+			vdev_rehearse_begin(devices->device[i].vdev);
+	}
+	for (unsigned int i = 0; !ret && i < count_of(devices); i++) {
+		if (devices->device[i].vdev)
+			ret = vdev_rehearse(devices->device[i].vdev, err);
+	}
+	*ret_ns = clock_mono_ns() - start;
+	return ret;
 }
 
 int devices_pause(struct devices *devices, uint64_t deadline_ns,

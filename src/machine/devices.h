@@ -53,6 +53,11 @@ int devices_pause(struct devices *devices, uint64_t deadline_ns,
 /* vdev_probe() of all. */
 void devices_probe(struct devices *devices);
 
+/* Devices whose guest is to come here: how long it takes to ask their back ends, all at
+ * a time, one question for each queue.  -EIO or the like: one does not answer. */
+int devices_rehearse(struct devices *devices, uint64_t *ret_ns,
+		     struct err *err);
+
 /* claim of all, or of none (nothing when they have it); disclaim; and
  * vdev_arrived() of all (virtio/vdev.h). */
 int devices_claim(struct devices *devices, struct err *err);

@@ -137,9 +137,10 @@ int machine_switch_end(struct machine *machine, enum run_state to,
 int machine_save_setup(struct machine *machine, struct err *err);
 /* The destination: the pre-state is in the registered structures. */
 int machine_load_setup(struct machine *machine, struct err *err);
-/* How long a machine like this one takes here to stop, to save its kernel state
- * and to load it: what a switch costs before any page is sent.  Before
- * machine_load_accel(); afterwards all is as it was. */
+/* How long a machine like this one takes here to stop, to save its kernel state, to
+ * load it and to start its back ends: what a switch costs before any page is sent.
+ * After machine_load_setup() and before machine_load_accel(); afterwards all is as it
+ * was. */
 int machine_rehearse(struct machine *machine, uint64_t *ret_switch_ns,
 		     struct err *err);
 /* The guest is about to stop there: ask back ends that were built whether they are at

@@ -2,8 +2,9 @@
 /*
  * RAM blocks.  Called by the machine when it is built, by the accessors, and
  * by migration (residency, dirty bitmaps).  A block is one memfd, sealed so
- * that no process it is shared with can shrink it under our feet, mapped once
- * inside a larger reservation so that the mapping can be aligned.
+ * that no process it is shared with can shrink it under our feet, nor forbid the
+ * next one to map it (F_SEAL_FUTURE_WRITE), mapped once inside a larger reservation
+ * so that the mapping can be aligned.
  */
 #include "mem/ram.h"
 
@@ -41,7 +42,8 @@ static int open_memfd(struct ram_block *block, struct err *err)
 	if (ftruncate(block->fd, (off_t)block->size) < 0)
 		return err_set_errno(err, -errno, "memory %s: %lu bytes",
 				     block->name, block->size);
-	if (fcntl(block->fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW) < 0)
+	if (fcntl(block->fd, F_ADD_SEALS,
+		  F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) < 0)
 		return err_set_errno(err, -errno, "memory %s: seals",
 				     block->name);
 	return 0;

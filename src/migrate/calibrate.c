@@ -217,6 +217,48 @@ static int calibrate_rates(const struct calibrate_sample *samples, size_t count,
 
 /* ---- the pause ---- */
 
+/* What the costs say of a pause in which no RAM was waited for, ns; 0: it was. */
+static double explained(const struct calibrate_sample *sample,
+			const double *value)
+{
+	const double *ns = sample->phase_ns;
+	double n = vcpus(sample);
+	double load = value[PLAN_COST_LOAD] + n * value[PLAN_COST_LOAD_VCPU];
+	double sync = value[PLAN_COST_SYNC] +
+		      value[PLAN_COST_SYNC_GIB] * sample->touched_bytes / GIB;
+
+	if (ns[MIG_PHASE_LAST_SYNC] + ns[MIG_PHASE_SEND_RAM] > load)
+		return 0;
+	/* The load goes on beside the two. */
+	return value[PLAN_COST_STOP] + n * value[PLAN_COST_STOP_VCPU] +
+	       value[PLAN_COST_SAVE] + n * value[PLAN_COST_SAVE_VCPU] +
+	       ns[MIG_PHASE_SEND_STATE] +
+	       (sync + ns[MIG_PHASE_SEND_RAM] > load
+			? sync + ns[MIG_PHASE_SEND_RAM]
+			: load) +
+	       value[PLAN_COST_START] + 4 * value[PLAN_COST_MESSAGE];
+}
+
+/* Medians of parts do not add up to the median of their sum. */
+static double unexplained(const struct calibrate_sample *samples, size_t count,
+			  const double *value, struct points *points)
+{
+	double rest;
+
+	points->count = 0;
+	for (size_t i = 0; i < count; i++) {
+		double known = explained(&samples[i], value);
+
+		if (samples[i].cpus && known > 0)
+			points->y[points->count++] =
+				samples[i].downtime_ns - known;
+	}
+	if (!points->count)
+		return value[PLAN_COST_REST];
+	rest = median(points->y, points->count);
+	return rest > 0 ? rest : 0;
+}
+
 static int calibrate_pause(const struct calibrate_sample *samples, size_t count,
 			   struct plan_costs *costs, struct points *points)
 {
@@ -265,7 +307,8 @@ static int calibrate_pause(const struct calibrate_sample *samples, size_t count,
 	}
 	value[PLAN_COST_START] = median(points->x, count);
 	value[PLAN_COST_MESSAGE] = median(points->y, count);
-	return 8;
+	value[PLAN_COST_REST] = unexplained(samples, count, value, points);
+	return 9;
 }
 
 /* ---- the guest ---- */

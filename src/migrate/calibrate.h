@@ -9,7 +9,8 @@
  *		told at the end.  Where guests with more vCPUs moved slower, that
  *		is the crowd
  * pause	its phases, by a straight line through the numbers of vCPUs; with
- *		one number only, both parts of the cost in proportion.
+ *		one number only, both parts of the cost in proportion.  What the pause is
+ *		longer than these is the rest: one or another is late in most
  * fault	where the guest's workload is known: what makes the plan send as many
  *		bytes as the migration did.  So it holds all that slows a writing
  *		guest, waiting for processors that the migration uses too

@@ -273,6 +273,9 @@ static int on_round(struct destination *dst, struct err *err)
 static int on_switch(struct destination *dst, struct err *err)
 {
 	(void)err;
+	/* Not every switch was near by the round before. */
+	dst->hurries = 0;
+	hurry(dst, true);
 	machine_probe(dst->machine);
 	return 0;
 }

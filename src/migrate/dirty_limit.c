@@ -18,9 +18,8 @@
 #include "migrate/governor.h"
 #include "migrate/ram_watch.h"
 
-#define MIB_PAGES    ((1u << 20) / RAM_PAGE_SIZE)
-#define PERIOD_NS    NS_PER_SEC
-#define WINDOW_PAGES 4096u /* taken and watched at a time */
+#define MIB_PAGES ((1u << 20) / RAM_PAGE_SIZE)
+#define PERIOD_NS NS_PER_SEC
 
 struct limited {
 	uint64_t mib_per_sec; /* 0: none */
@@ -108,7 +107,7 @@ static bool may_go_on(struct dirty_limit *limit)
 static int watch_again(struct dirty_limit *limit, struct ram_watch *watch,
 		       struct err *err)
 {
-	uint64_t window[WINDOW_PAGES / 64], first, count;
+	uint64_t window[RAM_WATCH_PAGES / 64], first, count;
 	struct ram_block *block = NULL;
 	int ret = 0;
 
@@ -116,11 +115,11 @@ static int watch_again(struct dirty_limit *limit, struct ram_watch *watch,
 	while ((block = ram_block_next(watch->mem, block))) {
 		for (first = 0;
 		     !ret && may_go_on(limit) &&
-		     (count = ram_watch_window(block, &first, WINDOW_PAGES));
-		     first += WINDOW_PAGES) {
+		     (count = ram_watch_window(block, &first, RAM_WATCH_PAGES));
+		     first += RAM_WATCH_PAGES) {
 			ram_watch_take(block, first, count, window);
-			ret = mem_log_clear(watch->mem, block, first, count,
-					    window, err);
+			ret = ram_watch_again(watch, block, first, count,
+					      window, err);
 		}
 	}
 	return ret;

@@ -21,7 +21,6 @@
 #include "migrate/dirty_limit.h"
 #include "migrate/ram_watch.h"
 
-#define WINDOW_PAGES 4096u /* taken and watched at a time */
 /* A few in a hundred would be enough; more of a large guest say no more. */
 #define ALL_SAMPLES_MAX (1u << 22)
 
@@ -118,18 +117,18 @@ static int wait_ms(struct dirty_rate *rate, uint64_t ms)
 static int watch_all(struct dirty_rate *rate, struct ram_watch *watch,
 		     struct err *err)
 {
-	uint64_t window[WINDOW_PAGES / 64], first, count;
+	uint64_t window[RAM_WATCH_PAGES / 64], first, count;
 	struct ram_block *block = NULL;
 	int ret;
 
 	ram_watch_sync(watch, false);
 	while ((block = ram_block_next(watch->mem, block))) {
 		for (first = 0;
-		     (count = ram_watch_window(block, &first, WINDOW_PAGES));
-		     first += WINDOW_PAGES) {
+		     (count = ram_watch_window(block, &first, RAM_WATCH_PAGES));
+		     first += RAM_WATCH_PAGES) {
 			ram_watch_take(block, first, count, window);
-			ret = mem_log_clear(watch->mem, block, first, count,
-					    window, err);
+			ret = ram_watch_again(watch, block, first, count,
+					      window, err);
 			if (!ret)
 				ret = wait_ms(rate, 0);
 			if (ret)

@@ -350,8 +350,9 @@ static void stop_and_switch(struct model *model)
 	arrived = sent + smaller(pages, WINDOW) * page_ns;
 	phase[MIG_PHASE_WAIT_READY] =
 		larger(load, arrived) - sent + 2 * one_way;
-	phase[MIG_PHASE_WAIT_RUNNING] =
-		2 * one_way + phase[MIG_PHASE_DST_START];
+	phase[MIG_PHASE_WAIT_RUNNING] = 2 * one_way +
+					phase[MIG_PHASE_DST_START] +
+					cost(model, PLAN_COST_REST);
 	for (int i = 0; i < MIG_PHASE_DST_RECEIVE; i++)
 		plan->downtime_ns += phase[i];
 	plan->downtime_bytes = state + pages * page_bytes(model);

@@ -53,6 +53,7 @@ enum plan_cost {
 	PLAN_COST_LOAD_VCPU,
 	PLAN_COST_START,   /* from GO to running, the destination's side */
 	PLAN_COST_MESSAGE, /* a wake-up and a record, each way */
+	PLAN_COST_REST,    /* of the pause: what these do not explain */
 	PLAN_COST_STATE,   /* bytes of device state */
 	PLAN_COST_STATE_VCPU,
 	PLAN_COST_FRESH, /* bytes a second into memory never touched */

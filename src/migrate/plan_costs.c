@@ -47,6 +47,8 @@ static const struct {
 	[PLAN_COST_START] = { "start", PLAN_NS, 20e3, "dst-start" },
 	[PLAN_COST_MESSAGE] = { "message", PLAN_NS, 12e3,
 				"half of wait-running less dst-start" },
+	[PLAN_COST_REST] = { "rest", PLAN_NS, 0,
+			     "a processor for whoever wakes up" },
 	[PLAN_COST_STATE] = { "state", PLAN_BYTES, 2300,
 			      "downtime-bytes of an idle guest" },
 	[PLAN_COST_STATE_VCPU] = { "state-vcpu", PLAN_BYTES, 6700,

@@ -167,8 +167,8 @@ static int send_window(struct ram_send *ram, struct ram_block *block,
 	if (!taken)
 		return 0;
 	if (!is_stopped) /* D1 */
-		ret = mem_log_clear(ram->watch.mem, block, first, count,
-				    ram->window, err);
+		ret = ram_watch_again(&ram->watch, block, first, count,
+				      ram->window, err);
 	if (!ret)
 		build_runs(ram, block, first, count);
 	if (!ret && ram->zero_run_count)

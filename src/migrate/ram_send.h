@@ -2,7 +2,7 @@
 /*
  * RAM on the source: sending the pages that the destination lacks.
  *
- * A dirty page (ram_watch.h) is taken, watched again (mem_log_clear(), D1), then
+ * A dirty page (ram_watch.h) is taken, watched again (ram_watch_again(), D1), then
  * read and sent.  When the send fails, or the migration does, its bit is given
  * back (D4).
  */

@@ -2,6 +2,8 @@
 /* Dirty logs and residency, together. */
 #include "migrate/ram_watch.h"
 
+#include <assert.h>
+
 #include "base/bitmap.h"
 #include "base/err.h"
 #include "mem/space.h"
@@ -103,4 +105,46 @@ uint64_t ram_watch_take(struct ram_block *block, uint64_t first, uint64_t count,
 		taken += (uint64_t)__builtin_popcountll(window[w]);
 	}
 	return taken;
+}
+
+/* Pages [first, end) were holes, and are watched since: what became resident before
+ * that is dirty. */
+static void find_late(struct ram_watch *watch, struct ram_block *block,
+		      uint64_t first, uint64_t end)
+{
+	uint64_t at = first << RAM_PAGE_SHIFT, start;
+
+	while (ram_block_next_data(block, at, end << RAM_PAGE_SHIFT, &start,
+				   &at)) {
+		ram_block_mark_dirty(block, start, at - start);
+		watch->known_pages += (at - start) >> RAM_PAGE_SHIFT;
+	}
+}
+
+int ram_watch_again(struct ram_watch *watch, struct ram_block *block,
+		    uint64_t first, uint64_t count, const uint64_t *window,
+		    struct err *err)
+{
+	uint64_t bits[RAM_WATCH_PAGES / 64], holes[RAM_WATCH_PAGES / 64];
+	uint64_t page = 0;
+	int ret;
+
+	assert(count <= RAM_WATCH_PAGES);
+	for (uint64_t w = 0; w < bitmap_words(count); w++) {
+		holes[w] = ~block->known[first / 64 + w] &
+			   bitmap_word_mask(w, 0, count);
+		bits[w] = window[w] | holes[w];
+	}
+	ret = mem_log_clear(watch->mem, block, first, count, bits, err);
+	if (ret)
+		return ret;
+	/* Known first: a write that comes behind the look is the log's. */
+	ram_block_mark_known(block, first, count);
+	while ((page = bitmap_next_set(holes, page, count)) < count) {
+		uint64_t end = bitmap_next_clear(holes, page, count);
+
+		find_late(watch, block, first + page, first + end);
+		page = end;
+	}
+	return 0;
 }

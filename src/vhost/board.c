@@ -17,6 +17,7 @@
 #include <stdlib.h>
 
 #include "base/err.h"
+#include "base/event.h"
 #include "base/trace.h"
 #include "mem/space.h"
 #include "vhost_priv.h"
@@ -159,6 +160,9 @@ static int tell_one(struct vh_side *side, struct vh_dev *dev, struct err *err)
 		ret = vh_dev_go(dev, side->table, side->log, err);
 	else if (!ret && !vh_dev_is_away(dev))
 		ret = vh_dev_tell_table(dev, side->table, err);
+	/* One that works on has more RAM than it had: before a request is there. */
+	if (!ret && !dev->is_held && vh_dev_is_live(dev))
+		ret = vh_dev_tell_fence(dev, err);
 	dev->is_held = false;
 	return ret;
 }
@@ -309,7 +313,9 @@ int vh_dev_join(struct vh_dev *dev, struct vh_board *board, enum vh_type type,
 	dev->is_away = true;
 	dev->side = side;
 	lock_acquire(&side->lock);
-	if (side->is_logging && !side->log)
+	if (type == VH_USER && !side->writer)
+		ret = event_writer_new(&side->writer, err);
+	if (!ret && side->is_logging && !side->log)
 		ret = vh_side_new_log(side, side->table, err);
 	list_add_tail(&side->devs, &dev->link);
 	lock_release(&side->lock);
@@ -445,6 +451,7 @@ void vh_board_free(struct vh_board *board)
 		assert(list_is_empty(&side->devs));
 		vh_log_free(side->log);
 		free(side->table);
+		event_writer_free(side->writer);
 		lock_fini(&side->lock);
 	}
 	free(board);

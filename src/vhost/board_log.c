@@ -13,6 +13,7 @@
 
 #include "base/err.h"
 #include "base/trace.h"
+#include "mem/ram.h"
 #include "vhost_priv.h"
 
 /* ---- election ---- */
@@ -53,16 +54,29 @@ static void scan_rings(struct vh_side *side, const struct vh_dev *dev)
 	}
 }
 
+/* All that the migration watches may have been written: also what is in the table no
+ * more, and may still be mapped by a back end that was told of it.  With the topology
+ * lock, by which blocks stay. */
+static void mark_all(struct vh_side *side)
+{
+	struct ram_block *block = NULL;
+
+	while ((block = ram_block_next(side->board->mem, block))) {
+		for (uint64_t first = 0; first < block->pages; first += 64)
+			ram_block_mark_word(block, first, ~0ull, true);
+	}
+}
+
 /* A back end that died may have written what it did not log any more. */
-static void mark_if_lost(struct vh_side *side, struct vh_dev *dev)
+static void note_lost(struct vh_side *side, struct vh_dev *dev)
 {
 	/* A look first: a locked instruction for each device is what a scan of
 	 * an idle guest would cost. */
 	if (!__atomic_load_n(&dev->was_lost, __ATOMIC_ACQUIRE) ||
 	    !__atomic_exchange_n(&dev->was_lost, false, __ATOMIC_ACQ_REL))
 		return;
-	trace(vh_lost_log, "%s: all its memory is taken for dirty", dev->name);
-	vh_table_mark_all(side->table);
+	trace(vh_lost_log, "%s: all memory is taken for dirty", dev->name);
+	side->was_lost = true;
 }
 
 void vh_side_scan(struct vh_side *side)
@@ -73,7 +87,7 @@ void vh_side_scan(struct vh_side *side)
 	struct vh_dev *dev;
 
 	list_for_each (dev, &side->devs, link) {
-		mark_if_lost(side, dev);
+		note_lost(side, dev);
 		vh_side_elect(side);
 		if (!side->log)
 			continue;
@@ -89,17 +103,18 @@ void vh_side_scan(struct vh_side *side)
 	/* Who was elected died after its turn came, or nobody is left. */
 	if (side->log && !is_scanned)
 		scan_all(side);
-	/* So that there is something to be sent, which fails (board_log_clear()),
-	 * or all of it when no more is written. */
-	if (side->is_unlogged)
-		vh_table_mark_all(side->table);
+	/* Of one that is not logged: so that there is something to be sent, which
+	 * fails (board_log_clear()), or all of it when no more is written. */
+	if (side->is_unlogged || side->was_lost)
+		mark_all(side);
+	side->was_lost = false;
 	vh_count(&side->counts.ring_scans, ring_scans);
 	vh_count(&side->counts.scan_ns, clock_mono_ns() - start);
 }
 
 void vh_side_scan_leaving(struct vh_side *side, struct vh_dev *dev)
 {
-	mark_if_lost(side, dev);
+	note_lost(side, dev); /* the next scan knows */
 	if (!side->log)
 		return;
 	scan_rings(side, dev);
@@ -205,6 +220,7 @@ int vh_side_log_start(struct vh_side *side, struct err *err)
 		return ret;
 	side->is_logging = true;
 	/* Nothing is sent yet, so what was lost before now does not matter. */
+	side->was_lost = false;
 	list_for_each (dev, &side->devs, link)
 		__atomic_store_n(&dev->was_lost, false, __ATOMIC_RELEASE);
 	vh_side_elect(side);

@@ -252,7 +252,7 @@ static int kick_ring(struct vh_dev *dev, unsigned int index, struct err *err)
 		ret = tell_enable(dev, index, err);
 	/* What became available while nobody listened. */
 	if (!ret)
-		eventfd_write(ring->queue->kick_fd, 1);
+		vdev_kick(dev->vdev, ring->queue);
 	return ret;
 }
 

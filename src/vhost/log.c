@@ -10,6 +10,7 @@
  * regions is ever touched.
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <isa-l/mem_routines.h>
 #include <stdlib.h>
 #include <sys/mman.h>
@@ -59,6 +60,19 @@ static void populate(struct vh_log *log, const struct vh_mem_table *table)
 	}
 }
 
+/* Sealed: a back end that could cut it would have the next scan die of SIGBUS, and one
+ * that could forbid writing to it would have others refuse it. */
+static int open_memfd(struct vh_log *log, struct err *err)
+{
+	log->fd = memfd_create("godwit:vhost-log",
+			       MFD_CLOEXEC | MFD_ALLOW_SEALING);
+	if (log->fd < 0 || ftruncate(log->fd, (off_t)log->size) < 0 ||
+	    fcntl(log->fd, F_ADD_SEALS,
+		  F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) < 0)
+		return err_set_errno(err, -errno, "vhost: dirty log");
+	return 0;
+}
+
 int vh_log_new(const struct vh_mem_table *table, struct vh_log **ret_log,
 	       struct err *err)
 {
@@ -68,15 +82,15 @@ int vh_log_new(const struct vh_mem_table *table, struct vh_log **ret_log,
 	if (!log)
 		return err_set(err, -ENOMEM, "vhost: no memory for a log");
 	log->words = MAP_FAILED;
+	log->fd = -1;
 	log->size = size_for(table);
-	log->fd = memfd_create("godwit:vhost-log", MFD_CLOEXEC);
 	if (log->size > LOG_SIZE_MAX)
 		ret = err_set(err, -E2BIG,
 			      "vhost: a dirty log of %lu bytes, at most %llu",
 			      log->size, LOG_SIZE_MAX);
-	else if (log->fd < 0 || ftruncate(log->fd, (off_t)log->size) < 0)
-		ret = err_set_errno(err, -errno, "vhost: dirty log");
 	else
+		ret = open_memfd(log, err);
+	if (!ret)
 		log->words = mmap(NULL, log->size, PROT_READ | PROT_WRITE,
 				  MAP_SHARED | MAP_NORESERVE, log->fd, 0);
 	if (!ret && log->words == MAP_FAILED)

@@ -382,6 +382,8 @@ int vh_net_new(const struct vdev_site *site, const char *text,
 	config.ops = options.tap[0] ? &kernel_net_ops : &user_net_ops;
 	config.opaque = net;
 	ret = net_new_with(site, &config, ret_dev, err);
+	if (!ret && net->user)
+		vdev_share(*ret_dev, vh_user_dev(net->user)->side->writer);
 	if (!ret)
 		(*ret_dev)->offered &=
 			rings | ~(RING_FEATURES | BIT(VIRTIO_F_RING_PACKED) |

@@ -100,23 +100,3 @@ const struct vh_region *vh_table_find(const struct vh_mem_table *table,
 	}
 	return NULL;
 }
-
-void vh_table_mark_all(const struct vh_mem_table *table)
-{
-	for (unsigned int i = 0; i < table->count; i++) {
-		const struct vh_region *region = &table->regions[i];
-		uint64_t first = region->offset >> RAM_PAGE_SHIFT;
-		uint64_t left = region->size >> RAM_PAGE_SHIFT;
-
-		while (left) {
-			uint64_t step = 64 - first % 64;
-
-			if (step > left)
-				step = left;
-			ram_block_mark_word(region->block, first,
-					    ~0ull >> (64 - step), true);
-			first += step;
-			left -= step;
-		}
-	}
-}

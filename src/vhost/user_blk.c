@@ -319,6 +319,8 @@ static int user_blk_init(struct user_blk *blk, const struct vdev_site *site,
 	ret = vdev_init(&blk->vdev, &user_blk_type, site,
 			features & BLK_FEATURES, CONFIG_SIZE, blk->queues,
 			sizes, err);
+	if (!ret)
+		vdev_share(&blk->vdev, vh_user_dev(blk->user)->side->writer);
 	/* Of what all devices have, what the back end has, and what needs none: a
 	 * queue's reset is a stop and a start, if others may be at work. */
 	if (!vh_user_dev(blk->user)->is_hasty)

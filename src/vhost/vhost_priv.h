@@ -26,6 +26,7 @@
 #include "mem/listener.h"
 #include "vhost/vhost.h"
 
+struct event_writer;
 struct vdev_queue;
 
 /* A back end answers within this, or has failed. */
@@ -54,8 +55,12 @@ struct vh_side {
 	struct vh_mem_table *table; /* owned */
 	struct vh_log *log;         /* owned; NULL: nobody logs */
 	bool is_logging;
+	bool was_lost; /* of a device, since the last scan; it may have left */
 	uint64_t next_number;   /* of tables and logs */
 	char unlogged_name[32]; /* whose back end writes unseen; is_unlogged */
+	/* Owned: of eventfds that other processes have; made when the first device
+	 * joins, and constant then.  NULL: back ends of this type are none. */
+	struct event_writer *writer;
 
 	/* atomic, written with lock: until logging ends, no scan finds all */
 	bool is_unlogged;
@@ -190,8 +195,6 @@ bool vh_log_covers(const struct vh_log *log, const struct vh_mem_table *table);
 void vh_log_scan(struct vh_log *log, const struct vh_mem_table *table,
 		 uint64_t gpa, uint64_t size);
 void vh_log_scan_all(struct vh_log *log, const struct vh_mem_table *table);
-/* All that the migration watches may have been written. */
-void vh_table_mark_all(const struct vh_mem_table *table);
 
 /* ---- board_log.c; with the side's lock ---- */
 

@@ -12,7 +12,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/eventfd.h>
 
 #include "base/bytes.h"
 #include "dev/msix.h"
@@ -73,7 +72,7 @@ static void notify_write(void *opaque, uint64_t offset, uint64_t value,
 	(void)value, (void)size;
 	if (offset % VDEV_PCI_NOTIFY_MULTIPLIER == 0 &&
 	    index < vp->dev->queue_count)
-		eventfd_write(vp->dev->queues[index].kick_fd, 1);
+		vdev_kick(vp->dev, &vp->dev->queues[index]);
 }
 
 static const struct mem_io_ops isr_ops = { .read = isr_read };
@@ -372,6 +371,11 @@ static uint16_t vector_of(const struct vdev_pci *vp,
 	if (queue)
 		return queue->vector;
 	return __atomic_load_n(&vp->config_vector, __ATOMIC_RELAXED);
+}
+
+void vdev_pci_share(struct vdev_pci *vp, struct event_writer *writer)
+{
+	msix_share(vp->msix, writer);
 }
 
 int vdev_pci_call_fd(const struct vdev_pci *vp, const struct vdev_queue *queue)

@@ -40,6 +40,7 @@
 #define VDEV_PCI_NOTIFY_MULTIPLIER 4u
 
 struct err;
+struct event_writer;
 struct pci_bus;
 struct pci_function;
 struct state_registry;
@@ -60,6 +61,8 @@ bool vdev_pci_may_master(const struct vdev_pci *vp);
 /* With dev->lock: the transport's registers as after power-up. */
 void vdev_pci_clear(struct vdev_pci *vp);
 
+/* As vdev_share(). */
+void vdev_pci_share(struct vdev_pci *vp, struct event_writer *writer);
 /* The eventfd that interrupts for @queue (NULL: a change of configuration); -1:
  * none. */
 int vdev_pci_call_fd(const struct vdev_pci *vp, const struct vdev_queue *queue);

@@ -13,6 +13,7 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
+#include "base/event.h"
 #include "base/trace.h"
 #include "dev/msix.h"
 #include "vdev_priv.h"
@@ -94,6 +95,12 @@ void vdev_fini(struct vdev *dev)
 	dev->type = NULL;
 }
 
+void vdev_share(struct vdev *dev, struct event_writer *writer)
+{
+	dev->writer = writer;
+	vdev_pci_share(dev->pci, writer);
+}
+
 static void start_begin(struct vdev *dev)
 {
 	struct err err = ERR_INIT;
@@ -165,6 +172,24 @@ void vdev_probe(struct vdev *dev)
 	lock_release(&dev->lock);
 }
 
+void vdev_rehearse_begin(struct vdev *dev)
+{
+	for (unsigned int i = 0; i < dev->queue_count; i++) {
+		if (dev->queues[i].is_enabled)
+			vdev_probe(dev);
+	}
+}
+
+int vdev_rehearse(struct vdev *dev, struct err *err)
+{
+	int ret;
+
+	lock_acquire(&dev->lock);
+	ret = vdev_build(dev, false, err);
+	lock_release(&dev->lock);
+	return ret;
+}
+
 void vdev_arrived(struct vdev *dev)
 {
 	lock_acquire(&dev->lock);
@@ -217,6 +242,11 @@ int vdev_pause(struct vdev *dev, uint64_t deadline_ns, struct err *err)
 int vdev_call_fd(const struct vdev *dev, const struct vdev_queue *queue)
 {
 	return vdev_pci_call_fd(dev->pci, queue);
+}
+
+void vdev_kick(const struct vdev *dev, const struct vdev_queue *queue)
+{
+	event_write(dev->writer, queue->kick_fd);
 }
 
 void vdev_call(const struct vdev *dev, const struct vdev_queue *queue)

@@ -46,6 +46,7 @@
 #define VDEV_CONFIG_MAX     256u
 
 struct addr_space;
+struct event_writer;
 struct mem;
 struct msix;
 struct pci_bus;
@@ -149,6 +150,8 @@ struct vdev {
 	struct vdev_queue *queues; /* owned */
 	uint32_t config_size;
 	struct vdev_pci *pci; /* owned: the transport */
+	struct event_writer
+		*writer; /* borrowed; NULL: vdev_share() was not called */
 
 	struct lock lock; /* LOCK_VDEV */
 	/* protected by lock; constant while working */
@@ -187,6 +190,10 @@ int vdev_init(struct vdev *dev, const struct vdev_type *type,
 	      const uint16_t *queue_sizes, struct err *err);
 void vdev_fini(struct vdev *dev);
 
+/* Its back end is another process, which has its eventfds and may do to them what it
+ * likes (base/event.h).  Before it works; @writer is borrowed while the device lives. */
+void vdev_share(struct vdev *dev, struct event_writer *writer);
+
 static inline bool vdev_has(const struct vdev *dev, unsigned int feature)
 {
 	return dev->features >> feature & 1;
@@ -195,6 +202,8 @@ static inline bool vdev_has(const struct vdev *dev, unsigned int feature)
 /* The eventfd that interrupts for @queue, or for a change of config; -1: the
  * driver wants none.  Borrowed; constant while working. */
 int vdev_call_fd(const struct vdev *dev, const struct vdev_queue *queue);
+/* As if the driver had notified @queue.  Any thread, any lock. */
+void vdev_kick(const struct vdev *dev, const struct vdev_queue *queue);
 /* Interrupt for @queue; the back end looked whether the driver wants it. */
 void vdev_call(const struct vdev *dev, const struct vdev_queue *queue);
 
@@ -219,6 +228,10 @@ void vdev_run_begin(struct vdev *dev);
 void vdev_run(struct vdev *dev);
 /* It was built, and is activated soon. */
 void vdev_probe(struct vdev *dev);
+/* It was built: ask its back end once for each queue, and see the answers.  Several are
+ * rehearsed at a time with a begin for each before. */
+void vdev_rehearse_begin(struct vdev *dev);
+int vdev_rehearse(struct vdev *dev, struct err *err);
 /* The guest came here from elsewhere, a moment ago.  It gets an interrupt for each
  * queue and for its configuration: one that a back end caused at the source may have
  * come behind the saving of the vCPU it was for.  A driver that finds nothing to do

@@ -53,7 +53,9 @@ static enum be_fault_kind fault_for(struct back_end *be,
 		fault->skip--;
 		return BE_RIGHT;
 	}
-	if (!fault->is_lasting)
+	if (fault->again)
+		fault->again--;
+	else
 		fault->kind = BE_RIGHT;
 	__atomic_fetch_add(&be->counts.faults, 1, __ATOMIC_RELEASE);
 	return kind;
@@ -219,6 +221,28 @@ static void kicked(struct back_end *be, unsigned int index)
 	be_ring_work(be, index);
 }
 
+bool be_has_room(int fd)
+{
+	struct pollfd poll_fd = { .fd = fd, .events = POLLOUT };
+
+	poll(&poll_fd, 1, 0);
+	return poll_fd.revents & POLLOUT;
+}
+
+/* One that is full stays so throughout.  Nothing of it waits: the flag is there while it
+ * is needed. */
+void be_spoil(int fd)
+{
+	eventfd_t value;
+
+	if (!be_has_room(fd))
+		return;
+	fcntl(fd, F_SETFL, O_NONBLOCK);
+	eventfd_read(fd, &value);
+	eventfd_write(fd, UINT64_MAX - 1);
+	fcntl(fd, F_SETFL, 0);
+}
+
 static void resize(struct back_end *be)
 {
 	const struct um_header head = { UM_BACKEND_CONFIG_CHANGE, UM_VERSION,
@@ -233,9 +257,16 @@ static void resize(struct back_end *be)
 		be->is_failed = true;
 }
 
+static void work_all(struct back_end *be)
+{
+	for (unsigned int i = 0; i < be->options.queues; i++)
+		be_ring_work(be, i);
+}
+
 /* False: be_stop() was called. */
 static bool serve_once(struct back_end *be)
 {
+	bool is_polling = be->options.spoils_eventfds;
 	struct pollfd polls[BE_QUEUES_MAX + 2] = {
 		{ .fd = be->stop_fd, .events = POLLIN },
 		{ .fd = be->conn_fd >= 0 ? be->conn_fd : be->listen_fd,
@@ -244,17 +275,18 @@ static bool serve_once(struct back_end *be)
 	eventfd_t value;
 
 	for (unsigned int i = 0; i < be->options.queues; i++)
-		polls[i + 2] = (struct pollfd){ .fd = be->rings[i].kick_fd,
-						.events = POLLIN };
-	poll(polls, be->options.queues + 2, -1);
+		polls[i + 2] = (struct pollfd){
+			.fd = is_polling ? -1 : be->rings[i].kick_fd,
+			.events = POLLIN
+		};
+	poll(polls, be->options.queues + 2, is_polling ? 1 : -1);
 	if (polls[0].revents) {
 		/* 1: look at all rings again; more: the end */
 		eventfd_read(be->stop_fd, &value);
 		if (value > UINT32_MAX)
 			return false;
 		resize(be);
-		for (unsigned int i = 0; i < be->options.queues; i++)
-			be_ring_work(be, i);
+		work_all(be);
 	}
 	if (polls[1].revents && be->conn_fd < 0)
 		welcome(be);
@@ -264,6 +296,8 @@ static bool serve_once(struct back_end *be)
 		if (polls[i + 2].revents & POLLIN && be->rings[i].kick_fd >= 0)
 			kicked(be, i);
 	}
+	if (is_polling)
+		work_all(be);
 	if (be->is_failed)
 		hang_up(be);
 	return true;

@@ -45,7 +45,7 @@ struct be_fault {
 	enum be_fault_kind kind;
 	unsigned int skip; /* so many right ones come first */
 	unsigned int delay_ms;
-	bool is_lasting; /* in every connection, not once */
+	unsigned int again; /* so often more after the first */
 };
 
 /* Where it dies at write request number die_at. */
@@ -69,6 +69,11 @@ struct be_options {
 	enum be_death death;
 	unsigned int die_at; /* from 1 */
 	bool is_process;     /* dying ends it; else only the connection */
+	/* It cuts the log that it is given, and forbids the others to map it. */
+	bool cuts_log;
+	/* It has the eventfds that it gets block, fills their counters for good, and
+	 * looks at its rings without being kicked. */
+	bool spoils_eventfds;
 };
 
 /* All that it can. */
@@ -85,6 +90,9 @@ struct be_counts {
 	unsigned int regions_added, regions_removed;
 	unsigned int reads, writes, flushes, resubmitted;
 	unsigned int messages, faults;
+	unsigned int refused_cuts;
+	unsigned int announcements;
+	uint64_t announced; /* the last one's payload */
 };
 
 struct be_region {
@@ -164,6 +172,10 @@ bool be_answer(struct back_end *be, struct be_message *message);
 bool be_reply_u64(struct be_message *message, uint64_t value);
 void be_unmap(struct back_end *be);
 void be_close_fd(int *fd);
+/* To write the eventfd does not block. */
+bool be_has_room(int fd);
+/* An eventfd, by what any of those may do that have it. */
+void be_spoil(int fd);
 
 void *be_gpa(struct back_end *be, uint64_t gpa, uint64_t size);
 void *be_hva(struct back_end *be, uint64_t hva, uint64_t size);

@@ -159,6 +159,15 @@ static void unmap_log(struct back_end *be)
 	be->log = NULL;
 }
 
+/* Of a file that others have mapped. */
+static void cut(struct back_end *be, int fd)
+{
+	bool was_cut = !ftruncate(fd, 0);
+
+	if (fcntl(fd, F_ADD_SEALS, F_SEAL_FUTURE_WRITE) < 0 && !was_cut)
+		count(&be->counts.refused_cuts);
+}
+
 static bool set_log(struct back_end *be, const struct be_message *message)
 {
 	void *log;
@@ -172,6 +181,8 @@ static bool set_log(struct back_end *be, const struct be_message *message)
 		return false;
 	be->log = log;
 	be->log_size = message->u.log.size;
+	if (be->options.cuts_log)
+		cut(be, message->fds[0]);
 	count(&be->counts.logs);
 	return true;
 }
@@ -274,6 +285,16 @@ static bool take_fd(struct be_message *message, int *to)
 	return true;
 }
 
+static bool take_eventfd(struct back_end *be, struct be_message *message,
+			 int *to)
+{
+	bool is_good = take_fd(message, to);
+
+	if (is_good && *to >= 0 && be->options.spoils_eventfds)
+		be_spoil(*to);
+	return is_good;
+}
+
 static struct be_ring *ring_of(struct back_end *be, uint64_t index)
 {
 	if (index >= be->options.queues) {
@@ -288,7 +309,7 @@ static void start_ring(struct back_end *be, struct be_message *message)
 	unsigned int index = message->u.u64 & 0xff;
 	struct be_ring *ring = ring_of(be, index);
 
-	if (!take_fd(message, &ring->kick_fd))
+	if (!take_eventfd(be, message, &ring->kick_fd))
 		be->is_failed = true;
 	ring->is_started = true;
 	count(&be->counts.starts);
@@ -354,7 +375,7 @@ static bool answer_ring(struct back_end *be, struct be_message *message)
 		return true;
 	case UM_SET_VRING_CALL:
 		ring = ring_of(be, message->u.u64 & 0xff);
-		return take_fd(message, &ring->call_fd);
+		return take_eventfd(be, message, &ring->call_fd);
 	default:
 		return answer_state(be, message);
 	}
@@ -388,13 +409,26 @@ static bool answer_device(struct back_end *be, struct be_message *message)
 	}
 }
 
+/* The guest's address in the first six bytes. */
+static bool take_announcement(struct back_end *be,
+			      const struct be_message *message)
+{
+	if (message->head.size != sizeof(uint64_t))
+		return false;
+	__atomic_store_n(&be->counts.announced, message->u.u64,
+			 __ATOMIC_RELAXED);
+	__atomic_fetch_add(&be->counts.announcements, 1, __ATOMIC_RELEASE);
+	return true;
+}
+
 bool be_answer(struct back_end *be, struct be_message *message)
 {
 	switch (message->head.request) {
 	case UM_SET_OWNER:
 	case UM_SET_CONFIG:
-	case UM_SEND_RARP:
 		return true;
+	case UM_SEND_RARP:
+		return take_announcement(be, message);
 	case UM_GET_FEATURES:
 		return be_reply_u64(message, features(be));
 	case UM_GET_PROTOCOL_FEATURES:

@@ -183,7 +183,7 @@ static void use(struct back_end *be, unsigned int index, uint16_t head,
 		record->entries[head].is_in_flight = 0;
 		record->used_idx = (uint16_t)(at + 1);
 	}
-	if (ring->call_fd >= 0)
+	if (ring->call_fd >= 0 && be_has_room(ring->call_fd))
 		eventfd_write(ring->call_fd, 1);
 }
 

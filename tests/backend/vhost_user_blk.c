@@ -3,7 +3,8 @@
  * A vhost-user-blk back end for system tests (back_end.h):
  *
  *	vhost_user_blk SOCKET IMAGE [queues=N] [slots=N] [inflight=off] [log=off]
- *		[die=taken|written|used,N] [fault=REQUEST,KIND[,SKIP[,MS]]]
+ *		[cut=log] [eventfds=spoilt] [die=taken|written|used,N]
+ *		[fault=REQUEST,KIND[,SKIP[,MS[,AGAIN]]]]
  *
  * die: end with exit status 9 at the Nth write request.  fault: see enum
  * be_fault_kind for KIND, which is a number, as REQUEST is.  "ready" is printed when
@@ -46,9 +47,10 @@ static bool take_death(struct be_options *options, const char *text)
 
 static bool take_fault(struct be_options *options, const char *text)
 {
-	unsigned int request, kind, skip = 0, ms = 0;
+	unsigned int request, kind, skip = 0, ms = 0, again = 0;
 
-	if (sscanf(text, "%u,%u,%u,%u", &request, &kind, &skip, &ms) < 2 ||
+	if (sscanf(text, "%u,%u,%u,%u,%u", &request, &kind, &skip, &ms,
+		   &again) < 2 ||
 	    kind >= BE_KIND_COUNT)
 		return false;
 	options->fault = (struct be_fault){
@@ -56,6 +58,7 @@ static bool take_fault(struct be_options *options, const char *text)
 		.kind = (enum be_fault_kind)kind,
 		.skip = skip,
 		.delay_ms = ms,
+		.again = again,
 	};
 	return true;
 }
@@ -79,6 +82,10 @@ static bool take(struct be_options *options, const char *text)
 		options->has_inflight = false;
 	else if (!strcmp(text, "log=off"))
 		options->has_log = false;
+	else if (!strcmp(text, "cut=log"))
+		options->cuts_log = true;
+	else if (!strcmp(text, "eventfds=spoilt"))
+		options->spoils_eventfds = true;
 	else
 		return false;
 	return true;

@@ -24,7 +24,7 @@ from nested.fleets import Fleets  # noqa: E402
 from nested.lab import Lab  # noqa: E402
 from nested.linux import Traveller  # noqa: E402
 from nested.verdict import WrongContent, wrong_content  # noqa: E402
-from nested.watch import EmulatorFault  # noqa: E402
+from nested.watch import EmulatorFault, explains_content  # noqa: E402
 
 TEST_LIMIT_S, LOOK_S = 150, 4
 REPEATS, FAULTS = 2, 5  # of a test that failed for no known reason; for the emulator's faults
@@ -45,7 +45,7 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
 
     Not all that the emulator does wrong leaves a trace (nested/watch.py): it loses interrupts, hosts
     and guests.  A fault of godwit's own fails again, but what loses a page may do so once in a hundred
-    times: where content is wrong, only a fault that was seen in the emulator has the test run again.
+    times: where content is wrong, only a fault of the emulator that changes content has it run again.
     """
     report = (yield).get_result()
     lab = item.config.stash.get(LAB, None)
@@ -53,8 +53,9 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
         return
     signal.alarm(0)  # limit()'s: what follows has limits of its own
     fault = lab.fault() if lab else ""
-    is_wrong = isinstance(call.excinfo.value, WrongContent) if call.excinfo else False
-    if not fault and (item.execution_count > REPEATS or is_wrong or lab and wrong_content(lab)):
+    is_wrong = (isinstance(call.excinfo.value, WrongContent) if call.excinfo else False) \
+        or bool(lab and wrong_content(lab))
+    if is_wrong and not explains_content(fault) or not fault and item.execution_count > REPEATS:
         item.add_marker(pytest.mark.flaky(condition=False))  # not again
     if lab is None:
         return

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import math
 import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from harness.back_end import BackEnds
 from harness.machine import Fleet, Machine, binary
 from harness.move import move, start, wait
 from harness.qmp import QmpError
 from harness.scene import listening
+from test_back_ends import assert_whole, image, options_of, working  # noqa: F401
 
 pytestmark = pytest.mark.alone  # it compares times
 
@@ -46,6 +49,16 @@ def test_lesson_pause_is_near_its_estimate_with_any_number_of_vcpus(fleet: Fleet
     assert nearest <= math.log(FACTOR), pauses
 
 
+def fixed_us(source: Machine) -> int:
+    """What the pause of a move under way costs without any page, once it has been measured."""
+    info = source.qmp.command("query-migrate")
+    while info["ram"]["dirty-sync-count"] < 3:
+        assert info["status"] in ("setup", "active")
+        source.qmp.wait_event("MIGRATION_PASS", 30)
+        info = source.qmp.command("query-migrate")
+    return info["pause"]["fixed-us"]
+
+
 def test_fixed_costs_grow_with_the_vcpus(kvm: None, fleet: Fleet) -> None:
     fixed = []
     for cpus in (1, 16):
@@ -54,16 +67,32 @@ def test_fixed_costs_grow_with_the_vcpus(kvm: None, fleet: Fleet) -> None:
         # Not a pause of no time at all.
         source.qmp.command("migrate-set-parameters", downtime_limit=0)
         start(source, uri)
-        info = source.qmp.command("query-migrate")
-        while info["ram"]["dirty-sync-count"] < 3:
-            assert info["status"] in ("setup", "active")
-            source.qmp.wait_event("MIGRATION_PASS", 30)
-            info = source.qmp.command("query-migrate")
-        fixed.append(info["pause"]["fixed-us"])
+        fixed.append(fixed_us(source))
         source.qmp.command("migrate_cancel")
         assert wait(source) == "cancelled"
         fleet.retire(source)
     assert fixed[1] > 3 * fixed[0] > 0
+
+
+# tests/backend/back_end.h: the features are asked for in negotiation, and then as a question that
+# any back end answers; it is asked twice
+LATE_MS = 100
+ANSWERS_LATE = f"fault=1,2,1,{LATE_MS},1"
+
+
+def test_fixed_costs_have_what_back_ends_take(kvm: None, back_ends: BackEnds, fleet: Fleet,
+                                              image: Path) -> None:  # noqa: F811
+    sides = [options_of(back_ends.recorded(f"blk{number}", image, *faults))
+             for number, faults in enumerate([(), (ANSWERS_LATE,)])]
+    source = working(fleet, **sides[0])
+    destination, uri = listening(fleet, **sides[1])
+    source.qmp.command("migrate-set-parameters", downtime_limit=LATE_MS)
+    start(source, uri)
+    assert fixed_us(source) > LATE_MS * 1000
+    source.qmp.command("migrate-set-parameters", downtime_limit=20 * LATE_MS)
+    assert wait(source) == "completed"
+    destination.serial.wait_ticks(20)
+    assert_whole(destination)
 
 
 def test_limit_below_the_fixed_costs_is_told_and_held_until_it_is_raised(kvm: None, fleet: Fleet

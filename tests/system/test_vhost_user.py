@@ -10,7 +10,7 @@ from typing import Any, Iterator
 import pytest
 
 from harness import guest
-from harness.machine import END_S, Fleet, binary
+from harness.machine import END_S, Fleet, Machine, binary
 from harness.move import move
 
 OPTIONS = f"span={4 << 20},depth=16,tick=1ms"
@@ -59,6 +59,14 @@ def options(back_end: BackEnd) -> dict[str, Any]:
             "extra": ["--disk", f"vhost-user={back_end.path},queues=2"]}
 
 
+def assert_goes_on(machine: Machine) -> None:
+    """Its guest does, and has read what it wrote; its end."""
+    machine.serial.wait_ticks(50)
+    last = guest.ask(machine.serial, timeout_s=60, request=b"q")
+    assert last["errors"] == 0, machine.serial.lines
+    assert machine.wait_end() == 0
+
+
 @pytest.mark.parametrize("where", ["taken", "written", "used"])
 def test_no_write_is_lost_when_the_back_end_ends_and_comes_back(
         kvm: None, fleet: Fleet, back_ends: list[BackEnd], where: str) -> None:
@@ -89,10 +97,7 @@ def test_guest_moves_after_its_back_end_came_back(
     destination = fleet.start("destination", incoming=uri, **options(there))
     moved = move(source, destination, uri)
     assert moved.status == "completed", moved.info
-    destination.serial.wait_ticks(50)
-    last = guest.ask(destination.serial, timeout_s=60, request=b"q")
-    assert last["errors"] == 0, destination.serial.lines
-    assert destination.wait_end() == 0
+    assert_goes_on(destination)
 
 
 def test_back_end_that_never_stops_fails_the_move_and_the_guest_runs_on(
@@ -106,7 +111,19 @@ def test_back_end_that_never_stops_fails_the_move_and_the_guest_runs_on(
     destination = fleet.start("destination", incoming=uri, **options(there))
     moved = move(source, destination, uri)
     assert moved.status == "failed", moved.info
-    source.serial.wait_ticks(50)
-    last = guest.ask(source.serial, timeout_s=60, request=b"q")
-    assert last["errors"] == 0, source.serial.lines
-    assert source.wait_end() == 0
+    assert_goes_on(source)
+
+
+@pytest.mark.parametrize("malice", ["cut=log", "eventfds=spoilt"])
+def test_guest_moves_though_its_back_ends_spoil_what_they_share(
+        kvm: None, fleet: Fleet, back_ends: list[BackEnd], malice: str) -> None:
+    here, there = back_ends
+    here.start(malice)
+    there.start(malice)
+    source = fleet.start("source", **options(here))
+    source.serial.wait_line(r"ready\b")
+    uri = f"unix:{fleet.folder}/move"
+    destination = fleet.start("destination", incoming=uri, **options(there))
+    moved = move(source, destination, uri)
+    assert moved.status == "completed", moved.info
+    assert_goes_on(destination)

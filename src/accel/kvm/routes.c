@@ -9,9 +9,9 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/eventfd.h>
 #include <sys/ioctl.h>
 
+#include "base/event.h"
 #include "base/trace.h"
 #include "kvm_priv.h"
 
@@ -96,7 +96,6 @@ static int tell_irqfd(void *opaque, unsigned int gsi, int fd, bool is_bound)
 		.gsi = gsi,
 		.flags = is_bound ? 0 : KVM_IRQFD_FLAG_DEASSIGN,
 	};
-	eventfd_t seen;
 
 	if (kv->vm_fd < 0) /* the VM is gone, and all its irqfds */
 		return 0;
@@ -105,7 +104,7 @@ static int tell_irqfd(void *opaque, unsigned int gsi, int fd, bool is_bound)
 	/* KVM has interrupted for what it held, and left it there: it is not to
 	 * be seen again when it is unbound.  What comes from here on, KVM takes
 	 * out as it is written. */
-	if (is_bound && eventfd_read(fd, &seen) == 0)
+	if (is_bound && event_take(fd))
 		trace(kvm_irqfd_pending, "GSI %u", gsi);
 	return 0;
 }

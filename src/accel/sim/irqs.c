@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /* The vCPUs take no interrupts: routes are kept, and all calls counted. */
-#include <sys/eventfd.h>
-
+#include "base/event.h"
 #include "sim_priv.h"
 
 #define ROUTES_MAX 4056u /* as KVM's */
@@ -18,12 +17,10 @@ static int tell(void *opaque, const struct accel_route *routes,
 /* What was written while it was bound did interrupt. */
 static int tell_irqfd(void *opaque, unsigned int gsi, int fd, bool is_bound)
 {
-	eventfd_t seen;
-
 	(void)opaque;
 	(void)gsi;
 	(void)is_bound;
-	eventfd_read(fd, &seen);
+	event_take(fd);
 	return 0;
 }
 

@@ -28,6 +28,7 @@ FUNCTION = "__svm_vcpu_run"
 SHUTDOWN = 0x7f  # AMD's manual, appendix C: a triple fault
 # The event that was being delivered, valid: a page fault; its code has the bit of a fetch.
 LOST_FETCH = re.compile(r"reason shutdown .* intr_info 0x80000b0e error_code 0x\w*[13579bdf]\w\b")
+LOST = "lost a fetch"
 ANSWER_S = 15.0
 
 
@@ -58,5 +59,10 @@ def fault(host: "Host") -> str:
         if "reason shutdown" not in line:
             return f"host {host.name}: QEMU did a #VMEXIT twice: {line}"
         if LOST_FETCH.search(line):
-            return f"host {host.name}: QEMU lost a fetch: {line}"
+            return f"host {host.name}: QEMU {LOST}: {line}"
     return ""
+
+
+def explains_content(told: str) -> bool:
+    """Whether that fault() may have changed memory; a guest that died has not."""
+    return bool(told) and LOST not in told

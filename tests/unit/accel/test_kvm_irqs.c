@@ -6,6 +6,7 @@
  * The program is linked with --wrap=ioctl, which counts what KVM is told.
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <stdlib.h>
 #include <string.h>
@@ -176,6 +177,18 @@ static void test_what_was_written_before_interrupts_once(void **state)
 	bind_to(f, ADDRESS, 0x42);
 	unbind(f);
 	assert_false(is_requested(f, 0x42));
+}
+
+/* As one that a back end has made so. */
+static void test_eventfd_that_blocks_holds_up_nobody_who_binds_it(void **state)
+{
+	struct fixture *f = *state;
+
+	assert_int_equal(fcntl(f->fd, F_SETFL, 0), 0);
+	alarm(30);
+	bind_to(f, ADDRESS, 0x45);
+	alarm(0);
+	assert_false(is_requested(f, 0x45));
 }
 
 static void test_what_is_written_while_unbound_stays(void **state)
@@ -373,6 +386,7 @@ int main(void)
 #define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 	const struct CMUnitTest tests[] = {
 		T(test_written_eventfd_interrupts),
+		T(test_eventfd_that_blocks_holds_up_nobody_who_binds_it),
 		T(test_what_was_written_before_interrupts_once),
 		T(test_what_is_written_while_unbound_stays),
 		T(test_message_changes_while_it_is_bound),

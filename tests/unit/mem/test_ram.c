@@ -61,6 +61,23 @@ static void test_blocks_are_aligned_and_sized_as_asked(void **state)
 	ram_block_free(small);
 }
 
+/* As a back end may try that has it. */
+static void
+test_block_that_is_shared_can_be_cut_or_sealed_by_nobody(void **state)
+{
+	struct ram_block *block = block_of(*state, "a", MIB);
+	void *map;
+
+	assert_int_equal(ftruncate(block->fd, 0), -1);
+	assert_int_equal(ftruncate(block->fd, 2 * MIB), -1);
+	assert_int_equal(fcntl(block->fd, F_ADD_SEALS, F_SEAL_FUTURE_WRITE),
+			 -1);
+	map = mmap(NULL, MIB, PROT_READ | PROT_WRITE, MAP_SHARED, block->fd, 0);
+	assert_ptr_not_equal(map, MAP_FAILED);
+	munmap(map, MIB);
+	ram_block_free(block);
+}
+
 static bool has_flag(const char *flags, const char *flag)
 {
 	const char *at = strstr(flags, flag);
@@ -281,6 +298,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		fact(test_blocks_are_aligned_and_sized_as_asked),
+		fact(test_block_that_is_shared_can_be_cut_or_sealed_by_nobody),
 		fact(test_huge_pages_are_advised_where_asked_for_only),
 		fact(test_blocks_are_found_by_name_and_walked_in_order),
 		fact(test_what_cannot_be_made_is_refused_with_a_reason),

@@ -566,6 +566,42 @@ test_source_that_always_says_near_is_hurried_for_a_round_at_a_time(void **state)
 	text_fini(&text);
 }
 
+/* The live stream of a source to which no round looked like the last. */
+static void make_sudden_switch(struct text *text)
+{
+	struct span span = { .end = sizeof(struct fmt_header) };
+
+	text_add(text, live.bytes, span.end);
+	while (span_at(&live, span.end, &span)) {
+		struct bytes_writer w = { .data = NULL };
+		struct fmt_round round;
+
+		if (span.type != FMT_ROUND) {
+			add_span(text, &live, &span);
+			continue;
+		}
+		memcpy(&round, live.bytes + span.at + sizeof(struct fmt_record),
+		       sizeof(round));
+		round.flags = le32_of(0);
+		record_put(&w, FMT_ROUND, &round, sizeof(round));
+		text_add(text, w.data, w.size);
+		bytes_writer_fini(&w);
+	}
+}
+
+static void test_switch_is_urgent_whatever_the_rounds_said(void **state)
+{
+	struct text text = { .bytes = NULL };
+
+	(void)state;
+	make_sudden_switch(&text);
+	memset(&hurry, 0, sizeof(hurry));
+	assert_true(play(&text, false, "a sudden switch").is_loaded);
+	/* As it rehearsed, and then. */
+	assert_int_equal(hurry.times, 2);
+	text_fini(&text);
+}
+
 static void repeat(void (*damage)(void), unsigned int part_of_20)
 {
 	unsigned int cases =
@@ -701,6 +737,8 @@ int main(void)
 			test_flipped_reply_leaves_one_guest_and_says_why),
 		cmocka_unit_test(
 			test_source_that_always_says_near_is_hurried_for_a_round_at_a_time),
+		cmocka_unit_test(
+			test_switch_is_urgent_whatever_the_rounds_said),
 	};
 
 	return cmocka_run_group_tests(tests, setup, teardown);

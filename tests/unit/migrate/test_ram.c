@@ -68,8 +68,8 @@ static void test_all_that_was_touched_arrives(void **state)
 			 resident_pages(&pair->from));
 	assert_int_equal(pair->recv_pages, pair->send.pages);
 	assert_int_equal(pair->recv_zero_pages, pair->send.zero_pages);
-	assert_int_equal(pair->cleared_pages,
-			 pair->send.pages + pair->send.zero_pages);
+	/* Each window has a page that was touched, and is watched as a whole. */
+	assert_int_equal(pair->cleared_pages, 2090 + 1 + 70);
 	assert_int_equal(pair_last_round(pair), 0);
 }
 
@@ -221,9 +221,14 @@ static void test_a_guest_that_runs_meanwhile_arrives_whole(void **state)
 
 /* ---- D1 ---- */
 
+/* Not to holes, which are watched with them. */
 static void write_42(struct pair *pair, uint32_t block, uint64_t page)
 {
-	guest_write(pair, block, page, 42);
+	uint64_t at = page << RAM_PAGE_SHIFT;
+
+	if (ram_block_find_data(pair->from.blocks[block], at,
+				at + RAM_PAGE_SIZE, &at))
+		guest_write(pair, block, page, 42);
 }
 
 static void clear_is_before_the_read(struct pair *pair, bool is_checked)
@@ -481,7 +486,63 @@ static void test_a_new_start_sends_all_again(void **state)
 
 /* ---- holes and zeroes ---- */
 
-static void test_holes_are_neither_cleared_nor_read_nor_sent(void **state)
+static void write_hole(struct pair *pair, uint32_t block, uint64_t page)
+{
+	if (block == 0 && page == 101)
+		guest_write(pair, block, page, 42);
+}
+
+/* Every other page was touched. */
+static void start_with_holes(struct pair *pair)
+{
+	for (uint64_t page = 0; page < block_pages[0]; page += 2)
+		guest_write(pair, 0, page, 1);
+	pair_start(pair, false);
+}
+
+static void test_holes_near_what_was_sent_are_not_looked_for_again(void **state)
+{
+	struct pair *pair = *state;
+	struct ram_block *block = pair->from.blocks[0];
+
+	start_with_holes(pair);
+	assert_int_equal(pair_round(pair), block->pages / 2);
+	assert_int_equal(ram_block_next_unknown(block, 0), block->pages);
+	assert_int_equal(pair->send.watch.known_pages, block->pages / 2);
+	assert_int_equal(pair_round(pair), 0);
+	/* The log tells. */
+	write_hole(pair, 0, 101);
+	assert_int_equal(pair_round(pair), 1);
+	assert_true(pair_is_same(pair));
+}
+
+static void test_hole_written_before_it_is_watched_is_sent(void **state)
+{
+	struct pair *pair = *state;
+
+	start_with_holes(pair);
+	pair->before_clear = write_hole; /* the bit goes with the clear */
+	pair_round(pair);
+	pair->before_clear = NULL;
+	assert_int_equal(pair_round(pair), 1);
+	assert_int_equal(value_at(&pair->to, 0, 101), 42);
+	assert_int_equal(pair->send.watch.known_pages,
+			 resident_pages(&pair->from));
+}
+
+static void test_hole_written_after_it_is_watched_is_sent(void **state)
+{
+	struct pair *pair = *state;
+
+	start_with_holes(pair);
+	pair->after_clear = write_hole;
+	pair_round(pair);
+	pair->after_clear = NULL;
+	pair_round(pair);
+	assert_int_equal(value_at(&pair->to, 0, 101), 42);
+}
+
+static void test_holes_are_neither_read_nor_sent(void **state)
 {
 	struct pair *pair = *state;
 	uint64_t start, end;
@@ -491,7 +552,8 @@ static void test_holes_are_neither_cleared_nor_read_nor_sent(void **state)
 	pair_start(pair, false);
 	pair_round(pair);
 	pair_last_round(pair);
-	assert_int_equal(pair->cleared_pages, 2);
+	/* Of both windows: [64, 1088) and [1984, 2090). */
+	assert_int_equal(pair->cleared_pages, 1024 + 106);
 	assert_int_equal(pair->send.pages, 2);
 	assert_int_equal(pair->send.zero_pages, 0);
 	for (int i = 0; i < 2; i++) {
@@ -765,7 +827,10 @@ int main(void)
 		fact(test_a_page_dirtied_during_a_failed_send_stays_dirty_once),
 		fact(test_a_second_user_of_the_logs_is_refused_and_harms_nobody),
 		fact(test_a_new_start_sends_all_again),
-		fact(test_holes_are_neither_cleared_nor_read_nor_sent),
+		fact(test_holes_near_what_was_sent_are_not_looked_for_again),
+		fact(test_hole_written_before_it_is_watched_is_sent),
+		fact(test_hole_written_after_it_is_watched_is_sent),
+		fact(test_holes_are_neither_read_nor_sent),
 		fact(test_a_zero_page_over_a_hole_stays_a_hole),
 		fact(test_a_zero_page_over_data_is_zero),
 		fact(test_one_byte_makes_a_page_data),

@@ -19,9 +19,11 @@
 enum {
 	DRIVER_SELECT = 0x08,
 	DRIVER_FEATURES = 0x0c,
+	CONFIG_VECTOR = 0x10,
 	STATUS = 0x14,
 	QUEUE_SELECT = 0x16,
 	QUEUE_SIZE = 0x18,
+	QUEUE_VECTOR = 0x1a,
 	QUEUE_ENABLE = 0x1c,
 	QUEUE_DESC = 0x20,
 	QUEUE_DRIVER = 0x28,
@@ -221,6 +223,8 @@ void bed_drive(struct bed *bed)
 	add_status(bed, VIRTIO_CONFIG_S_DRIVER);
 	choose_features(bed);
 	add_status(bed, VIRTIO_CONFIG_S_FEATURES_OK);
+	if (bed->has_vector)
+		put(bed, CONFIG_VECTOR, 0, 2);
 	for (unsigned int q = 0; q < bed->queues; q++) {
 		memset(bed_at(bed, ring_at(q, 0)), 0, 0xc000);
 		put(bed, QUEUE_SELECT, q, 2);
@@ -228,6 +232,8 @@ void bed_drive(struct bed *bed)
 		put(bed, QUEUE_DESC, ring_at(q, 0), 8);
 		put(bed, QUEUE_DRIVER, ring_at(q, 1), 8);
 		put(bed, QUEUE_DEVICE, ring_at(q, 2), 8);
+		if (bed->has_vector)
+			put(bed, QUEUE_VECTOR, 0, 2);
 		put(bed, QUEUE_ENABLE, 1, 2);
 	}
 	add_status(bed, VIRTIO_CONFIG_S_DRIVER_OK);
@@ -243,6 +249,38 @@ void bed_reset(struct bed *bed)
 	put(bed, STATUS, 0, 1);
 	if (!bed_until(is_reset, bed))
 		fail_msg("the device does not reset");
+}
+
+void bed_set_master(struct bed *bed, bool is_on)
+{
+	board_config_set(&bed->board, SLOT, PCI_COMMAND,
+			 PCI_COMMAND_MEMORY | (is_on ? PCI_COMMAND_MASTER : 0),
+			 2);
+}
+
+static bool is_quiet(void *opaque)
+{
+	struct bed *bed = opaque;
+	unsigned int at = board_capability(&bed->board, SLOT, PCI_CAP_ID_EXP);
+
+	return !(board_config(&bed->board, SLOT, at + PCI_EXP_DEVSTA, 2) &
+		 PCI_EXP_DEVSTA_TRPND);
+}
+
+void bed_function_reset(struct bed *bed)
+{
+	struct board *board = &bed->board;
+	unsigned int at = board_capability(board, SLOT, PCI_CAP_ID_EXP);
+
+	board_config_set(board, SLOT, at + PCI_EXP_DEVCTL,
+			 PCI_EXP_DEVCTL_BCR_FLR, 2);
+	if (!bed_until(is_quiet, bed))
+		fail_msg("the function does not reset");
+	board_config_set(board, SLOT, PCI_BASE_ADDRESS_4, (uint32_t)bed->bar,
+			 4);
+	board_config_set(board, SLOT, PCI_BASE_ADDRESS_5,
+			 (uint32_t)(bed->bar >> 32), 4);
+	bed_set_master(bed, true);
 }
 
 static bool is_away(void *opaque)

@@ -51,6 +51,7 @@ struct bed {
 	uint64_t bar;
 	unsigned int queues; /* that the driver uses */
 	uint64_t wanted;     /* features that it does, where they are offered */
+	bool has_vector; /* it wants all interrupts by vector 0; else none */
 	struct bed_queue driver[BED_QUEUES];
 	uint8_t answer; /* bed_has_answer() */
 };
@@ -77,6 +78,10 @@ bool bed_has_answer(void *bed);
 void bed_drive(struct bed *bed);
 /* A reset by the driver, and waiting until the device has done it. */
 void bed_reset(struct bed *bed);
+/* The function's, until it is quiet; and its registers as they were. */
+void bed_function_reset(struct bed *bed);
+/* Bus mastering. */
+void bed_set_master(struct bed *bed, bool is_on);
 uint8_t bed_status(struct bed *bed);
 bool bed_needs_reset(struct bed *bed);
 

@@ -2,6 +2,7 @@
 /* What the devices of one back-end type share: memory table, log, who scans it. */
 #include <errno.h>
 #include <pthread.h>
+#include <sys/mman.h>
 
 #include "fake.h"
 
@@ -193,6 +194,39 @@ static void test_death_at_work_takes_all_that_is_watched_for_dirty(void **state)
 	assert_int_equal(dirty_count(f), 0);
 }
 
+static void test_death_of_one_that_leaves_is_not_forgotten(void **state)
+{
+	struct fixture *f = *state;
+
+	fake_start_at(&f->a, 0x10000);
+	log_on(f);
+	bitmap_set(f->world.low->known, 3, 1);
+	fake_die(&f->a);
+	fake_fini(&f->a);
+	sync_log(f);
+	assert_true(take_dirty(f, 3 * 4096));
+}
+
+static void
+test_death_also_dirties_what_is_not_in_the_table_any_more(void **state)
+{
+	struct fixture *f = *state;
+
+	fake_start_at(&f->a, 0x10000);
+	log_on(f);
+	bitmap_set(f->world.high->known, 1, 65);
+	bitmap_set(f->world.high->known, 511, 1);
+	mem_region_set_enabled(f->world.high_region, false);
+	bitmap_clear(f->world.high->dirty, 0, f->world.high->pages);
+	fake_die(&f->a);
+	sync_log(f);
+	for (uint64_t page = 1; page < 66; page++)
+		assert_true(take_dirty(f, WORLD_HIGH + page * 4096));
+	assert_true(take_dirty(f, WORLD_HIGH + 511 * 4096));
+	assert_int_equal(dirty_count(f), FAKE_RINGS); /* the used rings */
+	mem_region_set_enabled(f->world.high_region, true);
+}
+
 /* ---- a log's words and the regions ---- */
 
 static void test_regions_that_share_a_word_get_their_own_bits(void **state)
@@ -208,6 +242,43 @@ static void test_regions_that_share_a_word_get_their_own_bits(void **state)
 	assert_true(take_dirty(f, last * 4096));
 	assert_true(take_dirty(f, first * 4096));
 	assert_int_equal(dirty_count(f), 0);
+}
+
+/* A write for each word is what a scan of much memory would cost. */
+static void test_log_of_an_idle_guest_is_only_read(void **state)
+{
+	struct fixture *f = *state;
+	struct vh_log *log;
+
+	fake_start_at(&f->a, 0x10000);
+	log_on(f);
+	log = world_side(&f->world)->log;
+	assert_int_equal(mprotect(log->words, log->size, PROT_READ), 0);
+	sync_log(f);
+	assert_int_equal(
+		mprotect(log->words, log->size, PROT_READ | PROT_WRITE), 0);
+	assert_int_equal(dirty_count(f), 0);
+}
+
+/* As each device does with its own, and takes nothing else of their words. */
+static void test_scan_of_a_ring_takes_its_pages_alone(void **state)
+{
+	struct fixture *f = *state;
+	struct vh_side *side = world_side(&f->world);
+
+	log_on(f);
+	world_log(&f->world, 0x40);
+	world_log(&f->world, 0x41);
+	world_log(&f->world, 0x42);
+	lock_acquire(&side->lock);
+	vh_log_scan(side->log, side->table, 0x41000 + 0xffe, 2);
+	lock_release(&side->lock);
+	assert_true(take_dirty(f, 0x41000));
+	assert_int_equal(dirty_count(f), 0);
+	assert_int_equal(side->log->words[1], 1 << 2 | 1);
+	sync_log(f);
+	assert_true(take_dirty(f, 0x40000));
+	assert_true(take_dirty(f, 0x42000));
 }
 
 /* Model: a set of pages; both ways of scanning find exactly it. */
@@ -479,7 +550,11 @@ int main(void)
 		TEST(test_last_device_that_leaves_scans_before_it_goes),
 		TEST(test_stopped_devices_log_is_in_the_last_sync),
 		TEST(test_death_at_work_takes_all_that_is_watched_for_dirty),
+		TEST(test_death_of_one_that_leaves_is_not_forgotten),
+		TEST(test_death_also_dirties_what_is_not_in_the_table_any_more),
 		TEST(test_regions_that_share_a_word_get_their_own_bits),
+		TEST(test_log_of_an_idle_guest_is_only_read),
+		TEST(test_scan_of_a_ring_takes_its_pages_alone),
 		TEST(test_scan_by_one_finds_what_was_written),
 		EACH(test_scan_by_each_finds_the_same),
 		TEST(test_log_is_told_before_features_and_rings),

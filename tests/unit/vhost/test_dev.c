@@ -134,6 +134,34 @@ test_end_of_a_back_end_behind_rings_that_are_nowhere_is_harmless(void **state)
 	assert_true(vh_dev_is_live(&fake->dev));
 }
 
+/* It was silent, and may have written until now what its log does not say. */
+static void
+test_all_is_dirty_again_when_one_that_was_let_go_has_left(void **state)
+{
+	struct fixture *f = *state;
+	struct fake *fake = &f->ends[0].fake;
+
+	start_all(f);
+	assert_int_equal(mem_log_global_start(f->world.mem, NULL), 0);
+	bitmap_set(f->world.high->known, 7, 1);
+	fake_die(fake);
+	vh_dev_lock(&fake->dev);
+	fake->dev.is_leaving = true;
+	vh_dev_unlock(&fake->dev);
+	mem_log_sync(f->world.mem, false);
+	assert_true(bitmap_test(f->world.high->dirty, 7));
+	bitmap_clear(f->world.high->dirty, 7, 1);
+	mem_region_set_enabled(f->world.high_region, false);
+	mem_log_sync(f->world.mem, false);
+	assert_false(bitmap_test(f->world.high->dirty, 7));
+	vh_dev_lock(&fake->dev);
+	vh_dev_left(&fake->dev);
+	vh_dev_unlock(&fake->dev);
+	mem_log_sync(f->world.mem, false);
+	assert_true(bitmap_test(f->world.high->dirty, 7));
+	mem_region_set_enabled(f->world.high_region, true);
+}
+
 static void
 test_back_end_that_takes_only_half_of_what_it_is_told_is_let_go(void **state)
 {
@@ -374,6 +402,7 @@ int main(void)
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 	const struct CMUnitTest tests[] = {
 		TEST(test_end_of_a_back_end_behind_rings_that_are_nowhere_is_harmless),
+		TEST(test_all_is_dirty_again_when_one_that_was_let_go_has_left),
 		TEST(test_back_end_that_takes_only_half_of_what_it_is_told_is_let_go),
 		TEST(test_back_end_that_comes_back_without_a_log_fails_the_migration_only),
 		TEST(test_change_of_ram_waits_once_for_all_that_are_silent),

@@ -22,6 +22,8 @@ static struct {
 	unsigned int count;
 	int failing;         /* this one begins no ring; -1: none */
 	unsigned int active; /* queues of the tap */
+	unsigned int announcements;
+	uint8_t announced[6];
 } seen;
 
 int __real_ioctl(int fd, unsigned long request, ...);
@@ -37,6 +39,8 @@ int __wrap_tap_set_features(struct tap *tap, uint64_t features,
 			    struct err *err);
 int __wrap_tap_set_active(struct tap *tap, unsigned int active,
 			  struct err *err);
+
+void __wrap_tap_announce(struct tap *tap, const uint8_t mac[6]);
 
 int __wrap_open64(const char *path, int flags, ...)
 {
@@ -130,6 +134,13 @@ int __wrap_tap_set_active(struct tap *tap, unsigned int active, struct err *err)
 	return 0;
 }
 
+void __wrap_tap_announce(struct tap *tap, const uint8_t mac[6])
+{
+	(void)tap;
+	memcpy(seen.announced, mac, 6);
+	__atomic_fetch_add(&seen.announcements, 1, __ATOMIC_RELEASE);
+}
+
 static int setup(void **state)
 {
 	struct bed *bed = calloc(1, sizeof(*bed));
@@ -189,12 +200,31 @@ static void test_queues_of_pairs_that_do_not_start_are_given_back(void **state)
 	assert_int_equal(active(), 2);
 }
 
+static bool is_announced(void *opaque)
+{
+	(void)opaque;
+	return __atomic_load_n(&seen.announcements, __ATOMIC_ACQUIRE) > 0;
+}
+
+static void test_guest_that_arrived_is_announced_by_the_tap(void **state)
+{
+	struct bed *bed = *state;
+
+	vdev_arrived(bed->vdev);
+	assert_true(bed_until(is_announced, NULL));
+	for (unsigned int i = 0; i < 6; i++)
+		assert_int_equal(seen.announced[i],
+				 board_load(&bed->board,
+					    bed->bar + VDEV_PCI_CONFIG + i, 1));
+}
+
 int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 	const struct CMUnitTest tests[] = {
 		TEST(test_only_queues_of_pairs_that_work_are_in_use),
 		TEST(test_queues_of_pairs_that_do_not_start_are_given_back),
+		TEST(test_guest_that_arrived_is_announced_by_the_tap),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -3,8 +3,6 @@
 #include "base/bitmap.h"
 #include "bed.h"
 
-#define SLOT 1u
-
 struct fixture {
 	struct bed bed;
 	struct back_end be;
@@ -35,13 +33,6 @@ static int teardown(void **state)
 	bed_fini(&f->bed);
 	free(f);
 	return 0;
-}
-
-static void set_master(struct fixture *f, bool is_on)
-{
-	board_config_set(&f->bed.board, SLOT, PCI_COMMAND,
-			 PCI_COMMAND_MEMORY | (is_on ? PCI_COMMAND_MASTER : 0),
-			 2);
 }
 
 static unsigned int count(const unsigned int *counter)
@@ -82,13 +73,13 @@ static void test_requests_wait_while_it_is_off(void **state)
 	unsigned int writes = 0;
 
 	for (unsigned int i = 1; i <= 5; i++) {
-		set_master(f, false);
+		bed_set_master(&f->bed, false);
 		assert_int_equal(count(&f->be.counts.stops), i);
 		submit_writes(f, (uint8_t)i);
 		look_around(f);
 		assert_int_equal(count(&f->be.counts.writes), writes);
 		assert_nothing_done(f);
-		set_master(f, true);
+		bed_set_master(&f->bed, true);
 		assert_true(bed_wait(&f->bed, 0, 10));
 		writes += 10;
 	}
@@ -101,10 +92,10 @@ static void test_requests_under_way_are_not_lost(void **state)
 
 	be_hold(&f->be, true);
 	submit_writes(f, 1);
-	set_master(f, false);
+	bed_set_master(&f->bed, false);
 	be_hold(&f->be, false);
 	assert_nothing_done(f);
-	set_master(f, true);
+	bed_set_master(&f->bed, true);
 	assert_true(bed_wait(&f->bed, 0, 10));
 	assert_false(bed_needs_reset(&f->bed));
 }
@@ -115,12 +106,12 @@ test_what_is_off_stays_off_when_the_back_end_comes_back(void **state)
 	struct fixture *f = *state;
 	struct be_options options = f->be.options;
 
-	set_master(f, false);
+	bed_set_master(&f->bed, false);
 	submit_writes(f, 1);
 	be_end(&f->be);
 	bed_wait_away(&f->bed);
 	assert_int_equal(be_start(&f->be, &options), 0);
-	set_master(f, true);
+	bed_set_master(&f->bed, true);
 	assert_true(bed_wait(&f->bed, 0, 10));
 	assert_int_equal(count(&f->be.counts.starts), 1);
 	assert_false(bed_needs_reset(&f->bed));
@@ -134,40 +125,15 @@ static void test_pages_written_before_it_went_off_are_in_the_log(void **state)
 	bed_submit(&f->bed, 0, VIRTIO_BLK_T_IN, 0, BED_HIGH, 4096);
 	bed_kick(&f->bed, 0);
 	assert_true(bed_wait(&f->bed, 0, 1));
-	set_master(f, false);
+	bed_set_master(&f->bed, false);
 	mem_log_sync(f->bed.board.mem, true);
 	assert_true(bitmap_test(f->bed.high->dirty, 0));
-	set_master(f, true);
+	bed_set_master(&f->bed, true);
 	bitmap_clear(f->bed.high->dirty, 0, f->bed.high->pages);
 	assert_true(bed_do(&f->bed, 0, VIRTIO_BLK_T_IN, 0, BED_HIGH, 4096));
 	mem_log_sync(f->bed.board.mem, false);
 	assert_true(bitmap_test(f->bed.high->dirty, 0));
 	mem_log_global_stop(f->bed.board.mem, 0);
-}
-
-static bool is_quiet(void *opaque)
-{
-	struct fixture *f = opaque;
-	unsigned int at = board_capability(&f->bed.board, SLOT, PCI_CAP_ID_EXP);
-
-	return !(board_config(&f->bed.board, SLOT, at + PCI_EXP_DEVSTA, 2) &
-		 PCI_EXP_DEVSTA_TRPND);
-}
-
-static void function_level_reset(struct fixture *f)
-{
-	struct board *board = &f->bed.board;
-	unsigned int at = board_capability(board, SLOT, PCI_CAP_ID_EXP);
-
-	board_config_set(board, SLOT, at + PCI_EXP_DEVCTL,
-			 PCI_EXP_DEVCTL_BCR_FLR, 2);
-	assert_true(bed_until(is_quiet, f));
-	board_config_set(board, SLOT, PCI_BASE_ADDRESS_4, (uint32_t)f->bed.bar,
-			 4);
-	board_config_set(board, SLOT, PCI_BASE_ADDRESS_5,
-			 (uint32_t)(f->bed.bar >> 32), 4);
-	set_master(f, true);
-	assert_int_equal(bed_status(&f->bed), 0);
 }
 
 /* What was not done by then is not done after it, and what is asked for again is. */
@@ -180,7 +146,8 @@ static void test_function_level_reset_under_load_loses_nothing(void **state)
 		unsigned int writes;
 
 		submit_writes(f, (uint8_t)round);
-		function_level_reset(f);
+		bed_function_reset(&f->bed);
+		assert_int_equal(bed_status(&f->bed), 0);
 		writes = count(&f->be.counts.writes);
 		bed_drive(&f->bed);
 		submit_writes(f, (uint8_t)round);

@@ -92,6 +92,34 @@ static void test_rings_with_slots_work_on_while_ram_is_added(void **state)
 	assert_true(is_dirty(f, WORLD_HIGH + 5 * 4096));
 }
 
+static int fence(struct vh_dev *dev, struct err *err)
+{
+	return fake_note(dev, "fence", err);
+}
+
+/* It may have nothing else that says so, and a request may use that RAM at once. */
+static void
+test_live_back_end_has_ram_that_is_added_before_the_guest(void **state)
+{
+	struct fixture *f = *state;
+	struct vh_ops ops = fake_ops;
+
+	ops.fence = fence;
+	mem_region_set_enabled(f->world.high_region, false);
+	start_with_slots(f);
+	f->a.dev.ops = &ops;
+	f->a.told[0] = '\0';
+	mem_region_set_enabled(f->world.high_region, true);
+	assert_string_equal(f->a.told, "add fence ");
+	/* At rest it uses none. */
+	vh_dev_stop(&f->a.dev, UINT64_MAX, NULL);
+	f->a.told[0] = '\0';
+	mem_region_set_enabled(f->world.high_region, false);
+	assert_string_equal(f->a.told, "remove ");
+	mem_region_set_enabled(f->world.high_region, true);
+	f->a.dev.ops = &fake_ops;
+}
+
 static void test_rings_with_slots_rest_while_the_log_grows(void **state)
 {
 	struct fixture *f = *state;
@@ -132,6 +160,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		TEST(test_region_is_removed_before_another_is_added),
 		TEST(test_rings_with_slots_work_on_while_ram_is_added),
+		TEST(test_live_back_end_has_ram_that_is_added_before_the_guest),
 		TEST(test_rings_with_slots_rest_while_the_log_grows),
 		TEST(test_more_regions_than_slots_break_a_device_untold),
 	};

@@ -1,0 +1,103 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * Reads and writes of shared eventfds; called by whoever kicks, interrupts, or takes
+ * back what was not delivered (dev/msix.c, virtio/pci.c, vhost/, accel/).
+ *
+ * The asynchronous read has ended when io_submit() returns, and its completion is taken
+ * at once, under the lock: so there is always room for the next one.
+ */
+#include "base/event.h"
+
+#include <errno.h>
+#include <linux/aio_abi.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <sys/eventfd.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#include "base/err.h"
+#include "base/lock.h"
+
+struct event_writer {
+	/* immutable after init */
+	aio_context_t aio; /* 0: none */
+	int empty_fd;      /* owned; -1 */
+
+	struct lock lock; /* LOCK_EVENTFD; a read and its completion */
+};
+
+bool event_take(int fd)
+{
+	uint64_t count;
+	struct iovec part = { &count, sizeof(count) };
+	ssize_t got;
+
+	do {
+		got = preadv2(fd, &part, 1, -1, RWF_NOWAIT);
+	} while (got < 0 && errno == EINTR);
+	return got == (ssize_t)sizeof(count);
+}
+
+int event_writer_new(struct event_writer **ret_writer, struct err *err)
+{
+	struct event_writer *writer = calloc(1, sizeof(*writer));
+	int ret = 0;
+
+	if (!writer)
+		return err_set(err, -ENOMEM, "no memory to write eventfds");
+	lock_init(&writer->lock, LOCK_EVENTFD);
+	writer->empty_fd = memfd_create("godwit:event", MFD_CLOEXEC);
+	if (writer->empty_fd < 0)
+		ret = err_set_errno(err, -errno, "memfd to write eventfds");
+	else if (syscall(SYS_io_setup, 1, &writer->aio) < 0)
+		ret = err_set_errno(err, -errno,
+				    "io_setup, to write eventfds that a back "
+				    "end shares (fs.aio-max-nr limits it)");
+	if (ret)
+		event_writer_free(writer);
+	else
+		*ret_writer = writer;
+	return ret;
+}
+
+void event_writer_free(struct event_writer *writer)
+{
+	if (!writer)
+		return;
+	if (writer->aio)
+		syscall(SYS_io_destroy, writer->aio);
+	if (writer->empty_fd >= 0)
+		close(writer->empty_fd);
+	lock_fini(&writer->lock);
+	free(writer);
+}
+
+/* io_submit() fails for what is no eventfd, as a write would. */
+static void signal_eventfd(struct event_writer *writer, int fd)
+{
+	struct iocb read_nothing = {
+		.aio_lio_opcode = IOCB_CMD_PREAD,
+		.aio_fildes = (uint32_t)writer->empty_fd,
+		.aio_flags = IOCB_FLAG_RESFD,
+		.aio_resfd = (uint32_t)fd,
+	};
+	struct iocb *list = &read_nothing;
+	struct io_event done;
+
+	lock_acquire(&writer->lock);
+	if (syscall(SYS_io_submit, writer->aio, 1, &list) == 1)
+		syscall(SYS_io_getevents, writer->aio, 0, 1, &done, NULL);
+	lock_release(&writer->lock);
+}
+
+void event_write(struct event_writer *writer, int fd)
+{
+	/* EAGAIN: it is full, and tells already. */
+	if (writer)
+		signal_eventfd(writer, fd);
+	else
+		eventfd_write(fd, 1);
+}
