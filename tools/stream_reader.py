@@ -560,7 +560,7 @@ class RepliesReader(Reader):
 
     REPORT = ("receive", "verify", "load", "activate", "start", "topology commits",
               "verified pages", "verify hash")
-    CALLS = ("topology commits", "route commits", "irqfd calls", "vhost calls", "vhost tables")
+    CALLS = ("topology commits", "route commits", "eventfd calls", "vhost calls", "vhost tables")
 
     TIMES = ("STOPPED came", "load began", "load ended", "END came", "VERIFY came",
              "READY was sent", "GO came", "guest was entered", "devices were started")

@@ -140,7 +140,8 @@ struct accel_msi {
 struct accel_irq_counts {
 	uint64_t route_commits; /* that changed something */
 	uint64_t irqfd_calls;
-	uint64_t messages; /* msi_send */
+	uint64_t ioeventfd_calls; /* of eventfds that a guest's write signals */
+	uint64_t messages;        /* msi_send */
 };
 
 /* Of all dirty rings, since the VM was made. */

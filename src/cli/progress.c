@@ -154,7 +154,7 @@ static void print_calls(const json_t *pause, const char *side)
 	} kinds[] = {
 		{ "commits", "topology commits" },
 		{ "route-commits", "route commits" },
-		{ "irqfd-calls", "irqfd calls" },
+		{ "eventfd-calls", "eventfd calls" },
 		{ "vhost-calls", "vhost calls" },
 		{ "vhost-tables", "vhost memory tables" },
 	};

@@ -103,8 +103,8 @@ static json_t *calls_new(const struct machine_calls *calls)
 {
 	return json_pack("{s:o, s:o, s:o, s:o, s:o}", "commits",
 			 integer(calls->commits), "route-commits",
-			 integer(calls->route_commits), "irqfd-calls",
-			 integer(calls->irqfd_calls), "vhost-calls",
+			 integer(calls->route_commits), "eventfd-calls",
+			 integer(calls->eventfd_calls), "vhost-calls",
 			 integer(calls->vhost_calls), "vhost-tables",
 			 integer(calls->vhost_tables));
 }

@@ -21,7 +21,7 @@ void machine_count_calls(struct machine *machine,
 	*ret_calls = (struct machine_calls){
 		.commits = mem_commit_count(machine->mem),
 		.route_commits = irqs.route_commits,
-		.irqfd_calls = irqs.irqfd_calls,
+		.eventfd_calls = irqs.irqfd_calls + irqs.ioeventfd_calls,
 		.vhost_calls = vhost.calls,
 		.vhost_tables = vhost.tables_told,
 	};
@@ -32,7 +32,7 @@ void machine_calls_since(struct machine_calls *calls,
 {
 	calls->commits -= before->commits;
 	calls->route_commits -= before->route_commits;
-	calls->irqfd_calls -= before->irqfd_calls;
+	calls->eventfd_calls -= before->eventfd_calls;
 	calls->vhost_calls -= before->vhost_calls;
 	calls->vhost_tables -= before->vhost_tables;
 }

@@ -13,7 +13,7 @@ struct machine;
 struct machine_calls {
 	uint64_t commits;       /* of the topology, that changed something */
 	uint64_t route_commits; /* interrupt routes told to the accelerator */
-	uint64_t irqfd_calls;   /* eventfds bound to routes, and unbound */
+	uint64_t eventfd_calls; /* irqfds and ioeventfds bound, and unbound */
 	uint64_t vhost_calls;   /* into vhost back ends, tables among them */
 	uint64_t vhost_tables;  /* memory tables told to them */
 };

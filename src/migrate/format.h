@@ -143,7 +143,7 @@ struct fmt_report {
 static_assert(sizeof(struct fmt_report) == 64, "READY and RUNNING");
 
 struct fmt_calls {
-	struct le64 commits, route_commits, irqfd_calls;
+	struct le64 commits, route_commits, eventfd_calls;
 	struct le64 vhost_calls, vhost_tables;
 };
 static_assert(sizeof(struct fmt_calls) == 40, "CALLS");

@@ -63,7 +63,7 @@ void pause_put_calls(struct bytes_writer *w, const struct machine_calls *calls)
 	const struct fmt_calls body = {
 		.commits = le64_of(calls->commits),
 		.route_commits = le64_of(calls->route_commits),
-		.irqfd_calls = le64_of(calls->irqfd_calls),
+		.eventfd_calls = le64_of(calls->eventfd_calls),
 		.vhost_calls = le64_of(calls->vhost_calls),
 		.vhost_tables = le64_of(calls->vhost_tables),
 	};

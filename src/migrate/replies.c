@@ -66,7 +66,7 @@ static int take_calls(struct replies *replies, const struct record *reply,
 	replies->calls = (struct machine_calls){
 		.commits = le64_get(calls.commits),
 		.route_commits = le64_get(calls.route_commits),
-		.irqfd_calls = le64_get(calls.irqfd_calls),
+		.eventfd_calls = le64_get(calls.eventfd_calls),
 		.vhost_calls = le64_get(calls.vhost_calls),
 		.vhost_tables = le64_get(calls.vhost_tables),
 	};

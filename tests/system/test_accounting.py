@@ -47,7 +47,7 @@ def test_nothing_is_rewired_in_the_pause(fleet: Fleet) -> None:
     calls = moved.info["pause"]["calls"]
     assert set(calls) == {"source", "destination"}
     for side in calls.values():
-        assert set(side) == {"commits", "route-commits", "irqfd-calls", "vhost-calls",
+        assert set(side) == {"commits", "route-commits", "eventfd-calls", "vhost-calls",
                              "vhost-tables"}
         assert not any(side.values())
 

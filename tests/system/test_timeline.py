@@ -5,8 +5,11 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import statistics
+from collections import Counter
 from dataclasses import dataclass
-from typing import Any, Iterator
+from pathlib import Path
+from typing import Any, Callable, Iterator
 
 import pytest
 
@@ -21,22 +24,31 @@ pytestmark = pytest.mark.alone  # it compares times
 NEAR_US = 100.0
 TICK_US = 1000.0
 IDLE = {"memory": "64M", "cpus": 1, "guest_options": "hot=0,tick=1ms,poll=5ms"}
-MOVES_MIN, MOVES_MAX = 8, 40
+MOVES, MOVES_MAX = 9, 40  # with free CPUs, of so many
 PRINTED_S = 0.015  # a report, at most
+# A vCPU has a CPU at once, here and there: 0.1 ms for each that begins, and 50 ms where the kernel
+# lets nobody have a CPU for good.
+FREE_US = 500.0
 BUSY = 2.5  # load for each CPU; the test itself makes about 1
+WAITING = ("wait-ready", "wait-running")  # the line has what took that time
 
 
 @dataclass(frozen=True)
 class Seen:
     """The pause of one move: by the line, by the guest's TSC (inf: other gaps were longer), and in
     its serial output."""
-    line: dict[str, Any]
+    line: dict[str, Any] | None
+    phases: dict[str, float]
     guest_us: float
     serial_us: float
+    waited_us: float  # for a CPU: the guest's first vCPU, on both sides
 
     @property
-    def line_us(self) -> float:
-        return self.line["gap-us"]
+    def is_free(self) -> bool:
+        return self.waited_us < FREE_US
+
+    def less_line(self, us: float) -> float:
+        return round(us - self.line["gap-us"], 1) if self.line else float("inf")
 
 
 @dataclass(frozen=True)
@@ -66,32 +78,73 @@ class GuestClock:
 
 @pytest.fixture(autouse=True)
 def before_others() -> Iterator[None]:
-    """A guest that waits for a CPU measures the scheduler; without the right to, it goes on without."""
-    before = os.getpriority(os.PRIO_PROCESS, 0)
+    """A guest that waits for a CPU measures the scheduler: all that is started here has one before
+    anything else has.  Without the right to, it goes on without."""
+    policy, before = os.sched_getscheduler(0), os.sched_getparam(0)
     with contextlib.suppress(PermissionError):
-        os.setpriority(os.PRIO_PROCESS, 0, -20)  # and of all that it starts
+        os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))
     yield
-    os.setpriority(os.PRIO_PROCESS, 0, before)
+    os.sched_setscheduler(0, policy, before)
 
 
-def moves(fleet: Fleet, is_verified: bool = False) -> Iterator[Seen]:
-    """An idle guest goes from machine to machine; moves without a line are left out."""
-    here = working(fleet, **IDLE)
+def waited_us(machine: Machine) -> float:
+    """What the first vCPU's thread waited for a CPU so far."""
+    for task in Path(f"/proc/{machine.process.pid}/task").iterdir():
+        with contextlib.suppress(OSError):  # others end
+            if (task / "comm").read_text() == "vcpu0\n":
+                return int((task / "schedstat").read_text().split()[1]) / 1000
+    raise AssertionError("no vCPU")
+
+
+def moves(fleet: Fleet, is_verified: bool = False, **options: Any) -> Iterator[Seen]:
+    """A guest goes from machine to machine."""
+    options = options or IDLE
+    here = working(fleet, **options)
     for number in range(MOVES_MAX):
-        there, uri = listening(fleet, f"to{number}", **IDLE)
+        there, uri = listening(fleet, f"to{number}", **options)
         here.qmp.command("migrate-set-capabilities",
                          capabilities=[{"capability": "verify", "state": is_verified}])
         clock = GuestClock.read(here)
         here.serial.send(b"r")  # it forgets its gaps at the next poll
         here.serial.wait_ticks(10)
+        waited = waited_us(here) + waited_us(there)
         moved = move(here, there, uri)
         assert moved.status == "completed"
+        waited = waited_us(here) + waited_us(there) - waited
         line = moved.info["pause"].get("timeline")
-        if line:
-            guest_us = clock.longest_gap_us(there, line["begin-ns"])
-            yield Seen(line, guest_us, moved.pause_ns / 1000)
+        guest_us = clock.longest_gap_us(there, line["begin-ns"]) if line else float("inf")
+        phases = {phase["name"]: phase["us"] for phase in moved.info["pause"]["phases"]}
+        yield Seen(line, phases, guest_us, moved.pause_ns / 1000, waited)
         leave(fleet, here)
         here = there
+
+
+def lines(fleet: Fleet, count: int, **options: Any) -> list[Seen]:
+    """The first moves that have a line; a busy host may have others."""
+    return list(itertools.islice((seen for seen in moves(fleet, **options) if seen.line), count))
+
+
+def assert_near(found: Iterator[Seen], clock: Callable[[Seen], float], low: float, high: float
+                ) -> None:
+    """In the median of the moves in which the guest had its CPU when it wanted it.  One of these
+    without a line is as bad as one with a wrong line."""
+    less, all_waited = [], []
+    for seen in found:
+        all_waited.append(round(seen.waited_us))
+        if seen.is_free:
+            less.append(seen.less_line(clock(seen)))
+        if len(less) == MOVES:
+            break
+    load = os.getloadavg()[0]
+    told = f"gap less the line, us: {sorted(less)}; waited for a CPU, us: {sorted(all_waited)}"
+    if len(less) < MOVES:
+        pytest.skip(f"this machine has other work, load {load}; {told}")
+    median = statistics.median(less)
+    is_near = low <= median <= high
+    # What others do slows down what a vCPU does on a CPU of its own, too; it takes no line away.
+    if not is_near and median < float("inf") and load > BUSY * (os.cpu_count() or 1):
+        pytest.skip(f"this machine has other work, load {load}; {told}")
+    assert is_near, told
 
 
 def assert_whole(line: dict[str, Any]) -> None:
@@ -104,53 +157,86 @@ def assert_whole(line: dict[str, Any]) -> None:
     assert at == pytest.approx(line["gap-us"], abs=0.01)
 
 
+def assert_complete(seen: Seen) -> None:
+    """Each phase is on the line, as long as it was; of the destination's start what is before the
+    first entry, and what comes meanwhile (`dst-receive`) as often as it does."""
+    assert seen.line
+    on_line: Counter[str] = Counter()
+    for part in seen.line["parts"]:
+        on_line[part["name"]] += part["end-us"] - part["begin-us"]
+    assert seen.line["parts"][0]["name"] == "stop-vcpus"
+    for name, us in seen.phases.items():
+        if name in WAITING:
+            assert name not in on_line, seen
+        elif name == "dst-start":
+            assert on_line[name] > 0, seen
+        elif name != "dst-receive":
+            assert on_line[name] == pytest.approx(us, abs=0.1), (name, seen)
+
+
+def disks(folder: Path) -> dict[str, Any]:
+    extra = []
+    for number in range(4):
+        image = folder / f"image{number}"
+        image.write_bytes(bytes(1 << 20))
+        extra += ["--disk", f"path={image}"]
+    # One that looks at the clock all the time; on two CPUs there is room for no other.
+    return {"guest": "blk", "memory": "64M", "cpus": 4, "extra": extra,
+            "guest_options": "cpus=1,span=1M,depth=1,rate=200,tick=1ms,poll=5ms"}
+
+
 def test_line_is_as_long_as_the_gap_by_the_guests_own_clock(fleet: Fleet, kvm: None) -> None:
-    """What else runs on this machine makes the guest's gap longer, for the vCPU had no CPU before
-    or after; shorter than the line it only is when the migration's thread lost its CPU between a
-    look at the clock and what it looked for, which one move may do."""
-    found: list[float] = []
-    for number, seen in enumerate(moves(fleet), 1):
-        found = sorted([*found, round(seen.guest_us - seen.line_us, 1)])
-        if number >= MOVES_MIN and found[1] <= NEAR_US:
-            break
-    is_near, told = -NEAR_US / 2 <= found[1] <= NEAR_US, f"guest's gap less the line, us: {found}"
-    if not is_near and os.getloadavg()[0] > BUSY * (os.cpu_count() or 1):
-        pytest.skip(f"this machine has other work, load {os.getloadavg()[0]}; {told}")
-    assert is_near, told
+    """Longer by what KVM maps as the guest begins; shorter where the migration's thread lost its
+    CPU between a look at the clock and what it looked for."""
+    assert_near(moves(fleet), lambda seen: seen.guest_us, -NEAR_US / 2, NEAR_US)
+
+
+def test_line_with_vcpus_and_disks_is_as_long_as_the_gap_by_the_guests_own_clock(
+        fleet: Fleet, kvm: None, folder: Path) -> None:
+    """It ends when the first vCPU enters, which need not be the one that looks at its clock."""
+    options = disks(folder)
+    assert_near(moves(fleet, **options), lambda seen: seen.guest_us, -NEAR_US / 2,
+                NEAR_US * options["cpus"])
 
 
 def test_line_is_as_long_as_the_gap_in_the_serial_output(fleet: Fleet) -> None:
     """From the last tick before it, up to one tick ago, to the first one after it, which comes at
-    once.  Who reads both may wait for a CPU with either: a move in which it did not shows that."""
-    found = []
-    for seen in itertools.islice(moves(fleet), 20):
-        found.append(seen.serial_us - seen.line_us)
-        if -NEAR_US <= found[-1] <= TICK_US:
-            return
-    pytest.fail(f"serial gap less the line in {len(found)} moves, us: {sorted(found)}")
+    once."""
+    assert_near(moves(fleet), lambda seen: seen.serial_us, -NEAR_US, TICK_US + 2 * NEAR_US)
+
+
+def test_line_has_all_phases_as_long_as_they_were(fleet: Fleet) -> None:
+    for seen in lines(fleet, 5):
+        assert_complete(seen)
+
+
+def test_line_with_vcpus_and_disks_has_all_phases_as_long_as_they_were(
+        fleet: Fleet, kvm: None, folder: Path) -> None:
+    for seen in lines(fleet, 5, **disks(folder)):
+        assert_complete(seen)
 
 
 def test_parts_of_both_sides_and_the_link_fill_the_line(fleet: Fleet) -> None:
-    lines = [seen.line for seen in itertools.islice(moves(fleet), 3)]
-    for line in lines:
+    found = [seen.line for seen in lines(fleet, 3)]
+    for line in found:
         assert_whole(line)
         parts = {(part["side"], part["name"]) for part in line["parts"]}
         assert {("source", "stop-vcpus"), ("source", "save-state"), ("destination", "dst-load"),
                 ("link", "ready-flight"), ("link", "go-flight"),
                 ("destination", "dst-start")} <= parts
-    assert lines
+    assert len(found) == 3
 
 
 def test_clocks_of_one_host_are_found_to_agree(fleet: Fleet) -> None:
     errors = []
-    for seen in itertools.islice(moves(fleet), 5):
+    for seen in lines(fleet, 5):
         assert abs(seen.line["clock-offset-us"]) <= seen.line["clock-error-us"] + 0.01, seen
         errors.append(seen.line["clock-error-us"])
     assert min(errors) < NEAR_US
 
 
 def test_hashing_in_the_pause_is_on_the_line(fleet: Fleet) -> None:
-    line = next(moves(fleet, is_verified=True)).line
+    line = lines(fleet, 1, is_verified=True)[0].line
     assert_whole(line)
     assert ("source", "verify") in {(part["side"], part["name"]) for part in line["parts"]}
 
@@ -165,7 +251,7 @@ def test_paused_guest_has_no_line(fleet: Fleet) -> None:
 
 def test_command_line_draws_a_bar_for_each_part(fleet: Fleet) -> None:
     here, line = working(fleet, **IDLE), None
-    for number in range(MOVES_MIN):  # on a busy machine some have no line
+    for number in range(MOVES):  # on a busy machine some have no line
         there, uri = listening(fleet, f"to{number}", **IDLE)
         told = run("migrate", "--qmp", f"unix:{here.qmp_path}", uri)
         assert told.returncode == 0, told.stderr

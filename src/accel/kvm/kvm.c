@@ -179,6 +179,14 @@ static void kv_free(struct accel *accel)
 	free(kv);
 }
 
+static void kv_irq_counts(struct accel *accel,
+			  struct accel_irq_counts *ret_counts)
+{
+	accel_irq_counts(accel, ret_counts);
+	ret_counts->ioeventfd_calls = __atomic_load_n(
+		&kv_of(accel)->ioeventfd_calls, __ATOMIC_RELAXED);
+}
+
 const struct accel_ops kv_accel_ops = {
 	.name = "kvm",
 	.end = kv_end,
@@ -191,7 +199,7 @@ const struct accel_ops kv_accel_ops = {
 	.route_set = accel_route_set,
 	.routes_commit = accel_routes_commit,
 	.irqfd_set = accel_irqfd_set,
-	.irq_counts = accel_irq_counts,
+	.irq_counts = kv_irq_counts,
 	.vcpu_new = kv_vcpu_new,
 	.vcpu_free = kv_vcpu_free,
 	.vcpu_boot = kv_vcpu_boot,

@@ -143,6 +143,7 @@ struct kv {
 	bool is_logging;     /* global logging */
 	uint64_t *harvest;   /* room for one slot's bitmap */
 
+	uint64_t ioeventfd_calls; /* atomic */
 	struct accel_routes routes;
 	struct kv_log_stop log_stop;
 	struct lock left_lock;

@@ -319,6 +319,7 @@ static int eventfd_tell(struct kv *kv, const struct mem_section *section,
 
 	if (kv->vm_fd < 0) /* the VM is gone, and all its eventfds */
 		return 0;
+	__atomic_fetch_add(&kv->ioeventfd_calls, 1, __ATOMIC_RELAXED);
 	return ioctl(kv->vm_fd, KVM_IOEVENTFD, &io) < 0 ? -errno : 0;
 }
 

@@ -22,7 +22,7 @@
 #define APIC_REQUEST  0x200
 
 static struct {
-	unsigned int routings, irqfds;
+	unsigned int routings, irqfds, ioeventfds;
 	unsigned int entries; /* of the last table */
 } seen;                       /* of the test's one thread */
 
@@ -36,6 +36,7 @@ int __wrap_ioctl(int fd, unsigned long request, void *arg)
 		seen.entries = ((const struct kvm_irq_routing *)arg)->nr;
 	}
 	seen.irqfds += request == KVM_IRQFD;
+	seen.ioeventfds += request == KVM_IOEVENTFD;
 	return __real_ioctl(fd, request, arg);
 }
 
@@ -328,6 +329,39 @@ static void test_group_is_one_call_and_no_change_is_none(void **state)
 	assert_int_equal(counts.route_commits, seen.routings);
 }
 
+/* In guests of which nothing moves, none: a commit that changes nothing tells nobody. */
+static void
+test_each_call_for_a_notification_that_moves_is_counted(void **state)
+{
+	static const struct mem_io_ops no_ops;
+	struct fixture *f = *state;
+	struct mem_region *bar =
+		mem_region_new_io(f->vm.mem, "bar", 0x1000, &no_ops, NULL);
+	const struct mem_eventfd events[] = {
+		{ .offset = 0, .size = 2, .fd = f->fd },
+		{ .offset = 4, .size = 2, .fd = f->fd },
+	};
+	struct accel_irq_counts counts;
+
+	for (size_t i = 0; i < array_size(events); i++)
+		assert_int_equal(mem_region_add_eventfd(bar, &events[i]), 0);
+	mem_region_add(f->vm.root, 0xe0000000, bar, 0);
+	f->ops->irq_counts(f->accel, &counts);
+	assert_int_equal(counts.ioeventfd_calls, 2);
+	mem_begin(f->vm.mem);
+	mem_region_set_offset(bar, 0xe0001000);
+	mem_region_set_offset(bar, 0xe0000000);
+	mem_commit(f->vm.mem);
+	f->ops->irq_counts(f->accel, &counts);
+	assert_int_equal(counts.ioeventfd_calls, 2);
+	mem_region_set_offset(bar, 0xe0001000);
+	mem_region_del(bar);
+	f->ops->irq_counts(f->accel, &counts);
+	assert_int_equal(counts.ioeventfd_calls, 2 + 4 + 2);
+	assert_int_equal(seen.ioeventfds, counts.ioeventfd_calls);
+	mem_region_put(bar);
+}
+
 static void test_routes_fill_kvm_s_table_and_no_more(void **state)
 {
 	struct fixture *f = *state;
@@ -360,6 +394,7 @@ int main(void)
 		T(test_message_that_is_no_interrupt_breaks_no_other),
 		T(test_interrupt_lines_still_work_with_routes),
 		T(test_group_is_one_call_and_no_change_is_none),
+		T(test_each_call_for_a_notification_that_moves_is_counted),
 		T(test_routes_fill_kvm_s_table_and_no_more),
 	};
 

@@ -266,8 +266,11 @@ static inline int board_move_state(struct board *from, struct board *to)
 /* As it does before that. */
 static inline int board_move_setup(struct board *from, struct board *to)
 {
-	int ret = board_load_state(&from->setup_state, &to->setup_state);
+	int ret;
 
+	mem_load_begin(to->mem);
+	ret = board_load_state(&from->setup_state, &to->setup_state);
+	mem_load_end(to->mem);
 	if (!ret)
 		board_activate(&to->setup_state);
 	return ret;

@@ -4,6 +4,7 @@
 #ifndef GODWIT_TESTS_VIRTIO_TAP_NET_H
 #define GODWIT_TESTS_VIRTIO_TAP_NET_H
 
+#include <arpa/inet.h>
 #include <fcntl.h>
 #include <linux/ethtool.h>
 #include <linux/if_ether.h>

@@ -246,9 +246,11 @@ static inline int toy_move_ahead(struct toy *from, struct toy *to,
 
 		assert_non_null(other);
 		assert_int_equal(state_save(entry, &bytes, NULL), 0);
+		mem_load_begin(to->board.mem);
 		if (ret == 0)
 			ret = state_load(other, entry->desc->version,
 					 bytes.data, bytes.size, err);
+		mem_load_end(to->board.mem);
 		if (ret == 0)
 			ret = state_activate(other, err);
 		bytes_writer_fini(&bytes);
