@@ -67,21 +67,28 @@ static void forget_pages(struct mem *mem)
 		ram_block_forget_known(block);
 }
 
+void ram_watch_look(struct ram_watch *watch)
+{
+	struct ram_block *block = NULL;
+
+	if (!watch->is_begun)
+		forget_pages(watch->mem);
+	watch->is_begun = true;
+	while ((block = ram_block_next(watch->mem, block)))
+		scan_residency(watch, block);
+}
+
 uint64_t ram_watch_sync(struct ram_watch *watch, bool is_last)
 {
 	struct ram_block *block = NULL;
 	uint64_t dirty = 0;
 
-	if (!watch->is_begun)
-		forget_pages(watch->mem);
-	watch->is_begun = true;
 	/* Dirty logs first: what they miss because a page was not known yet is
 	 * then found resident. */
 	mem_log_sync(watch->mem, is_last);
-	while ((block = ram_block_next(watch->mem, block))) {
-		scan_residency(watch, block);
+	ram_watch_look(watch);
+	while ((block = ram_block_next(watch->mem, block)))
 		dirty += ram_block_count_dirty(block);
-	}
 	return dirty;
 }
 

@@ -429,7 +429,7 @@ static int await_built(struct source *src, struct err *err)
 	if (src->channel->is_file)
 		return 0;
 	/* What is resident is looked for meanwhile. */
-	ram_send_sync(&src->ram, false);
+	ram_watch_look(&src->ram.watch);
 	ret = await_reply(src, FMT_BUILT, err);
 	if (ret)
 		return ret;
