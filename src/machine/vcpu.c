@@ -400,7 +400,8 @@ int vcpu_set_pause_until(struct vcpu_set *set, uint64_t deadline_ns,
 	while (ret && set->vcpus[late].is_parked)
 		late++;
 	lock_release(&set->lock);
-	trace(vcpus_paused, "%u vCPUs", set->count);
+	if (!ret)
+		trace(vcpus_paused, "%u vCPUs", set->count);
 	return ret ? err_set(err, ret,
 			     "vCPU %u does not stop: its device may wait for a back end that does not answer",
 			     late)

@@ -18,7 +18,6 @@
 #define RUN_BYTES       16.0                    /* of a page that lies alone */
 #define NO_LIMIT        1e15                    /* bytes a second */
 #define DECISION_MAX_NS 4e18                    /* uint64_t for policy.c */
-#define CHECK_PAGE_NS   350.0 /* XXH3 of one that no cache holds */
 
 /* Connect, BUILT, and three rounds of nothing. */
 #define SETUP_ROUND_TRIPS 5
@@ -337,8 +336,8 @@ static void stop_and_switch(struct model *model)
 	pages = remaining(model);
 	/* Each side has its processors for itself, and hashes what it sends or was
 	 * sent; the last record is not looked at before it is whole. */
-	page_ns =
-		CHECK_PAGE_NS + page_bytes(model) / alone_rate(model) * SECOND;
+	page_ns = cost(model, PLAN_COST_CHECK_PAGE) +
+		  page_bytes(model) / alone_rate(model) * SECOND;
 	ram_ns = larger(pages * (cost(model, PLAN_COST_SCAN_PAGE) + page_ns),
 			pages * page_bytes(model) / link_rate(model) * SECOND);
 	phase[MIG_PHASE_SEND_STATE] = state_ns;

@@ -43,6 +43,7 @@ enum plan_cost {
 	PLAN_COST_FIND_PAGE,    /* more for each touched page, the first time */
 	PLAN_COST_CLEAR_WINDOW, /* watching 4 MiB again */
 	PLAN_COST_SCAN_PAGE,    /* looking for zeroes, building runs */
+	PLAN_COST_CHECK_PAGE,   /* in the pause, on either side */
 	PLAN_COST_FAULT,        /* a write to a page that is watched */
 	PLAN_COST_WRITE,        /* one of the guest's, rate=max */
 	PLAN_COST_STOP,         /* of vCPUs and back ends */

@@ -28,6 +28,8 @@ static const struct {
 				     "KVM_CLEAR_DIRTY_LOG, 1.8 ms a GiB" },
 	[PLAN_COST_SCAN_PAGE] = { "scan-page", PLAN_NS, 140,
 				  "zero scan at 30 GB/s on one core" },
+	[PLAN_COST_CHECK_PAGE] = { "check-page", PLAN_NS, 350,
+				   "XXH3 of a page that no cache holds" },
 	[PLAN_COST_FAULT] = { "fault", PLAN_NS, 5000,
 			      "what makes the totals of bench/pause come out; a first touch takes as long" },
 	[PLAN_COST_WRITE] = { "write", PLAN_NS, 250,

@@ -184,9 +184,7 @@ void vh_log_scan(struct vh_log *log, const struct vh_mem_table *table,
 	/* An idle ring's region is not even looked for. */
 	if (end > log->size / sizeof(*log->words))
 		return;
-	while (word < end && is_zero(log->words, word))
-		word++;
-	if (word == end)
+	if (next_word(log->words, word, end) == end)
 		return;
 	region = vh_table_find(table, gpa, size);
 	if (region)
