@@ -184,7 +184,10 @@ void vh_log_scan(struct vh_log *log, const struct vh_mem_table *table,
 	/* An idle ring's region is not even looked for. */
 	if (end > log->size / sizeof(*log->words))
 		return;
-	if (next_word(log->words, word, end) == end)
+	/* One or two words, which a call of next_word() would cost twice. */
+	while (word < end && is_zero(log->words, word))
+		word++;
+	if (word == end)
 		return;
 	region = vh_table_find(table, gpa, size);
 	if (region)
