@@ -281,9 +281,9 @@ static int do_nothing(struct accel_vcpu *vcpu, struct err *err)
 	return 0;
 }
 
-/* Of each ring a back end is told where to stop, and answers, and where to begin and
- * by which addresses and kick, which needs no answer. */
-#define RING_QUESTIONS 3
+/* Of each ring a back end is asked where it stopped, and told where to begin, its
+ * addresses and its kick. */
+#define RING_QUESTIONS 4
 
 /* A stop, a save and a load wake all vCPU threads and wait for them, once each.
  * vm_save twice: vm_load, which is as many calls, would set the clock. */

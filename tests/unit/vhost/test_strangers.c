@@ -20,16 +20,6 @@ static int setup(void **state)
 	return 0;
 }
 
-static int teardown(void **state)
-{
-	struct fixture *f = *state;
-
-	fake_fini(&f->fake);
-	world_fini(&f->world);
-	free(f);
-	return 0;
-}
-
 /* Of ring 2. */
 static void set_avail(struct fixture *f, uint16_t index)
 {
@@ -41,6 +31,18 @@ static void set_used(struct fixture *f, uint16_t index)
 {
 	memcpy(f->world.low->host + f->fake.queues[2].device + 2, &index,
 	       sizeof(index));
+}
+
+/* The fake says that it stopped at 0, and the stop waits until the used ring is there. */
+static int teardown(void **state)
+{
+	struct fixture *f = *state;
+
+	set_used(f, 0);
+	fake_fini(&f->fake);
+	world_fini(&f->world);
+	free(f);
+	return 0;
 }
 
 static void come_back(struct fixture *f, bool is_stranger)
