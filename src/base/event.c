@@ -10,6 +10,7 @@
 
 #include <errno.h>
 #include <linux/aio_abi.h>
+#include <pthread.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <sys/eventfd.h>
@@ -63,12 +64,30 @@ int event_writer_new(struct event_writer **ret_writer, struct err *err)
 	return ret;
 }
 
+static void *destroy(void *opaque)
+{
+	syscall(SYS_io_destroy, (aio_context_t)(uintptr_t)opaque);
+	return NULL;
+}
+
+/* Which takes 36 ms of the kernel's grace periods: nobody waits for them. */
+static void destroy_aside(aio_context_t aio)
+{
+	void *opaque = (void *)(uintptr_t)aio;
+	pthread_t thread;
+
+	if (pthread_create(&thread, NULL, destroy, opaque))
+		destroy(opaque);
+	else
+		pthread_detach(thread);
+}
+
 void event_writer_free(struct event_writer *writer)
 {
 	if (!writer)
 		return;
 	if (writer->aio)
-		syscall(SYS_io_destroy, writer->aio);
+		destroy_aside(writer->aio);
 	if (writer->empty_fd >= 0)
 		close(writer->empty_fd);
 	lock_fini(&writer->lock);

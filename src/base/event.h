@@ -14,7 +14,7 @@
  *   signals as vhost and KVM do: a full counter stays full, and nobody waits.  So
  *   nothing is read, of a file of our own, and the eventfd is told.
  *
- * An event_writer costs 1.2 us a write instead of 0.3, and 36 ms when it is freed: one
+ * An event_writer costs 1.2 us a write instead of 0.3, and a thread for 36 ms when it is freed: one
  * is made for a machine that has such devices, and others write by themselves.
  */
 #ifndef GODWIT_BASE_EVENT_H
