@@ -101,27 +101,33 @@ static uint64_t count_group(const struct ram_block *block, uint64_t group)
 	return count;
 }
 
+/* Of a group that is marked; one without a dirty page is not any more. */
+static uint64_t recount_group(struct ram_block *block, uint64_t group)
+{
+	uint64_t dirty = count_group(block, group);
+
+	if (dirty)
+		return dirty;
+	__atomic_fetch_and(&block->dirty_groups[group / BITMAP_WORD_BITS],
+			   ~bit_of(group), __ATOMIC_SEQ_CST);
+	dirty = count_group(block, group);
+	if (dirty)
+		mark_group(block, group);
+	return dirty;
+}
+
 uint64_t ram_block_count_dirty(struct ram_block *block)
 {
-	uint64_t *marks = block->dirty_groups, count = 0;
+	uint64_t words = bitmap_words(ram_block_groups(block)), count = 0;
 
-	for (uint64_t m = 0; m < bitmap_words(ram_block_groups(block)); m++) {
-		uint64_t left = __atomic_load_n(&marks[m], __ATOMIC_SEQ_CST);
+	for (uint64_t m = 0; m < words; m++) {
+		uint64_t left = __atomic_load_n(&block->dirty_groups[m],
+						__ATOMIC_SEQ_CST);
 
-		for (; left; left &= left - 1) {
-			uint64_t group = m * BITMAP_WORD_BITS +
-					 (uint64_t)__builtin_ctzll(left);
-			uint64_t dirty = count_group(block, group);
-
-			if (!dirty) {
-				__atomic_fetch_and(&marks[m], ~bit_of(group),
-						   __ATOMIC_SEQ_CST);
-				dirty = count_group(block, group);
-				if (dirty)
-					mark_group(block, group);
-			}
-			count += dirty;
-		}
+		for (; left; left &= left - 1)
+			count += recount_group(
+				block, m * BITMAP_WORD_BITS +
+					       (uint64_t)__builtin_ctzll(left));
 	}
 	return count;
 }

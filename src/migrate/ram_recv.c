@@ -103,7 +103,8 @@ int ram_recv_data(struct ram_recv *ram, const struct ram_runs *runs,
 
 		ram->iov[i].iov_base = block->host + (first << RAM_PAGE_SHIFT);
 		ram->iov[i].iov_len = pages << RAM_PAGE_SHIFT;
-		ram_block_mark_known(block, first, pages);
+		/* Nobody asks for the summary here, and the guest may wait. */
+		bitmap_set(block->known, first, pages);
 	}
 	/* Large pages come by faults only. */
 	ret = channel_recv_mapped(channel, block->is_huge ? NULL : &file,
