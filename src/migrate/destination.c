@@ -55,6 +55,7 @@ struct destination {
 
 	unsigned int hurries;
 	uint64_t hurry_end_ns; /* 0: not in a hurry */
+	uint64_t hurry_pages;  /* that had come when it began */
 
 	struct state_recv states;
 	bool is_loaded;
@@ -241,15 +242,17 @@ static void hurry(struct destination *dst, bool is_near)
 	if (is_urgent != (dst->hurry_end_ns != 0))
 		machine_hurry(dst->machine, is_urgent);
 	dst->hurry_end_ns = is_urgent ? clock_mono_ns() + HURRY_MAX_NS : 0;
+	dst->hurry_pages = dst->records.pages;
 }
 
-/* RAM came in place of the pause, or that takes too long. */
+/* A long pass came in place of the pause, or that takes too long. */
 static void end_hurry(struct destination *dst)
 {
-	bool is_ram =
-		dst->record.type == FMT_RAM || dst->record.type == FMT_RAM_ZERO;
+	uint64_t pages = dst->records.pages - dst->hurry_pages;
+	uint64_t bytes = (pages << RAM_PAGE_SHIFT) + dst->record.length;
+	bool is_long = bytes > MIG_SMALL_PASS + MIG_SMALL_PASS / 8; /* runs */
 
-	if (dst->hurry_end_ns && ((is_ram && !dst->is_stopped) ||
+	if (dst->hurry_end_ns && ((is_long && !dst->is_stopped) ||
 				  clock_mono_ns() > dst->hurry_end_ns))
 		hurry(dst, false);
 }

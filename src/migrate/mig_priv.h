@@ -34,6 +34,10 @@
 /* For READY and GO, which come within this (channel.spin_ns). */
 #define MIG_SPIN_NS (300 * NS_PER_US)
 
+/* Bytes of RAM like those of a pause.  Both sides are as urgent with them as they are
+ * then, and nobody notices who waits for so few. */
+#define MIG_SMALL_PASS (1u << 20)
+
 struct mig_fd {
 	char name[64];
 	int fd; /* owned */

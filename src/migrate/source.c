@@ -365,12 +365,10 @@ static int end_round(struct source *src, uint64_t number, uint32_t flags,
 	return 0;
 }
 
-/* One pass over what is dirty; done when the destination has all of it. */
-static int source_pass(struct source *src, struct policy_round *round,
-		       struct err *err)
+static int send_round(struct source *src, struct policy_round *round,
+		      bool is_near, struct err *err)
 {
 	uint64_t sent = src->channel->sent, busy = src->channel->busy_ns;
-	bool is_near = src->policy.estimate_ns <= src->policy.limit_ns;
 	uint64_t start;
 	int ret;
 
@@ -383,6 +381,23 @@ static int source_pass(struct source *src, struct policy_round *round,
 			is_near ? FMT_ROUND_NEAR : 0, err);
 	round->sent_bytes = src->channel->sent - sent;
 	round->busy_ns = busy + clock_mono_ns() - start;
+	return ret;
+}
+
+/* One pass over what is dirty; done when the destination has all of it.  A small one's time
+ * would be mostly a wait for the guest's vCPUs, and say nothing about the link. */
+static int source_pass(struct source *src, struct policy_round *round,
+		       struct err *err)
+{
+	bool is_near = src->policy.estimate_ns <= src->policy.limit_ns;
+	bool is_urgent = round->remaining_bytes <= MIG_SMALL_PASS;
+	int ret;
+
+	if (is_urgent)
+		thread_set_urgent(pthread_self(), true);
+	ret = send_round(src, round, is_near, err);
+	if (is_urgent)
+		thread_set_urgent(pthread_self(), false);
 	return ret;
 }
 

@@ -18,6 +18,7 @@ ACCELS = ["kvm", "kvm,dirty=ring", "sim", "sim,dirty=ring"]
 SLOW = 150 << 20  # bytes a second
 SLOWER = 60 << 20  # outrun by one vCPU that has a tenth of a processor
 LIMIT_MS = 10
+ROUNDS_MAX = 30
 # All of it is written again before a round of that bandwidth is over.
 HEAVY = "hot=64M,rate=max,verify=on,tick=1ms"
 
@@ -106,11 +107,16 @@ def held(fleet: Fleet, accelerator: str) -> tuple[Machine, Machine]:
     """Both sides of a migration that holds its guest, in a round that takes a minute."""
     source = working(fleet, **options(accelerator))
     destination, uri = listening(fleet, "first", **options(accelerator))
-    source.qmp.command("migrate-set-parameters", max_bandwidth=SLOW, downtime_limit=2)
+    hurry(source)
     source.qmp.take_events()
     start(source, uri)
-    while not source.qmp.command("query-migrate").get("cpu-throttle-percentage"):
+    for _ in range(ROUNDS_MAX):
+        info = source.qmp.command("query-migrate")
+        if info.get("cpu-throttle-percentage"):
+            break
         source.qmp.wait_event("MIGRATION_PASS", 60)
+    else:
+        pytest.fail(f"nobody was held in {ROUNDS_MAX} rounds: {info}")
     source.qmp.command("migrate-set-parameters", max_bandwidth=1 << 20)
     assert source.qmp.command("query-migrate")["status"] == "active"
     return source, destination
