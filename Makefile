@@ -38,7 +38,7 @@ sanitize: deps ## only the unit tests, under address+undefined and thread
 # FUZZ_SECONDS: for each target.
 fuzz: deps ## feed hostile bytes to every parser for a while
 	@tools/install-deps test
-	@tools/fuzz --build $(BUILD)-fuzz --seconds $(or $(FUZZ_SECONDS),60)
+	@tools/fuzz --build $(BUILD)-asan --seconds $(or $(FUZZ_SECONDS),60)
 
 bench: ## measure everything and write docs/measurements.md
 	@tools/install-deps build bench
@@ -54,6 +54,6 @@ format: ## lay out all C files by .clang-format
 	@tools/format
 
 clean: ## remove what was built
-	rm -rf $(BUILD) $(BUILD)-debug $(BUILD)-asan $(BUILD)-tsan $(BUILD)-fuzz
+	rm -rf $(BUILD) $(BUILD)-debug $(BUILD)-asan $(BUILD)-tsan
 
 .PHONY: all help deps build demo check lab sanitize fuzz bench install format clean

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-import statistics
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -126,8 +125,8 @@ def lines(fleet: Fleet, count: int, **options: Any) -> list[Seen]:
 
 def assert_near(found: Iterator[Seen], clock: Callable[[Seen], float], low: float, high: float
                 ) -> None:
-    """In the median of the moves in which the guest had its CPU when it wanted it.  One of these
-    without a line is as bad as one with a wrong line."""
+    """In a third of the moves in which the guest had its CPU when it wanted it: who else is at work
+    only makes the gap longer.  One of these without a line is as bad as one with a wrong line."""
     less, all_waited = [], []
     for seen in found:
         all_waited.append(round(seen.waited_us))
@@ -139,10 +138,10 @@ def assert_near(found: Iterator[Seen], clock: Callable[[Seen], float], low: floa
     told = f"gap less the line, us: {sorted(less)}; waited for a CPU, us: {sorted(all_waited)}"
     if len(less) < MOVES:
         pytest.skip(f"this machine has other work, load {load}; {told}")
-    median = statistics.median(less)
-    is_near = low <= median <= high
+    third = sorted(less)[MOVES // 3]
+    is_near = low <= third <= high
     # What others do slows down what a vCPU does on a CPU of its own, too; it takes no line away.
-    if not is_near and median < float("inf") and load > BUSY * (os.cpu_count() or 1):
+    if not is_near and third < float("inf") and load > BUSY * (os.cpu_count() or 1):
         pytest.skip(f"this machine has other work, load {load}; {told}")
     assert is_near, told
 

@@ -2,6 +2,7 @@
 """The guest's serial port: every chunk with its time, ticks counted, lines parsed."""
 from __future__ import annotations
 
+import os
 import re
 import socket
 import threading
@@ -42,6 +43,17 @@ class Serial:
         self._sock = connect_soon(path, timeout_s, is_alive, connect)
         self._thread = threading.Thread(target=self._read, name=f"serial {path}", daemon=True)
         self._thread.start()
+
+    def hurry(self, is_urgent: bool) -> None:
+        """Read what comes as it comes, however busy the guest keeps all processors; as far as
+        this user may."""
+        assert self._thread.native_id
+        policy = os.SCHED_FIFO if is_urgent else os.SCHED_OTHER
+        try:
+            os.sched_setscheduler(self._thread.native_id, policy,
+                                  os.sched_param(int(is_urgent)))
+        except PermissionError:
+            pass
 
     def close(self) -> None:
         try:

@@ -24,6 +24,7 @@
 
 #include "base/bytes.h"
 #include "base/list.h"
+#include "migrate/mig_priv.h"
 #include "migrate/stream.h"
 #include "side.h"
 #include "state/state.h"
@@ -528,8 +529,8 @@ static bool find_live_ram(struct span *ret_ram)
 }
 
 /* The live stream up to its last page, then @rounds rounds that say that the
- * pause is near, each followed by those pages again. */
-static void make_near_rounds(struct text *text, uint32_t rounds)
+ * pause is near, each followed by those pages again, for @size bytes at least. */
+static void make_near_rounds(struct text *text, uint32_t rounds, size_t size)
 {
 	struct span ram;
 
@@ -545,7 +546,8 @@ static void make_near_rounds(struct text *text, uint32_t rounds)
 		record_put(&w, FMT_ROUND, &near, sizeof(near));
 		text_add(text, w.data, w.size);
 		bytes_writer_fini(&w);
-		add_span(text, &live, &ram);
+		for (size_t sent = 0; sent <= size; sent += ram.end - ram.at)
+			add_span(text, &live, &ram);
 	}
 }
 
@@ -557,13 +559,33 @@ test_source_that_always_says_near_is_hurried_for_a_round_at_a_time(void **state)
 	struct text text = { .bytes = NULL };
 
 	(void)state;
-	make_near_rounds(&text, 200);
+	make_near_rounds(&text, 200, 0);
 	memset(&hurry, 0, sizeof(hurry));
 	assert_survived(&text, false, false, "rounds that are near");
 	assert_int_equal(hurry.again, 0);
 	assert_in_range(hurry.times, 1, 64);
 	assert_false(hurry.is_urgent);
 	text_fini(&text);
+}
+
+/* How often it was, when that many rounds were near. */
+static unsigned int hurries_in(uint32_t rounds, size_t size)
+{
+	struct text text = { .bytes = NULL };
+
+	make_near_rounds(&text, rounds, size);
+	memset(&hurry, 0, sizeof(hurry));
+	assert_survived(&text, false, false, "rounds that are near");
+	text_fini(&text);
+	return hurry.times;
+}
+
+/* Once as it rehearses, too. */
+static void test_small_round_is_hurried_and_a_long_one_is_not(void **state)
+{
+	(void)state;
+	assert_int_equal(hurries_in(4, 0), 1 + 1);
+	assert_int_equal(hurries_in(4, 5 * (MIG_SMALL_PASS / 4)), 1 + 4);
 }
 
 /* The live stream of a source to which no round looked like the last. */
@@ -737,6 +759,8 @@ int main(void)
 			test_flipped_reply_leaves_one_guest_and_says_why),
 		cmocka_unit_test(
 			test_source_that_always_says_near_is_hurried_for_a_round_at_a_time),
+		cmocka_unit_test(
+			test_small_round_is_hurried_and_a_long_one_is_not),
 		cmocka_unit_test(
 			test_switch_is_urgent_whatever_the_rounds_said),
 	};
