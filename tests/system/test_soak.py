@@ -17,12 +17,12 @@ from pathlib import Path
 import pytest
 
 from harness import guest, injector
+from harness.arcs import ARCS, BEGINS, Scene, first_arc, moving
 from harness.injector import LOST, MOVED, NOBODY, SOURCE
 from harness.machine import Fleet, Machine
 from harness.move import start, wait
 from harness.resources import assert_same, resources
 from harness.qmp import QmpClosed
-from test_injector import ARCS, BEGINS, Scene, first_arc, moving
 
 OPTIONS = {"memory": "64M", "cpus": 2, "guest_options": "hot=4M,rate=max,verify=on,tick=1ms"}
 MOVES = int(os.environ.get("SOAK_MOVES", "1000"))
