@@ -9,7 +9,7 @@ from typing import Callable
 
 import pytest
 
-from harness.machine import Fleet
+from harness.machine import Fleet, Machine
 from harness.move import move, start, wait
 from harness.qmp import Qmp, QmpError
 from harness.scene import assert_moves_after_all, endless, listening, pair, working
