@@ -155,7 +155,8 @@ class Stream:
     machine: str = ""
     blocks: list[Block] = field(default_factory=list)
     schemas: dict[str, Schema] = field(default_factory=dict)
-    states: dict[str, State] = field(default_factory=dict)
+    states: dict[str, State] = field(default_factory=dict)  # the last of each entry
+    said: list[State] = field(default_factory=list)  # all of them, in order
     records: list[str] = field(default_factory=list)  # names, in order
     pages: int = 0  # in RAM records
     zero_pages: int = 0  # in RAM_ZERO records
@@ -468,7 +469,9 @@ class Reader:
         size = body.u32("size")
         body.check(size == body.left, "size", size, f"{body.left}, the rest of the body")
         values = [self.read_field(body, each) for each in schema.fields if each.since <= version]
-        self.stream.states[name] = State(body.record, name, version, size, values)
+        state = State(body.record, name, version, size, values)
+        self.stream.states[name] = state
+        self.stream.said.append(state)
 
     def read_field(self, body: Body, of: Field) -> Value:
         count = of.count

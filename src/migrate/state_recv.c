@@ -137,9 +137,12 @@ int state_recv_setup(struct state_recv *recv, const struct said_state *state,
 int state_recv_early(struct state_recv *recv, const struct said_state *state,
 		     uint64_t number, struct err *err)
 {
-	return state_find(machine_setup_state(recv->machine), state->name)
-		       ? state_recv_setup(recv, state, number, err)
-		       : 0;
+	if (state_find(machine_setup_state(recv->machine), state->name))
+		return state_recv_setup(recv, state, number, err);
+	if (state_find(machine_state(recv->machine), state->name))
+		return err_set(err, -EBADMSG,
+			       "'%s' is nothing that comes early", state->name);
+	return 0;
 }
 
 static int check_again(struct state_recv *recv, const struct said_state *state,

@@ -10,10 +10,13 @@ from typing import Any, Iterator
 import pytest
 
 from harness import guest, network
+from harness.edit import TYPES, Edit, Edited, insert
 from harness.machine import ROOT, Fleet, Machine, run
 from harness.move import move
 from harness.network import Network
 from harness.scene import save
+from harness.second import reader
+from test_second_reader import assert_told_alike
 
 MOVES = 10
 KINDS = ("disk0", "disk1", "net0", "net1", "rng0", "console0", "shmem0")
@@ -81,3 +84,14 @@ def test_saved_stream_with_devices_of_all_kinds_is_whole_to_both_readers(
     assert second.returncode == 0, second.stdout + second.stderr
     for name in KINDS:
         assert f"{name}-pci" in told.stdout and f"{name}-pci" in second.stdout
+    data = (folder / "saved").read_bytes()
+    stream = reader.verify(data)
+    assert {f"{name}-pci" for name in KINDS} <= stream.states.keys()
+    assert_told_alike(told.stdout, stream)
+    # Whether its guest changed a device while it was saved or not, this one says so.
+    edit = Edit.parse(data)
+    insert(Edited(TYPES["SETUP_AGAIN"], edit.at("EARLY_STATE", -1).body), "SWITCH")(edit)
+    (folder / "again").write_bytes(edit.pack())
+    again = reader.verify(edit.pack())
+    assert len(again.said) == len(stream.said) + 1
+    assert_told_alike(run("stream", str(folder / "again")).stdout, again)

@@ -18,6 +18,9 @@ ACCELS = ["kvm", "kvm,dirty=ring", "sim", "sim,dirty=ring"]
 SLOW = 150 << 20  # bytes a second
 SLOWER = 60 << 20  # outrun by one vCPU that has a tenth of a processor
 LIMIT_MS = 10
+MOVES = 3
+# Of the limit, one pause of them at least: other processes may be in the way of any.
+FACTOR = 1.5
 ROUNDS_MAX = 30
 # All of it is written again before a round of that bandwidth is over.
 HEAVY = "hot=64M,rate=max,verify=on,tick=1ms"
@@ -41,14 +44,24 @@ def hurry(source: Machine, bandwidth: int = SLOW, **more: Any) -> None:
 
 
 def moved(fleet: Fleet, told: dict[str, Any], bandwidth: int = SLOW) -> Move:
-    source = working(fleet, **told)
-    hurry(source, bandwidth)
-    destination, uri = listening(fleet, **told)
-    result = move(source, destination, uri)
-    assert result.status == "completed", result.info
-    destination.serial.wait_ticks(50)
-    assert guest.ask(destination.serial, request=b"v")["errors"] == 0
-    return result
+    """It moves, on and on, until a pause was not longer than it may be."""
+    machine, pauses = working(fleet, **told), []
+    for number in range(MOVES):
+        hurry(machine, bandwidth)
+        there, uri = listening(fleet, f"m{number}", **told)
+        result = move(machine, there, uri)
+        assert result.status == "completed", result.info
+        there.serial.wait_ticks(50)
+        assert guest.ask(there.serial, request=b"v")["errors"] == 0
+        pause = result.info["pause"]
+        assert pause["expected-us"] <= LIMIT_MS * 1000
+        pauses.append(pause["downtime-us"])
+        if pauses[-1] <= FACTOR * LIMIT_MS * 1000:
+            print(f"pauses: {pauses} us")
+            return result
+        fleet.retire(machine)
+        machine = there
+    pytest.fail(f"pauses: {pauses} us, at most {LIMIT_MS} ms each were expected")
 
 
 def held_us(info: dict[str, Any]) -> dict[int, int]:
@@ -63,7 +76,6 @@ def test_guest_that_outruns_the_link_is_held_back_and_moves(fleet: Fleet, accele
     assert abs(throttle["total-us"] - sum(held_us(info).values())) <= 2
     assert min(held_us(info).values()) > 0
     assert 0 < throttle["longest-us"] <= throttle["total-us"]
-    assert info["pause"]["expected-us"] <= LIMIT_MS * 1000
     assert "cpu-throttle-percentage" not in info  # nobody is held any more
 
 
@@ -74,7 +86,6 @@ def test_lesson_limit_is_met_and_vcpus_that_read_are_not_held(fleet: Fleet, acce
     print(info["throttle"])
     assert held_us(info)[0] > 0
     assert held_us(info)[1] == 0
-    assert info["pause"]["expected-us"] <= LIMIT_MS * 1000
 
 
 def test_guest_is_left_alone_when_it_is_to_be(fleet: Fleet, accelerator: str) -> None:

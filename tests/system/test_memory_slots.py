@@ -15,8 +15,10 @@ from typing import Any
 import pytest
 
 from harness import guest
-from harness.back_end import BackEnd, BackEnds
+from harness.back_end import BackEnd, BackEnds, connections
 from harness.machine import Fleet, Machine
+from harness.move import start, wait
+from harness.scene import listening
 from harness.travel import travel
 
 OPTIONS = "span=4M,depth=16,tick=1ms,queues=all,churn=10ms,what=shmem"
@@ -65,8 +67,14 @@ def wait_changes(machine: Machine, count: int = CHANGES) -> None:
 def told(machine: Machine) -> dict[str, int]:
     """What the back ends were, by a guest that does not change it meanwhile."""
     machine.qmp.command("stop")
-    provider, = machine.qmp.command("query-stats", target="vm", providers=[{"provider": "vhost"}])
+    counts = told_at(machine)
     machine.qmp.command("cont")
+    return counts
+
+
+def told_at(machine: Machine) -> dict[str, int]:
+    """So far."""
+    provider, = machine.qmp.command("query-stats", target="vm", providers=[{"provider": "vhost"}])
     return {stat["name"].removeprefix("user-"): stat["value"] for stat in provider["stats"]
             if stat["name"].startswith("user-")}
 
@@ -120,6 +128,33 @@ def test_guest_moves_while_ram_behind_a_bar_does(
         # Each side of a move is another connection: none ended for what it was told.
         connections = [counted(end)["connections"] for end in ends]
         assert sorted(connections) == [MOVES // 2, MOVES // 2 + 1], connections
+
+
+@pytest.mark.parametrize("kind", ["slots", "table"])
+def test_lesson_back_end_is_connected_and_told_of_ram_before_the_pause(
+        kvm: None, back_ends: BackEnds, fleet: Fleet, image: Path, kind: str) -> None:
+    here, there = (back_end_of(back_ends, kind, f"blk{number}", image) for number in range(2))
+    still = {"guest_options": OPTIONS.replace("churn=10ms", "churn=off")}
+    source = working(fleet, here, **still)
+    destination, uri = listening(fleet, **{**options_of(there), **still})
+    source.qmp.take_events()
+    source.qmp.command("migrate-set-parameters", downtime_limit=0)
+    start(source, uri)
+    for _ in range(3):
+        source.qmp.wait_event("MIGRATION_PASS", 30)
+    assert connections(there.socket) == 1
+    told_before = told_at(destination)
+    assert source.qmp.command("query-migrate")["status"] == "active"
+    source.qmp.command("migrate-set-parameters", downtime_limit=1000)
+    assert wait(source) == "completed"
+    assert connections(there.socket) == 1
+    calls = source.qmp.command("query-migrate")["pause"]["calls"]["destination"]
+    assert calls["vhost-tables"] == 0 < calls["vhost-calls"], calls
+    assert told(destination)["tables-told"] == told_before["tables-told"] == 1
+    assert_whole(destination)
+    at_end = counted(there)
+    assert at_end["connections"] == 1
+    assert (at_end["tables"], at_end["added"]) == ((1, 0) if kind == "table" else (0, 1)), at_end
 
 
 def test_region_that_has_no_slot_asks_for_a_reset_until_it_goes(

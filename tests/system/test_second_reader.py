@@ -38,7 +38,7 @@ def matches(line: str, value: reader.Value) -> bool:
 def assert_told_alike(told: str, stream: reader.Stream) -> None:
     """Each line of `godwit stream` against the second reader's Stream."""
     names = list(stream.records)
-    schemas, states = list(stream.schemas.values()), list(stream.states.values())
+    schemas, states = list(stream.schemas.values()), list(stream.said)
     blocks = list(stream.blocks)
     ram_records, last_ram = 0, (0, 0)
     fields: list[reader.Value] = []
@@ -52,7 +52,7 @@ def assert_told_alike(told: str, stream: reader.Stream) -> None:
                 assert rest == f": {stream.cpus} vCPUs"
             elif name == "SCHEMA":
                 assert rest == f": {schemas.pop(0).name}"
-            elif name in ("STATE", "SETUP_STATE", "EARLY_STATE"):
+            elif name in ("STATE", "SETUP_STATE", "EARLY_STATE", "SETUP_AGAIN"):
                 state = states.pop(0)
                 assert (name, rest) == (state.record, f": {state.name}, version {state.version},"
                                                       f" {state.size} bytes")

@@ -92,6 +92,20 @@ def set_up_again(name: str, which: int | str, before: str) -> Change:
     return lambda edit: insert(Edited(TYPES["SETUP_AGAIN"], edit.at(name, which).body), before)(edit)
 
 
+def early(name: str, which: int | str, before: str) -> Change:
+    """What a state says, as an EARLY_STATE."""
+    return lambda edit: insert(Edited(TYPES["EARLY_STATE"], edit.at(name, which).body), before)(edit)
+
+
+def state_body(name: bytes) -> bytes:
+    """The state of an entry without fields."""
+    return struct.pack("<32sHHI", name, 1, 0, 0)
+
+
+NEW_SCHEMA = insert(Edited(TYPES["SCHEMA"], schema_body(name=b"new")), "SETUP_STATE")
+NEW_EARLY = insert(Edited(TYPES["EARLY_STATE"], state_body(b"new")), "SETUP_END")
+
+
 EVERY_OTHER = [(2 * index, 1) for index in range(1025)]
 PLACES = ("header", "end of file", "behind the last record")  # where no record is at fault
 
@@ -270,6 +284,25 @@ WRONG = [
     Wrong("state twice", again("STATE", "END"), "STATE", "entry name"),
     Wrong("setup state twice", again("SETUP_STATE", "SETUP_END"), "SETUP_STATE", "entry name",
           f"'{SETUP}' came twice"),
+    Wrong("EARLY_STATE after the setup", early("SETUP_STATE", 0, "RAM"), "EARLY_STATE", "step"),
+    Wrong("EARLY_STATE after STOPPED", early("SETUP_STATE", 0, "STATE"), "EARLY_STATE", "step"),
+    Wrong("early state twice", all_of(early("SETUP_STATE", 0, "SETUP_STATE"),
+                                      early("SETUP_STATE", 0, "SETUP_STATE")), "EARLY_STATE",
+          "entry name", f"'{SETUP}' came twice"),
+    Wrong("early state, then in SETUP_STATE", all_of(early("SETUP_STATE", 0, "SETUP_STATE"),
+                                                     where("SETUP_STATE")), "SETUP_STATE",
+          "entry name", f"'{SETUP}' came twice"),
+    Wrong("early state behind its SETUP_STATE", early("SETUP_STATE", 0, "SETUP_END"), "EARLY_STATE",
+          "entry name", f"'{SETUP}' came twice"),
+    Wrong("early state, then in STATE", all_of(early("STATE", "i8042", "SETUP_END"),
+                                               where("STATE", "i8042")), "STATE", "entry name",
+          "'i8042' is nothing that comes early", "EARLY_STATE"),
+    Wrong("early state too short", insert(Edited(TYPES["EARLY_STATE"], b"x"), "SETUP_END"),
+          "EARLY_STATE", "entry name", "too short"),
+    # What a destination does not know it skips, whatever else is wrong with it.
+    Wrong("early state without a schema", NEW_EARLY, "EARLY_STATE", "entry name", None),
+    Wrong("unknown early state twice", all_of(NEW_SCHEMA, NEW_EARLY, NEW_EARLY), "EARLY_STATE",
+          "entry name", None),
     Wrong("set up again in the setup", set_up_again("SETUP_STATE", 0, "SETUP_END"), "SETUP_AGAIN",
           "step"),
     Wrong("set up again after SWITCH", set_up_again("SETUP_STATE", 0, "STOPPED"), "SETUP_AGAIN",
@@ -330,6 +363,19 @@ WRONG = [
     Wrong("verify too long", replace("VERIFY", body=longer), "VERIFY", "length"),
     Wrong("verify too short", replace("VERIFY", body=shorter), "VERIFY", "pages"),
 ]
+if runs_code():  # other machines without devices have no EARLY_STATE of their own
+    WRONG += [
+        Wrong("vCPU's early state twice", again("EARLY_STATE", "SETUP_END"), "EARLY_STATE",
+              "entry name", "'vcpu0-setup' came twice"),
+        Wrong("vCPU's early state after the setup", shift("EARLY_STATE", "RAM"), "EARLY_STATE",
+              "step"),
+        Wrong("early state too short for its head", replace("EARLY_STATE", body=lambda b: b[:39]),
+              "EARLY_STATE", "size", "too short"),
+        Wrong("early state reserved", put("EARLY_STATE", 34, "H", 1), "EARLY_STATE", "reserved"),
+        Wrong("early state version 0", put("EARLY_STATE", 32, "H", 0), "EARLY_STATE", "version",
+              "vcpu0-setup: state version 0"),
+        Wrong("early state missing", drop("EARLY_STATE", "END"), "END", "number of states", None),
+    ]
 
 
 def written(saved: bytes, change: Change, path: Path) -> tuple[bytes, int]:
@@ -441,6 +487,7 @@ ALLOWED: dict[str, Change] = {
     "backing in huge pages": put("MACHINE", 88, "Q", 2 << 20),
     "schema of a newer version": schema(version=2),
     "states in another order": states_reversed,
+    "early state of an entry that is new": all_of(NEW_SCHEMA, NEW_EARLY),
     "RAM among the states": shift("RAM", "END", which=-1),
     "no ROUND": without_rounds,
     "ROUND with another number": put("ROUND", 0, "I", 77),

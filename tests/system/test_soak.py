@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A thousand moves in a row, one in five broken on purpose: nothing is lost, nothing is left.
 
-$SOAK_SEED and $SOAK_MOVES repeat or change a run; the seed is printed.
+$SOAK_SEED and $SOAK_MOVES repeat or change a run; the seed is printed.  $SOAK_ASAN is
+a godwit under address sanitizer, which knows of every byte that a process lost.
 """
 from __future__ import annotations
 
@@ -17,21 +18,26 @@ from pathlib import Path
 import pytest
 
 from harness import guest, injector
+from harness.arcs import ARCS, BEGINS, Scene, first_arc, moving
 from harness.injector import LOST, MOVED, NOBODY, SOURCE
 from harness.machine import Fleet, Machine
 from harness.move import start, wait
 from harness.resources import assert_same, resources
 from harness.qmp import QmpClosed
-from test_injector import ARCS, BEGINS, Scene, first_arc, moving
 
 OPTIONS = {"memory": "64M", "cpus": 2, "guest_options": "hot=4M,rate=max,verify=on,tick=1ms"}
 MOVES = int(os.environ.get("SOAK_MOVES", "1000"))
 BROKEN = 0.2
+BROKEN_LEAST = 0.15  # four standard deviations below, of a thousand
+MANY = 1000
+ARCS_LEAST = 0.8  # of those that there are
+ASAN = os.environ.get("SOAK_ASAN", "")
+ASAN_MOVES, ASAN_FOUND = 60, 99
 CHECK_EACH = 20     # moves between two checks of all pages
 VERIFIED = 0.2      # of the moves compare RAM on both sides
 FAILURES = 100
-GROWTH_MAX_KIB = 128
-MOVED_MAX_KIB = 512  # more than a fresh process, of one that took the guest in or gave it away
+GROWTH_MAX_KIB = 16  # over the last three quarters of them: 200 bytes of each
+MOVED_MAX_KIB = 384  # more than a fresh process, of one that took the guest in or gave it away
 ENDED = (0, 6, -signal.SIGKILL)  # told to, as incoming failed, killed
 BEFORE_GO = ("setup-active", "active-device", "listening-building", "building-receiving",
              "receiving-stopped", "stopped-loading")
@@ -63,8 +69,9 @@ def assert_whole(machine: Machine) -> None:
 class Chain:
     """The guest, wherever it is, and the destination that comes next."""
 
-    def __init__(self, fleet: Fleet, dice: random.Random) -> None:
+    def __init__(self, fleet: Fleet, dice: random.Random, is_measured: bool = True) -> None:
         self.fleet, self.dice = fleet, dice
+        self.is_measured = is_measured  # a sanitizer has memory of its own
         self.number = 0
         self.outcomes: Counter[str] = Counter()
         self.arcs: Counter[str] = Counter()
@@ -163,6 +170,8 @@ class Chain:
     def assert_left_nothing(self, machine: Machine, before: tuple[int, int]) -> None:
         """A move that is over has left nothing behind in it."""
         assert_same(machine, before)
+        if not self.is_measured:
+            return
         kib = anonymous_kib(machine)
         self.most_kib = max(self.most_kib, kib - self.fresh_kib)
         assert kib < self.fresh_kib + MOVED_MAX_KIB, machine
@@ -222,15 +231,9 @@ def ours() -> tuple[int, int]:
     return children(), len(os.listdir("/proc/self/fd"))
 
 
-@pytest.mark.limit(900)
-def test_thousand_moves_one_in_five_broken_lose_and_leave_nothing(fleet: Fleet) -> None:
-    seed = int(os.environ.get("SOAK_SEED", time.time_ns() % 1_000_000))
-    print(f"SOAK_SEED={seed}")
-    dice = random.Random(seed)
-    before = ours()
-    chain = Chain(fleet, dice)
-    for number in range(1, MOVES + 1):
-        if dice.random() < BROKEN:
+def soak(chain: Chain, moves: int) -> None:
+    for number in range(1, moves + 1):
+        if chain.dice.random() < BROKEN:
             chain.move_broken()
         else:
             chain.move()
@@ -238,6 +241,16 @@ def test_thousand_moves_one_in_five_broken_lose_and_leave_nothing(fleet: Fleet) 
             chain.check()
     chain.check()
     chain.finish()
+
+
+@pytest.mark.limit(900)
+def test_thousand_moves_one_in_five_broken_lose_and_leave_nothing(fleet: Fleet) -> None:
+    seed = int(os.environ.get("SOAK_SEED", time.time_ns() % 1_000_000))
+    print(f"SOAK_SEED={seed}")
+    dice = random.Random(seed)
+    before = ours()
+    chain = Chain(fleet, dice)
+    soak(chain, MOVES)
     print(dict(chain.outcomes), dict(chain.arcs), f"at most {chain.most_kib} KiB more than at first")
     deadline = time.monotonic() + 5
     while ours() != before:  # a link of ours that was cut may be closing
@@ -245,6 +258,19 @@ def test_thousand_moves_one_in_five_broken_lose_and_leave_nothing(fleet: Fleet) 
         time.sleep(0.002)
     assert os.listdir(fleet.folder) == []
     assert {SOURCE, MOVED} <= set(chain.outcomes)
+    assert sum(chain.outcomes.values()) == sum(chain.arcs.values())
+    if MOVES >= MANY:
+        assert sum(chain.arcs.values()) > BROKEN_LEAST * MOVES
+        assert len(chain.arcs) >= ARCS_LEAST * len(STEPS), set(STEPS) - set(chain.arcs)
+
+
+@pytest.mark.skipif(not ASAN, reason="$SOAK_ASAN is no godwit under address sanitizer")
+def test_moves_lose_no_memory_that_address_sanitizer_knows_of(
+        fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GODWIT", ASAN)
+    # Its exit code where memory was lost or misused is none of ours.
+    monkeypatch.setenv("ASAN_OPTIONS", f"detect_leaks=1:exitcode={ASAN_FOUND}")
+    soak(Chain(fleet, random.Random(1), is_measured=False), ASAN_MOVES)
 
 
 def test_hundred_failed_moves_leave_nothing_in_the_source(fleet: Fleet) -> None:

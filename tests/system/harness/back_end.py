@@ -22,6 +22,13 @@ def listens(path: str) -> bool:
                    for line in sockets)
 
 
+def connections(path: str) -> int:
+    """To a socket: what was accepted, or waits for that, has its name."""
+    with open("/proc/net/unix", encoding="ascii", errors="replace") as sockets:
+        return sum(line.rstrip().endswith(" " + path) and line.split()[3] != "00010000"
+                   for line in sockets)
+
+
 def wait_listening(path: str, process: subprocess.Popen[bytes]) -> None:
     deadline = time.monotonic() + END_S
     while not listens(path):

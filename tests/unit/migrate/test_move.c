@@ -123,7 +123,7 @@ static void test_guest_that_writes_moves_five_times_whole(void **state)
 
 /* To pages that were never touched before, the first time, and that are clean
  * the second time. */
-static void test_d3_what_stopping_and_saving_writes_is_sent(void **state)
+static void test_lesson_what_stopping_and_saving_writes_is_sent(void **state)
 {
 	struct side sides[3];
 
@@ -465,7 +465,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_guest_that_writes_moves_five_times_whole),
 		cmocka_unit_test(
-			test_d3_what_stopping_and_saving_writes_is_sent),
+			test_lesson_what_stopping_and_saving_writes_is_sent),
 		cmocka_unit_test(test_two_machines_move_side_by_side),
 		cmocka_unit_test(
 			test_cancelled_anywhere_the_guest_stays_and_moves_later),
