@@ -66,6 +66,7 @@ int event_writer_new(struct event_writer **ret_writer, struct err *err)
 
 static void *destroy(void *opaque)
 {
+	pthread_setname_np(pthread_self(), "aio-end");
 	syscall(SYS_io_destroy, (aio_context_t)(uintptr_t)opaque);
 	return NULL;
 }

@@ -83,7 +83,7 @@ static const struct argp_option option_list[] = {
 	{ "append", KEY_APPEND, "TEXT", 0,
 	  "kernel command line, or more options of the guest", 0 },
 	{ "guest", KEY_GUEST, "NAME[,KEY=VALUE...]", 0,
-	  "a built-in guest program instead of a kernel: stress", 0 },
+	  "a built-in guest program instead of a kernel: stress, blk or net", 0 },
 	{ "incoming", KEY_INCOMING, "URI", 0,
 	  "wait for a migration on tcp:HOST:PORT, unix:PATH, fd:NUMBER or file:PATH; defer waits for QMP migrate-incoming",
 	  0 },

@@ -221,6 +221,23 @@ const struct accel_ops kv_accel_ops = {
 	.ring_stats = kv_get_ring_stats,
 };
 
+/* What to do where /dev/kvm does not open. */
+static const char *advice_of(int code)
+{
+	switch (code) {
+	case -EACCES:
+		return "; add this user to the group kvm";
+	case -EPERM:
+		return "; this container or sandbox does not allow the device: give it /dev/kvm";
+	case -ENOENT:
+	case -ENODEV:
+	case -ENXIO:
+		return "; load the kvm_intel or kvm_amd module";
+	default:
+		return "";
+	}
+}
+
 static int open_kvm(struct kv *kv, struct err *err)
 {
 	int version, size;
@@ -229,12 +246,8 @@ static int open_kvm(struct kv *kv, struct err *err)
 	if (kv->fd < 0) {
 		int code = -errno;
 
-		return err_set(
-			err, code, "cannot open /dev/kvm: %s; %s",
-			strerror(-code),
-			code == -EACCES
-				? "add this user to the group kvm"
-				: "load the kvm_intel or kvm_amd module");
+		return err_set(err, code, "cannot open /dev/kvm: %s%s",
+			       strerror(-code), advice_of(code));
 	}
 	version = ioctl(kv->fd, KVM_GET_API_VERSION, 0);
 	if (version != KVM_API_VERSION)

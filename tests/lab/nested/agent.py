@@ -3,7 +3,7 @@
 
 One TCP connection a request: a line of JSON {"do": NAME, ...}, answered by a line
 of JSON.  After the answer to "connect" the connection carries the bytes of a UNIX
-socket, after that to "stream" what a program prints.
+socket, after that to "stream" what a program prints, after that to "fetch" a file.
 """
 from __future__ import annotations
 
@@ -97,6 +97,11 @@ class Handler(socketserver.BaseRequestHandler):
     def do_read(self, path: str) -> None:
         with open(path, encoding="utf-8", errors="replace") as file:
             self.answer(text=file.read())
+
+    def do_fetch(self, path: str) -> None:
+        with open(path, "rb") as file:
+            self.answer(size=os.fstat(file.fileno()).st_size)
+            self.request.sendfile(file)
 
     def do_connect(self, path: str) -> None:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as far:

@@ -177,6 +177,17 @@ class Host:
                     return
         raise LabError(f"host {self.name} hung up: {self.told()[-2000:]}")
 
+    def fetch(self, path: str, target: Path) -> None:
+        """Its file @path becomes @target here."""
+        answer, sock = self._ask(ASK_S, {"do": "fetch", "path": path})
+        with sock, target.open("wb") as file:
+            if "error" in answer:
+                raise LabError(f"host {self.name}: fetch: {answer['error']}")
+            while data := sock.recv(1 << 20):
+                file.write(data)
+        if target.stat().st_size != answer["size"]:
+            raise LabError(f"host {self.name} hung up: {self.told()[-2000:]}")
+
     def connect(self, path: str) -> socket.socket:
         """To a UNIX socket in there; OSErrors as if it were here."""
         answer, sock = self._ask(ASK_S, {"do": "connect", "path": path})

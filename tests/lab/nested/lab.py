@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 SOURCES = ROOT / "tests" / "lab"
 DEMO = "/lab/tools/demo"
 BACK_END = "/bin/vhost_user_blk"
+KVM_STATE = "/bin/accel_test_kvm_state"  # tests/unit/accel/test_kvm_state.c
 # Called by their paths: a name alone is busybox's own, where it has it.
 TOOLS = ("/usr/sbin/mke2fs", "/usr/sbin/e2fsck", "/usr/bin/nbdkit")
 COMPILE_S = 60
@@ -120,6 +121,7 @@ class Lab:
             image.program(Path(program))
         image.program(self._nbdkit_plugin("file"))
         image.program(godwit.parent / "tests" / "backend" / "vhost_user_blk", BACK_END)
+        image.program(godwit.parent / "tests" / "unit" / "accel_test_kvm_state_c", KVM_STATE)
         for script in (PEER, TAP):
             image.archive.copy(SOURCES / "host" / Path(script).name, script)
         image.tree(ROOT / "tests" / "system" / "harness", "/lab/tests/system/harness")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Callable
 
 from harness import guest
 from harness.machine import Machine
-from harness.move import Move, move
+from harness.move import MOVE_S, Move, move, start, wait
 
 from . import emulator
 from .cpio import Archive
@@ -29,6 +29,7 @@ ADDRESSES = {"a": "10.7.0.1", "b": "10.7.0.2"}
 PORT = 4000
 WORK_MIB = 2  # a processor
 BOOT_S, ASK_S, DOWNTIME_MS = 60.0, 30.0, 10_000
+LOOK_S = 0.1  # between two questions, each of which takes of what the guest works with
 
 
 def initrd(packages: Packages, program: Path) -> bytes:
@@ -64,6 +65,7 @@ class Traveller:
         self._generation = -1  # of the hosts that it was booted in
         self.cpus: int = self._options["cpus"]
         self.host, self.machine = "", None
+        self.moves = 0  # since it booted
 
     def ready(self, host: str = "a") -> "Traveller":
         """Running on @host, and idle."""
@@ -72,7 +74,7 @@ class Traveller:
             self.machine = self._start(host)
             self._generation = self._fleets.generation
             self.machine.serial.wait_line(r"up\b", timeout_s=BOOT_S)
-            self._has_work = False
+            self._has_work, self.moves = False, 0
         self.rest()
         if self.host != host:
             self.move(host)
@@ -129,9 +131,24 @@ class Traveller:
         must_have_moved(moved)
         assert moved.info["verify"]["pages"] > 0  # both sides' hashes were compared
         self.machine, self.host = following, host
+        self.moves += 1
         source.qmp.command("quit")
         assert source.wait_end() == 0
         return moved
+
+    def save(self) -> str:
+        """Into a file on its host, with which it ends there: the file's path."""
+        path = f"{self._fleets(self.host).folder}/{self._name()}.saved"
+        start(self.machine, f"file:{path}")
+        assert wait(self.machine, MOVE_S) == "completed"
+        self.machine.qmp.command("quit")
+        assert self.machine.wait_end() == 0
+        self.machine = None
+        return path
+
+    def restore(self, path: str) -> None:
+        """On the host where it was saved."""
+        self.machine = self._start(self.host, f"file:{path}")
 
     def check(self) -> guest.Report:
         """How its work goes; nothing may be wrong."""
@@ -148,6 +165,7 @@ class Traveller:
         deadline = time.monotonic() + ASK_S
         while (report := self.check())[key] < value:
             assert time.monotonic() < deadline, f"{key} stays below {value}: {report}"
+            time.sleep(LOOK_S)
         return report
 
     def epitaph(self) -> str:

@@ -10,7 +10,7 @@ from .machine import Fleet, Machine
 from .move import move, start, wait
 
 SLOW = 40 << 20  # bytes a second: 64 MiB that change all the time never fit through
-WORK_TICKS = 50
+WORK_TICKS = 25
 # The machine of the fixture `saved`, and what `godwit run` is told to restore it.
 SAVED: dict[str, Any] = {"memory": "32M", "cpus": 1,
                          "guest_options": "hot=1M,rate=10000/s,tick=1ms"}

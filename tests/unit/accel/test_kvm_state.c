@@ -1547,6 +1547,15 @@ static void test_registers_of_who_waits_in_hlt_are_not_saved_again(void **state)
 	assert_int_equal(saved_whole(&f->source), 0);
 }
 
+/* They go on while a vCPU waits, and are not read again. */
+static void clear_clock_msrs(struct kv_vcpu_state *s)
+{
+	for (uint32_t i = 0; i < s->msr_used; i++) {
+		if (is_clock_msr(s->msr_index[i]))
+			s->msr_value[i] = 0;
+	}
+}
+
 static void test_what_reaches_who_waits_in_hlt_is_saved(void **state)
 {
 	struct fixture *f = *state;
@@ -1571,6 +1580,8 @@ static void test_what_reaches_who_waits_in_hlt_is_saved(void **state)
 	*then = vcpu->state;
 	vcpu->is_saved = false; /* all of it, and it is the same */
 	save_all(&f->source);
+	clear_clock_msrs(then);
+	clear_clock_msrs(&vcpu->state);
 	assert_memory_equal(then, &vcpu->state, sizeof(*then));
 	free(then);
 }
