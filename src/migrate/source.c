@@ -390,8 +390,8 @@ static int source_pass(struct source *src, struct policy_round *round,
 		       struct err *err)
 {
 	bool is_urgent = round->remaining_bytes <= MIG_SMALL_PASS;
-	bool is_near = is_urgent ||
-		       src->policy.estimate_ns <= src->policy.limit_ns;
+	bool is_near =
+		is_urgent || src->policy.estimate_ns <= src->policy.limit_ns;
 	int ret;
 
 	if (is_urgent)

@@ -18,6 +18,7 @@ from .packages import LabError, Packages
 
 BOOT_S, END_S, ASK_S = 25.0, 10.0, 30.0
 BOOTS, MTU = 3, 60000
+WINDOW = 4 << 20  # bytes of a connection on their way, at most
 CLOCK_OFFSET = "/bin/clock_offset"
 COMMAND_LINE = ("console=ttyS0 mitigations=off panic=-1 "
                 # Who polls takes the time of who would wake it: two cores are four processors here.
@@ -79,9 +80,12 @@ class Host:
     def _join(self, address: str) -> None:
         """Bridge br0 leads to the wire; guests' taps can be added, which does not change its MAC.
 
-        What a packet costs here is the same for every size, and nobody else has it split.
+        What a packet costs here is the same for every size, and nobody else has it split.  By default
+        a window holds one of these, which would make each wait for the answer to the one before it.
         """
-        self.sh(f"""brctl addbr br0
+        self.sh(f"""for way in r w; do
+                echo 4096 {WINDOW} {WINDOW} > /proc/sys/net/ipv4/tcp_${{way}}mem; done
+            brctl addbr br0
             ip link set eth1 mtu {MTU}; ip link set br0 mtu {MTU}
             ip link set br0 address $(cat /sys/class/net/eth1/address)
             brctl addif br0 eth1; ip link set eth1 up; ip link set br0 up
