@@ -9,7 +9,9 @@
  * the one migration thread takes them (D4: and gives them back when a round
  * fails).  `known` holds the pages that have been seen resident and are watched
  * by the accelerator since (accel/kvm/bitmap.c); only the migration thread writes
- * it, and dirty sources may read it at any time (both atomically).
+ * it, and dirty sources may read it at any time (both atomically).  A destination
+ * has no such reader: it notes there, without a summary, what came
+ * (migrate/ram_recv.c).
  *
  * Each has a summary, one bit for a group of RAM_GROUP_PAGES, so that what is asked
  * of all pages in a pause costs by what is dirty and not by the size of the guest

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Callable
 
 from harness import guest
 from harness.machine import Machine
-from harness.move import MOVE_S, Move, move, start, wait
+from harness.move import Move, move, start, wait
 
 from . import emulator
 from .cpio import Archive
@@ -65,7 +65,6 @@ class Traveller:
         self._generation = -1  # of the hosts that it was booted in
         self.cpus: int = self._options["cpus"]
         self.host, self.machine = "", None
-        self.moves = 0  # since it booted
 
     def ready(self, host: str = "a") -> "Traveller":
         """Running on @host, and idle."""
@@ -74,7 +73,7 @@ class Traveller:
             self.machine = self._start(host)
             self._generation = self._fleets.generation
             self.machine.serial.wait_line(r"up\b", timeout_s=BOOT_S)
-            self._has_work, self.moves = False, 0
+            self._has_work = False
         self.rest()
         if self.host != host:
             self.move(host)
@@ -131,7 +130,6 @@ class Traveller:
         must_have_moved(moved)
         assert moved.info["verify"]["pages"] > 0  # both sides' hashes were compared
         self.machine, self.host = following, host
-        self.moves += 1
         source.qmp.command("quit")
         assert source.wait_end() == 0
         return moved
@@ -140,7 +138,7 @@ class Traveller:
         """Into a file on its host, with which it ends there: the file's path."""
         path = f"{self._fleets(self.host).folder}/{self._name()}.saved"
         start(self.machine, f"file:{path}")
-        assert wait(self.machine, MOVE_S) == "completed"
+        assert wait(self.machine) == "completed"
         self.machine.qmp.command("quit")
         assert self.machine.wait_end() == 0
         self.machine = None
