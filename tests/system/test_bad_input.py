@@ -7,6 +7,7 @@ import random
 import shutil
 import socket
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -237,6 +238,30 @@ def test_user_without_access_to_kvm_is_told_what_to_do(kvm: None) -> None:
     lines = told.stderr.strip().splitlines()
     assert len(lines) == 1 and "/dev/kvm" in lines[0] and "Permission denied" in lines[0]
     assert "group" in lines[0] or "root" in lines[0]
+
+
+# Runs the program of its arguments where openat(O_RDWR | O_CLOEXEC) ends with EPERM, as /dev/kvm's
+# does where a container's device rules leave it out.  (BPF of seccomp(2): number, then flags.)
+SANDBOX = """
+import ctypes, os, struct, sys
+steps = ((0x20, 0, 0, 0), (0x15, 0, 3, 257), (0x20, 0, 0, 32), (0x15, 0, 1, os.O_RDWR | os.O_CLOEXEC),
+         (0x06, 0, 0, 0x50001), (0x06, 0, 0, 0x7fff0000))
+code = ctypes.create_string_buffer(b"".join(struct.pack("<HBBI", *step) for step in steps))
+rules = struct.pack("<HxxxxxxQ", len(steps), ctypes.addressof(code))
+libc = ctypes.CDLL(None, use_errno=True)
+if libc.prctl(38, 1, 0, 0, 0) or libc.prctl(22, 2, rules, 0, 0):
+    sys.exit(f"no seccomp here: {os.strerror(ctypes.get_errno())}")
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+
+
+def test_sandbox_without_kvm_is_told_what_to_give_it(kvm: None) -> None:
+    told = subprocess.run([sys.executable, "-c", SANDBOX, binary(), "run", "--memory", "32M",
+                           "--guest", "stress", "--serial", "null"], stdin=subprocess.DEVNULL,
+                          capture_output=True, text=True, timeout=20, check=False)
+    assert told.returncode == 1
+    line, = told.stderr.splitlines()
+    assert "cannot open /dev/kvm: Operation not permitted" in line and "give it /dev/kvm" in line
 
 
 @pytest.mark.parametrize("options", ["unknown=1", "hot=9G", "rate=fast"])
