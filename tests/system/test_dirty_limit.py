@@ -80,15 +80,23 @@ def test_rate_is_measured_beside_a_limit(machine: Machine, accelerator: str) -> 
     machine.qmp.command("set-vcpu-dirty-limit", dirty_rate=LIMIT)
     for vcpu in range(CPUS):
         wait_rate(machine, vcpu)
-    machine.qmp.command("calc-dirty-rate", calc_time=1,
-                        mode="dirty-ring" if "ring" in accelerator else "dirty-bitmap")
+    mode = "dirty-ring" if "ring" in accelerator else "dirty-bitmap"
+    # One second of a busy machine may be far from the limit, as any of wait_rate()'s.
+    rates = [measure_rate(machine, mode)]
+    while rates[-1] > 2 * CPUS * LIMIT and len(rates) < 8:
+        rates.append(measure_rate(machine, mode))
+    assert rates[-1] <= 2 * CPUS * LIMIT, rates
+    wait_rate(machine, 0)  # it has the log again
+
+
+def measure_rate(machine: Machine, mode: str) -> int:
+    machine.qmp.command("calc-dirty-rate", calc_time=1, mode=mode)
     deadline = time.monotonic() + 20
     while (told := machine.qmp.command("query-dirty-rate"))["status"] == "measuring":
         assert time.monotonic() < deadline
         time.sleep(0.05)
     assert told["status"] == "measured", told
-    assert told["dirty-rate"] <= 3 * CPUS * LIMIT
-    wait_rate(machine, 0)  # it has the log again
+    return told["dirty-rate"]
 
 
 def test_limited_guest_moves_whole_and_is_free_there(fleet: Fleet, machine: Machine,
