@@ -442,7 +442,7 @@ int vh_user_send_rarp(struct vh_user *user, const uint8_t mac[6],
 		.request = UM_SEND_RARP,
 		.payload = payload,
 		.size = sizeof(payload),
-		.reply = CONN_ACK,
+		.reply = CONN_NO_REPLY, /* a card that says no works on */
 	};
 	int ret;
 

@@ -45,8 +45,8 @@ uint64_t vh_user_features(const struct vh_user *user);
 /* The first @size bytes of its configuration space. */
 int vh_user_get_config(struct vh_user *user, void *bytes, size_t size,
 		       struct err *err);
-/* Have it tell the network where @mac is now.  Does not wait: -ENOTSUP when it cannot,
- * -ETIMEDOUT when it has something else to answer first. */
+/* Have it tell the network where @mac is now.  Does not wait, nor ask whether it did:
+ * -ENOTSUP when it cannot, -ETIMEDOUT when it has something else to answer first. */
 int vh_user_send_rarp(struct vh_user *user, const uint8_t mac[6],
 		      struct err *err);
 

@@ -71,11 +71,35 @@ test_back_end_is_told_the_address_of_a_guest_that_arrived(void **state)
 	assert_memory_equal(&announced, mac, sizeof(mac));
 }
 
+/* The answer to what comes behind it would tell of a refusal. */
+static void test_back_end_that_refuses_to_tell_works_on(void **state)
+{
+	struct fixture *f = *state;
+
+	f->options.has_rarp = true;
+	f->options.fault = (struct be_fault){
+		.request = UM_SEND_RARP,
+		.kind = BE_REFUSED,
+		.again = 9,
+	};
+	start(f);
+	vdev_arrived(f->bed.vdev);
+	assert_true(bed_until(is_announced, f));
+	vdev_pause_begin(f->bed.vdev);
+	assert_int_equal(
+		vdev_pause(f->bed.vdev, clock_mono_ns() + BED_LIMIT_NS, NULL),
+		0);
+	vdev_run(f->bed.vdev);
+	assert_false(bed_needs_reset(&f->bed));
+	assert_int_equal(f->be.counts.connections, 1);
+}
+
 int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 	const struct CMUnitTest tests[] = {
 		TEST(test_back_end_is_told_the_address_of_a_guest_that_arrived),
+		TEST(test_back_end_that_refuses_to_tell_works_on),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
