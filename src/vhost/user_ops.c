@@ -308,6 +308,7 @@ static void user_fail(struct vh_dev *dev, int why, const struct err *reason)
 	/* It may be at work until it sees that the connection has ended. */
 	user->leaving_fd = conn_leave(&user->conn, clock_mono_ns());
 	dev->is_leaving = user->leaving_fd >= 0;
+	user->has_parted = dev->is_parted;
 	if (user->request_fd >= 0)
 		close(user->request_fd);
 	user->request_fd = -1;

@@ -50,6 +50,7 @@ struct vh_user {
 	struct conn conn;
 	int leaving_fd; /* owned; of a connection that its peer has not ended; -1 */
 	int request_fd; /* owned; of a new session, for the thread; -1 */
+	bool has_parted; /* it was let go to finish; the thread has not seen it */
 	uint64_t protocol;
 	pid_t peer; /* of the last session */
 	struct um_inflight inflight;

@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: Apache-2.0
+/* Back ends that went: how often they are looked for, and who is taken for the one that
+ * comes back. */
+#include <errno.h>
+#include <poll.h>
+
+#include "base/err.h"
+#include "bed.h"
+#include "vhost/conn.h"
+
+#define LOOK_MS 500
+#define LOOKS_MAX \
+	20 /* at pauses that double from 1 ms on there are 9 in that time */
+
+struct fixture {
+	struct bed bed;
+	struct back_end be;
+	struct be_options options;
+};
+
+/* There is one thread that connects. */
+static struct {
+	unsigned int connects; /* atomic */
+	bool is_nobody_there;  /* atomic */
+} door;
+
+int __real_conn_connect(struct conn *conn, const char *path, struct err *err);
+int __wrap_conn_connect(struct conn *conn, const char *path, struct err *err);
+
+int __wrap_conn_connect(struct conn *conn, const char *path, struct err *err)
+{
+	__atomic_fetch_add(&door.connects, 1, __ATOMIC_RELAXED);
+	if (__atomic_load_n(&door.is_nobody_there, __ATOMIC_ACQUIRE))
+		return err_set(err, -ECONNREFUSED, "nobody is there");
+	return __real_conn_connect(conn, path, err);
+}
+
+static void set_nobody_there(bool is_nobody_there)
+{
+	__atomic_store_n(&door.is_nobody_there, is_nobody_there,
+			 __ATOMIC_RELEASE);
+}
+
+static unsigned int connects(void)
+{
+	return __atomic_load_n(&door.connects, __ATOMIC_RELAXED);
+}
+
+static int setup(void **state)
+{
+	struct fixture *f = calloc(1, sizeof(*f));
+	const struct be_options options = BE_OPTIONS;
+
+	bed_init(&f->bed, false);
+	f->options = options;
+	f->options.socket = f->bed.socket;
+	f->options.image = f->bed.image;
+	f->options.has_inflight = false;
+	set_nobody_there(false);
+	*state = f;
+	return 0;
+}
+
+static int teardown(void **state)
+{
+	struct fixture *f = *state;
+
+	bed_fini(&f->bed);
+	free(f);
+	return 0;
+}
+
+static void disk(struct fixture *f)
+{
+	struct err err = ERR_INIT;
+
+	if (bed_disk_new(&f->bed, 1, &err))
+		fail_msg("%s", err_msg(&err));
+	bed_drive(&f->bed);
+}
+
+/* RAM moves while it has a request, which it is let go to finish. */
+static void part_with_one(struct fixture *f)
+{
+	bed_submit(&f->bed, 0, VIRTIO_BLK_T_OUT, 0, BED_DATA, 4096);
+	bed_kick(&f->bed, 0);
+	mem_region_set_offset(f->bed.high_region, BED_HIGH + 0x2000000);
+}
+
+static void
+test_one_that_finishes_and_stays_away_is_looked_for_rarely(void **state)
+{
+	struct fixture *f = *state;
+	unsigned int before;
+
+	assert_int_equal(be_start(&f->be, &f->options), 0);
+	disk(f);
+	be_hold(&f->be, true);
+	set_nobody_there(true);
+	before = connects();
+	part_with_one(f);
+	poll(NULL, 0, LOOK_MS); /* for what it is not to do */
+	assert_in_range(connects() - before, 1, LOOKS_MAX);
+	be_hold(&f->be, false);
+	set_nobody_there(false);
+	assert_true(bed_wait(&f->bed, 0, 1));
+	assert_false(bed_needs_reset(&f->bed));
+	bed_disk_free(&f->bed);
+	be_end(&f->be);
+}
+
+int main(void)
+{
+#define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+	const struct CMUnitTest tests[] = {
+		TEST(test_one_that_finishes_and_stays_away_is_looked_for_rarely),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
