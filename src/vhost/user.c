@@ -48,22 +48,11 @@ static bool is_away(const struct vh_user *user)
 
 /* ---- a back end is there ---- */
 
-/* A record is finished by whoever knows records, and what one took that was let go to
- * finish it, by that process: then it has. */
-static bool is_stranger(const struct vh_user *user,
-			const struct session *session)
-{
-	if (user->dev.is_parted)
-		return session->peer != user->peer;
-	return user->dev.has_inflight &&
-	       !(session->protocol >> UM_PROTOCOL_INFLIGHT_SHMFD & 1);
-}
-
 static void take_session(struct vh_user *user, struct session *session)
 {
 	struct vh_dev *dev = &user->dev;
 
-	dev->is_stranger = is_stranger(user, session);
+	dev->is_stranger = session_is_stranger(session, user);
 	user->peer = session->peer;
 	user->conn = session->conn;
 	user->request_fd = session->request_fd;

@@ -68,6 +68,12 @@ extern const struct vh_ops user_ops;
 int session_open(struct session *session, const struct vh_user *user,
 		 struct err *err);
 void session_close(struct session *session);
+/* With the device's lock, before it is @user's: it cannot finish what the last one took.
+ * A record is finished by whoever knows records, and what one took that was let go to
+ * finish it, by that process: then it has.  One that cannot be seen is none that was seen
+ * before. */
+bool session_is_stranger(const struct session *session,
+			 const struct vh_user *user);
 
 /* Its fd is readable.  Calls @changed for a change of configuration.  -ECONNRESET,
  * -EBADMSG: it is of no use any more. */

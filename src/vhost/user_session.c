@@ -179,6 +179,15 @@ int session_open(struct session *session, const struct vh_user *user,
 	return ret ? ret : conn_settle(&session->conn, deadline_ns, err);
 }
 
+bool session_is_stranger(const struct session *session,
+			 const struct vh_user *user)
+{
+	if (user->dev.is_parted)
+		return !session->peer || session->peer != user->peer;
+	return user->dev.has_inflight &&
+	       !(session->protocol & BIT(UM_PROTOCOL_INFLIGHT_SHMFD));
+}
+
 void session_close(struct session *session)
 {
 	conn_close(&session->conn);

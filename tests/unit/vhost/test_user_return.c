@@ -6,11 +6,11 @@
 
 #include "base/err.h"
 #include "bed.h"
-#include "vhost/conn.h"
+#include "vhost/user_priv.h"
 
-#define LOOK_MS 500
-#define LOOKS_MAX \
-	20 /* at pauses that double from 1 ms on there are 9 in that time */
+/* At pauses that double from 1 ms on there are 9 in that time. */
+#define LOOK_MS   500
+#define LOOKS_MAX 20
 
 struct fixture {
 	struct bed bed;
@@ -109,11 +109,53 @@ test_one_that_finishes_and_stays_away_is_looked_for_rarely(void **state)
 	be_end(&f->be);
 }
 
+/* ---- who is a stranger ---- */
+
+#define RECORDS (1ull << UM_PROTOCOL_INFLIGHT_SHMFD)
+
+static void test_process_that_finished_is_told_by_its_number(void **state)
+{
+	static const struct {
+		pid_t was, is;
+		bool is_stranger;
+	} cases[] = {
+		{ 7, 7, false }, { 7, 8, true }, { 7, 0, true },
+		{ 0, 7, true },  { 0, 0, true }, /* of another name space */
+	};
+
+	(void)state;
+	for (unsigned int i = 0; i < array_size(cases); i++) {
+		struct vh_user user = { .dev = { .is_parted = true },
+					.peer = cases[i].was };
+		const struct session session = { .peer = cases[i].is };
+
+		assert_int_equal(session_is_stranger(&session, &user),
+				 cases[i].is_stranger);
+	}
+}
+
+static void test_record_is_good_for_any_process_that_knows_records(void **state)
+{
+	struct vh_user user = { .dev = { .has_inflight = true }, .peer = 7 };
+	struct session session = { .peer = 0, .protocol = RECORDS };
+
+	(void)state;
+	assert_false(session_is_stranger(&session, &user));
+	session.protocol = 0;
+	assert_true(session_is_stranger(&session, &user));
+	user.dev.has_inflight = false;
+	assert_false(session_is_stranger(&session, &user));
+}
+
 int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 	const struct CMUnitTest tests[] = {
 		TEST(test_one_that_finishes_and_stays_away_is_looked_for_rarely),
+		cmocka_unit_test(
+			test_process_that_finished_is_told_by_its_number),
+		cmocka_unit_test(
+			test_record_is_good_for_any_process_that_knows_records),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
