@@ -1,21 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * One device of rings: stop, and what becomes of the rings when the back end goes by
- * itself.  What it is told is dev_tell.c's, and how it begins dev_start.c's.
+ * One device of rings: stop, and going on with a back end that is there again.  What it
+ * is told is dev_tell.c's, how it begins dev_start.c's, and what becomes of the rings
+ * when it goes by itself dev_lost.c's.
  *
  *	     vh_dev_start()                    kick
  *	rest ---------------> table, log, features, rings -----> live
  *	     <--- drained --- base <--- get_vring_base <--------
- *
- * A back end that goes by itself leaves rings of which nobody knows what it had
- * taken.  They go on with another one (vh_dev_lost())
- *
- * - when the back end kept a record of its requests that outlives it (inflight), and
- *   the next one knows such records (judge_stranger()),
- * - when requests may be lost, as a network's,
- * - or when all that the driver made available had been completed;
- *
- * else the device asks for a reset: what is lost silently is lost for good.
  *
  * One that was let go because it does not answer has the guest's memory still, and may
  * write to it and to the rings when it wakes up.  Until it has ended its side of the
@@ -26,33 +17,9 @@
 #include <errno.h>
 
 #include "base/err.h"
-#include "base/trace.h"
-#include "mem/ram.h"
+#include "vhost/ring.h"
 #include "vhost_priv.h"
 #include "virtio/vdev.h"
-
-/* ---- rings ---- */
-
-static uint16_t index_at(uint64_t hva)
-{
-	return __atomic_load_n((const uint16_t *)(uintptr_t)hva,
-			       __ATOMIC_ACQUIRE);
-}
-
-static uint16_t ring_used(const struct vh_ring *ring)
-{
-	return index_at(ring->addr.used + 2);
-}
-
-static uint16_t ring_avail(const struct vh_ring *ring)
-{
-	return index_at(ring->addr.avail + 2);
-}
-
-static bool is_idle(const struct vh_ring *ring)
-{
-	return ring_used(ring) == ring_avail(ring);
-}
 
 bool vh_dev_is_live(const struct vh_dev *dev)
 {
@@ -61,17 +28,6 @@ bool vh_dev_is_live(const struct vh_dev *dev)
 			return true;
 	}
 	return false;
-}
-
-/* Nothing is taken from it any more.  Index fields that the back end writes last of
- * all may miss in the log; they are in these pages. */
-static void ring_rest(struct vh_ring *ring, uint16_t next, uint16_t taken)
-{
-	ring->is_live = ring->is_stopping = false;
-	ring->next = next;
-	ring->taken = taken;
-	ram_block_mark_dirty(ring->used_block, ring->used_offset,
-			     ring->used_size);
 }
 
 /* ---- waiting ---- */
@@ -141,151 +97,12 @@ int vh_dev_wait_stop(struct vh_dev *dev, uint64_t deadline_ns, struct err *err)
 	return 0;
 }
 
-/* ---- the back end goes ---- */
-
-void vh_dev_fail(struct vh_dev *dev, int why, const struct err *err)
-{
-	struct err unsaid = ERR_INIT;
-
-	lock_assert_held(&dev->lock);
-	if (!err) { /* the caller did not want to know */
-		err_set_errno(&unsaid, why, "%s: its back end", dev->name);
-		err = &unsaid;
-	}
-	trace(vh_failed, "%s: %s", dev->name, err_msg(err));
-	if (!vh_dev_is_away(dev))
-		dev->ops->fail(dev, why, err);
-	vh_dev_lost(dev, why, err);
-}
-
-static bool may_go_on(const struct vh_dev *dev, int why,
-		      const struct vh_ring *ring)
-{
-	if (!vh_is_vanished(why))
-		return false;
-	return dev->has_inflight || dev->may_lose || is_idle(ring);
-}
-
-void vh_dev_lost(struct vh_dev *dev, int why, const struct err *reason)
-{
-	bool is_broken = dev->is_started && !vh_is_vanished(why);
-
-	lock_assert_held(&dev->lock);
-	if (dev->is_logging)
-		__atomic_store_n(&dev->was_lost, true, __ATOMIC_RELEASE);
-	dev->is_logging = dev->is_held = false;
-	__atomic_store_n(&dev->is_away, true, __ATOMIC_RELEASE);
-	for (unsigned int i = 0; i < dev->ring_count; i++) {
-		struct vh_ring *ring = &dev->rings[i];
-
-		if (!ring->is_live)
-			continue;
-		/* One that answered a stop finishes what it took, and whoever
-		 * waits for that judges. */
-		if (ring->is_stopping && ring->base != VH_BASE_UNKNOWN &&
-		    vh_is_vanished(why)) {
-			ring->taken = (uint16_t)ring->base;
-			continue;
-		}
-		if (!may_go_on(dev, why, ring))
-			is_broken = true;
-		ring_rest(ring, ring_used(ring), ring_avail(ring));
-	}
-	if (is_broken && dev->is_started) {
-		dev->is_started = false;
-		vdev_break(dev->vdev, reason);
-	}
-	pthread_cond_broadcast(&dev->changed);
-}
-
-static void note_taken(struct vh_dev *dev)
-{
-	for (unsigned int i = 0; i < dev->ring_count; i++) {
-		struct vh_ring *ring = &dev->rings[i];
-
-		if (ring->is_used && !ring->is_live)
-			ring->taken = ring_avail(ring);
-	}
-}
-
-/*
- * qemu-storage-daemon 7.2 answers a stop at once, and loses those of its requests
- * that end later.  When its connection ends it finishes them, and only then takes
- * another one.
- */
-void vh_dev_part(struct vh_dev *dev)
-{
-	struct err err = ERR_INIT;
-
-	lock_assert_held(&dev->lock);
-	err_set(&err, -ECONNRESET, "%s: let go, to finish its requests",
-		dev->name);
-	dev->is_parted = true;
-	for (unsigned int i = 0; i < dev->ring_count; i++)
-		dev->rings[i].is_live = dev->rings[i].is_stopping = false;
-	note_taken(dev);
-	vh_dev_fail(dev, -ECONNRESET, &err);
-}
-
-/* Who had been let go works on nothing any more: all that it took is done, but for a
- * record's requests, or it was killed (judge_stranger()).  Of what it wrote since, the log may be gone. */
-static void has_finished(struct vh_dev *dev)
-{
-	for (unsigned int i = 0; i < dev->ring_count; i++) {
-		struct vh_ring *ring = &dev->rings[i];
-
-		if (ring->is_used && !ring->is_live)
-			ring_rest(ring, ring_used(ring), ring->taken);
-	}
-	__atomic_store_n(&dev->was_lost, true, __ATOMIC_RELEASE);
-}
-
-void vh_dev_left(struct vh_dev *dev)
-{
-	lock_assert_held(&dev->lock);
-	dev->is_leaving = false;
-	note_taken(dev); /* it may have been at work all the time */
-	has_finished(dev);
-	pthread_cond_broadcast(&dev->changed);
-}
-
-static bool has_lost(const struct vh_dev *dev)
-{
-	for (unsigned int i = 0; i < dev->ring_count; i++) {
-		const struct vh_ring *ring = &dev->rings[i];
-
-		if (ring->is_used && ring_used(ring) != ring->taken)
-			return true;
-	}
-	return false;
-}
-
-/* What the one before had taken and not finished, nobody will.  Nor is its record good for
- * one that comes later. */
-static void judge_stranger(struct vh_dev *dev)
-{
-	struct err err = ERR_INIT;
-
-	if (dev->ops->drop_record)
-		dev->ops->drop_record(dev);
-	if (!dev->is_started || !has_lost(dev))
-		return;
-	for (unsigned int i = 0; i < dev->ring_count; i++)
-		dev->rings[i].is_live = dev->rings[i].is_stopping = false;
-	dev->is_started = false;
-	err_set(&err, -ENODATA,
-		"%s: its back end knows nothing of requests that the one "
-		"before had taken",
-		dev->name);
-	vdev_break(dev->vdev, &err);
-}
-
 /* ---- stop, and going on ---- */
 
 /* Of a hasty one.  What is made available behind the question is not waited for. */
 static bool may_be_asked(const struct vh_ring *ring)
 {
-	return ring->is_stopping || is_idle(ring);
+	return ring->is_stopping || ring_is_idle(ring);
 }
 
 static int stop_live(struct vh_dev *dev, uint64_t deadline_ns, struct err *err)
@@ -315,12 +132,7 @@ int vh_dev_back(struct vh_dev *dev, const struct vh_mem_table *table,
 {
 	int ret = 0;
 
-	if (dev->is_parted)
-		has_finished(dev);
-	dev->is_parted = false;
-	if (dev->is_stranger)
-		judge_stranger(dev);
-	dev->is_stranger = false;
+	vh_dev_returned(dev);
 	if (!dev->is_started)
 		return vh_dev_tell_table(dev, table, err);
 	/* Of a stop that was given up, or that the last back end answered: all of
@@ -387,7 +199,7 @@ static bool is_at_rest(const struct vh_dev *dev, bool must)
 	for (unsigned int i = 0; i < dev->ring_count; i++) {
 		const struct vh_ring *ring = &dev->rings[i];
 
-		if (ring->is_used && !dev->may_lose && !is_idle(ring))
+		if (ring->is_used && !dev->may_lose && !ring_is_idle(ring))
 			return false;
 	}
 	return true;

@@ -8,7 +8,7 @@
  *	  | |__________________________| |
  *	  |___________ leaving __________|    it has not ended its side yet
  *
- * What becomes of its rings is dev.c's.  A back end that ended is looked for again
+ * What becomes of its rings is dev_lost.c's.  A back end that ended is looked for again
  * after 10 ms, one that only had to finish its requests after 1 ms, and then after ever
  * longer pauses, up to one second.
  */

@@ -8,6 +8,8 @@
  *	table.c   memory tables
  *	log.c     dirty logs and their scan
  *	dev.c, dev_start.c   one device of rings: stop and start, with log on and off
+ *	dev_lost.c   likewise, without its back end
+ *	ring.c    what a ring's indices say
  *	dev_tell.c   what its back end is told, and when
  *	dev_table.c  likewise, of memory
  *	kernel.c  the ops over /dev/vhost-net

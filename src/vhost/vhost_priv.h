@@ -245,9 +245,6 @@ void vh_dev_leave(struct vh_dev *dev);
 /* With both locks: a back end is there that was told nothing yet. */
 void vh_dev_arrived(struct vh_dev *dev);
 
-/* With the device's lock: a back end that was leaving has gone. */
-void vh_dev_left(struct vh_dev *dev);
-
 /* Take the side's lock and the device's: 0, or -ETIMEDOUT at @deadline_ns (UINT64_MAX:
  * no limit).  The first is not held while the second is waited for. */
 int vh_dev_lock_both(struct vh_dev *dev, uint64_t deadline_ns);
@@ -302,7 +299,7 @@ int vh_dev_set_count(struct vh_dev *dev, unsigned int count, struct err *err);
 int vh_dev_tell_table(struct vh_dev *dev, const struct vh_mem_table *table,
 		      struct err *err);
 
-/* ---- dev.c; with the device's lock ---- */
+/* ---- dev_lost.c; with the device's lock ---- */
 
 /* Let go of the back end, as @err says.  Its rings rest. */
 void vh_dev_fail(struct vh_dev *dev, int why, const struct err *err);
@@ -312,6 +309,13 @@ void vh_dev_lost(struct vh_dev *dev, int why, const struct err *reason);
 /* A hasty one at work, which was hushed: let go of it and have it come back, which it
  * does when it has finished what it took. */
 void vh_dev_part(struct vh_dev *dev);
+/* One that was leaving has gone. */
+void vh_dev_left(struct vh_dev *dev);
+/* One is there again: judge what the one before left, which is known now. */
+void vh_dev_returned(struct vh_dev *dev);
+
+/* ---- dev.c and dev_tell.c; with the device's lock ---- */
+
 /* Tell table, log and features, and let the rings work. */
 int vh_dev_go(struct vh_dev *dev, const struct vh_mem_table *table,
 	      const struct vh_log *log, struct err *err);
