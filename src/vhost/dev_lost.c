@@ -7,7 +7,8 @@
  * taken.  They go on with another one (vh_dev_lost())
  *
  * - when the back end kept a record of its requests that outlives it (inflight), and
- *   the next one knows such records (judge_stranger()),
+ *   the next one knows such records (judge_stranger()), unless it is the next request
+ *   of a ring that ends them (count_life()),
  * - when requests may be lost, as a network's,
  * - or when all that the driver made available had been completed;
  *
@@ -41,12 +42,35 @@ static bool may_go_on(const struct vh_dev *dev, int why,
 {
 	if (!vh_is_vanished(why))
 		return false;
-	return dev->has_inflight || dev->may_lose || ring_is_idle(ring);
+	if (dev->may_lose || ring_is_idle(ring))
+		return true;
+	return dev->has_inflight && ring->futile_lives < VH_FUTILE_MAX;
+}
+
+/*
+ * What a back end makes of a chain of descriptors that breaks the rules is often the end
+ * of the connection, and a record gives it the same one again.  One that was asked to
+ * stop may have been kept from it, and one that was idle had nothing to take.
+ */
+static void count_life(struct vh_dev *dev, unsigned int index, struct err *err)
+{
+	struct vh_ring *ring = &dev->rings[index];
+
+	if (ring_used(ring) != ring->next)
+		ring->futile_lives = 0;
+	else if (!ring->is_stopping && !ring_is_idle(ring))
+		ring->futile_lives++;
+	if (ring->futile_lives >= VH_FUTILE_MAX)
+		err_set(err, -ECONNRESET,
+			"%s: ring %u: its back end ends each time it takes "
+			"the next request",
+			dev->name, index);
 }
 
 void vh_dev_lost(struct vh_dev *dev, int why, const struct err *reason)
 {
 	bool is_broken = dev->is_started && !vh_is_vanished(why);
+	struct err futile = ERR_INIT;
 
 	lock_assert_held(&dev->lock);
 	if (dev->is_logging)
@@ -65,13 +89,15 @@ void vh_dev_lost(struct vh_dev *dev, int why, const struct err *reason)
 			ring->taken = (uint16_t)ring->base;
 			continue;
 		}
+		if (dev->has_inflight && vh_is_vanished(why))
+			count_life(dev, i, &futile);
 		if (!may_go_on(dev, why, ring))
 			is_broken = true;
 		ring_rest(ring, ring_used(ring), ring_avail(ring));
 	}
 	if (is_broken && dev->is_started) {
 		dev->is_started = false;
-		vdev_break(dev->vdev, reason);
+		vdev_break(dev->vdev, futile.code ? &futile : reason);
 	}
 	pthread_cond_broadcast(&dev->changed);
 }

@@ -40,6 +40,9 @@ struct vdev_queue;
 /* What does not have to be done now leaves a device alone that is not free by then. */
 #define VH_LOOK_NS (2 * NS_PER_MS)
 
+/* So many back ends in a row may end without using a request of a ring that has some. */
+#define VH_FUTILE_MAX 5u
+
 /* Of a ring that was not told yet; a base has 16 bits. */
 #define VH_BASE_UNKNOWN UINT32_MAX
 
@@ -101,13 +104,15 @@ struct vh_ring {
 	uint64_t used_offset;
 	struct vh_vring_addr addr;
 	uint16_t size;
-	int call_fd;      /* borrowed while started; -1 */
-	uint16_t next;    /* where the back end goes on */
-	uint16_t taken;   /* not live: how far it had taken requests, at most */
-	uint32_t base;    /* what it said when it stopped */
-	bool is_live;     /* it may take requests */
-	bool is_stopping; /* it was asked for its base */
-	bool is_wanted;   /* a network device may use fewer than it has */
+	int call_fd;    /* borrowed while started; -1 */
+	uint16_t next;  /* where the back end goes on */
+	uint16_t taken; /* not live: how far it had taken requests, at most */
+	uint32_t base;  /* what it said when it stopped */
+	unsigned int
+		futile_lives; /* of back ends, in a row; see VH_FUTILE_MAX */
+	bool is_live;         /* it may take requests */
+	bool is_stopping;     /* it was asked for its base */
+	bool is_wanted;       /* a network device may use fewer than it has */
 	struct vh_told told;
 };
 

@@ -129,6 +129,21 @@ def test_device_asks_for_a_reset_when_a_record_finds_no_back_end_that_knows_reco
 
 
 @pytest.mark.parametrize("kind", ["recorded", "daemon"])
+def test_device_asks_for_one_reset_when_a_request_ends_each_back_end(
+        kvm: None, back_ends: BackEnds, fleet: Fleet, image: Path, kind: str) -> None:
+    """They take descriptors that break the rules for a reason to end the connection.  The pauses
+    before it is made again may grow to a second."""
+    back_end = getattr(back_ends, kind)("blk", image)
+    machine = working(fleet, **options_of(back_end, program=",churn=2s,what=break"))
+    for _ in range(2):
+        machine.serial.wait_line(r"reset .*asked=1", len(machine.serial.lines))
+        wait_progress(machine)
+    last = assert_whole(machine)
+    offences = int(last.members["churn"].removeprefix("break:"))
+    assert 2 <= len(resets(machine)) == last["resets"] <= offences
+
+
+@pytest.mark.parametrize("kind", ["recorded", "daemon"])
 def test_back_end_killed_during_rounds_costs_no_page_and_no_write(
         kvm: None, back_ends: BackEnds, fleet: Fleet, image: Path, kind: str) -> None:
     ends = [getattr(back_ends, kind)(f"blk{number}", image) for number in range(2)]

@@ -43,6 +43,7 @@ struct fake {
 	char told[4096]; /* words behind each other */
 	int result;      /* of every call */
 	int breaks;      /* vdev_break() */
+	char why[128];   /* the last of these */
 	int call_fd;     /* of all its queues */
 };
 
@@ -57,8 +58,10 @@ int __wrap_vdev_call_fd(const struct vdev *dev, const struct vdev_queue *queue)
 
 void __wrap_vdev_break(struct vdev *dev, const struct err *reason)
 {
-	(void)reason;
-	container_of(dev, struct fake, vdev)->breaks++;
+	struct fake *fake = container_of(dev, struct fake, vdev);
+
+	snprintf(fake->why, sizeof(fake->why), "%s", err_msg(reason));
+	fake->breaks++;
 }
 
 static inline int fake_note(struct vh_dev *dev, const char *what,
