@@ -13,7 +13,7 @@
  *	dev_tell.c   what its back end is told, and when
  *	dev_table.c  likewise, of memory
  *	kernel.c  the ops over /dev/vhost-net
- *	user.c    the ops over a socket (conn.c, user_msg.h)
+ *	user.c    the ops over a socket (conn.c, conn_in.c, user_msg.h)
  *	user_blk.c, net.c   device types
  *
  * What all devices of a type share is computed and set once:

@@ -1,0 +1,262 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * vhost-user messages over a UNIX socket: what comes in.  Each byte is the peer's choice.
+ * A reply that is cut short by a deadline stays in conn->in, and the next call goes on
+ * with it.
+ */
+#include <errno.h>
+#include <poll.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "base/err.h"
+#include "conn_priv.h"
+
+static void take_fds(struct conn *conn, struct msghdr *header)
+{
+	struct cmsghdr *part;
+
+	for (part = CMSG_FIRSTHDR(header); part;
+	     part = CMSG_NXTHDR(header, part)) {
+		size_t count = (part->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+		int fd;
+
+		if (part->cmsg_level != SOL_SOCKET ||
+		    part->cmsg_type != SCM_RIGHTS)
+			continue;
+		for (size_t i = 0; i < count; i++) {
+			memcpy(&fd, CMSG_DATA(part) + i * sizeof(int),
+			       sizeof(int));
+			if (conn->in_fd_count < CONN_FDS_MAX)
+				conn->in_fds[conn->in_fd_count++] = fd;
+			else
+				close(fd);
+		}
+	}
+}
+
+/* Some of the next @size bytes: how many; 0 when it has to be waited for. */
+static ssize_t read_some(struct conn *conn, size_t size, struct err *err)
+{
+	union {
+		struct cmsghdr align;
+		uint8_t bytes[CMSG_SPACE(CONN_FDS_MAX * sizeof(int))];
+	} control;
+	struct iovec part = { conn->in + conn->in_size, size };
+	struct msghdr header = {
+		.msg_iov = &part,
+		.msg_iovlen = 1,
+		.msg_control = &control,
+		.msg_controllen = sizeof(control),
+	};
+	ssize_t got =
+		recvmsg(conn->fd, &header, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+
+	if (got < 0 && (errno == EAGAIN || errno == EINTR))
+		return 0;
+	if (got < 0)
+		return err_set_errno(err, -errno, "%s: its back end has gone",
+				     conn->name);
+	if (got == 0)
+		return err_set(err, -ECONNRESET, "%s: its back end has gone",
+			       conn->name);
+	take_fds(conn, &header);
+	if (header.msg_flags & MSG_CTRUNC)
+		return err_set(err, -EBADMSG,
+			       "%s: its back end sent more than %u fds",
+			       conn->name, CONN_FDS_MAX);
+	return got;
+}
+
+static struct um_header in_header(const struct conn *conn)
+{
+	struct um_header head;
+
+	memcpy(&head, conn->in, sizeof(head));
+	return head;
+}
+
+static int check_header(const struct conn *conn, uint32_t request,
+			struct err *err)
+{
+	struct um_header head = in_header(conn);
+
+	if (head.request != request)
+		return err_set(err, -EBADMSG,
+			       "%s: its back end answered request %u instead "
+			       "of %u",
+			       conn->name, head.request, request);
+	if ((head.flags & UM_VERSION_MASK) != UM_VERSION ||
+	    !(head.flags & UM_REPLY))
+		return err_set(err, -EBADMSG,
+			       "%s: its back end answered request %u with "
+			       "flags 0x%x",
+			       conn->name, request, head.flags);
+	if (head.size > UM_PAYLOAD_MAX)
+		return err_set(err, -EBADMSG,
+			       "%s: its back end answered request %u with %u "
+			       "bytes, at most %zu",
+			       conn->name, request, head.size, UM_PAYLOAD_MAX);
+	return 0;
+}
+
+/* The next message whole, which answers @request. */
+static int read_message(struct conn *conn, uint32_t request,
+			uint64_t deadline_ns, struct err *err)
+{
+	for (;;) {
+		size_t end = CONN_HEADER_SIZE;
+		ssize_t got;
+		int ret = 0;
+
+		if (conn->in_size >= CONN_HEADER_SIZE) {
+			ret = check_header(conn, request, err);
+			end += in_header(conn).size;
+		}
+		if (ret || conn->in_size >= end)
+			return ret;
+		got = read_some(conn, end - conn->in_size, err);
+		if (got < 0)
+			return (int)got;
+		conn->in_size += (size_t)got;
+		if (!got)
+			ret = conn_wait_for(conn, POLLIN, deadline_ns, "answer",
+					    err);
+		if (ret)
+			return ret;
+	}
+}
+
+static int check_size(const struct conn *conn, size_t size, struct err *err)
+{
+	struct um_header head = in_header(conn);
+
+	if (head.size != size)
+		return err_set(err, -EBADMSG,
+			       "%s: its back end answered request %u with %u "
+			       "bytes, not %zu",
+			       conn->name, head.request, head.size, size);
+	return 0;
+}
+
+static int check_fds(const struct conn *conn, unsigned int count,
+		     struct err *err)
+{
+	if (conn->in_fd_count != count)
+		return err_set(err, -EBADMSG,
+			       "%s: its back end answered request %u with %u "
+			       "fds, not %u",
+			       conn->name, in_header(conn).request,
+			       conn->in_fd_count, count);
+	return 0;
+}
+
+static uint64_t in_u64(const struct conn *conn)
+{
+	uint64_t value;
+
+	memcpy(&value, conn->in + CONN_HEADER_SIZE, sizeof(value));
+	return value;
+}
+
+static int take_base(const struct conn *conn,
+		     const struct conn_pending *pending, struct err *err)
+{
+	struct um_state state;
+
+	memcpy(&state, conn->in + CONN_HEADER_SIZE, sizeof(state));
+	if (state.index != pending->index || state.num > UINT16_MAX)
+		return err_set(err, -EBADMSG,
+			       "%s: its back end says that ring %u is at %u; "
+			       "ring %u was asked for",
+			       conn->name, state.index, state.num,
+			       pending->index);
+	*pending->ret_base = state.num;
+	return 0;
+}
+
+static int take_reply(const struct conn *conn,
+		      const struct conn_pending *pending, struct err *err)
+{
+	struct um_header head = in_header(conn);
+	int ret = check_fds(conn, 0, err);
+
+	/* What is in this one is specified nowhere, and differs. */
+	if (ret || pending->kind == CONN_LOG)
+		return ret;
+	ret = check_size(conn, sizeof(uint64_t), err);
+	if (ret)
+		return ret;
+	if (pending->kind == CONN_BASE)
+		return take_base(conn, pending, err);
+	if (pending->kind == CONN_ACK && in_u64(conn))
+		return err_set(err, -EPROTO,
+			       "%s: its back end refuses request %u with %lu",
+			       conn->name, head.request, in_u64(conn));
+	return 0;
+}
+
+int conn_settle_one(struct conn *conn, uint64_t deadline_ns, struct err *err)
+{
+	const struct conn_pending *pending =
+		&conn->pending[conn->pending_first];
+	int ret = read_message(conn, pending->request, deadline_ns, err);
+
+	if (ret)
+		return ret;
+	ret = take_reply(conn, pending, err);
+	conn_drop_fds(conn);
+	conn->in_size = 0;
+	conn->pending_first = (conn->pending_first + 1) % CONN_PENDING_MAX;
+	conn->pending_count--;
+	return ret;
+}
+
+int conn_settle(struct conn *conn, uint64_t deadline_ns, struct err *err)
+{
+	int ret = conn_flush(conn, deadline_ns, err);
+
+	while (conn->pending_count && !ret)
+		ret = conn_settle_one(conn, deadline_ns, err);
+	return ret;
+}
+
+int conn_check_quiet(const struct conn *conn, struct err *err)
+{
+	uint8_t byte;
+
+	if (conn->pending_count ||
+	    recv(conn->fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) <= 0)
+		return 0;
+	return err_set(err, -EBADMSG,
+		       "%s: its back end answers what nobody asked",
+		       conn->name);
+}
+
+int conn_ask(struct conn *conn, const struct conn_message *message, void *reply,
+	     size_t reply_size, int *ret_fd, uint64_t deadline_ns,
+	     struct err *err)
+{
+	int ret = conn_settle(conn, deadline_ns, err);
+
+	if (!ret)
+		ret = conn_check_quiet(conn, err);
+	if (!ret)
+		ret = conn_write_message(conn, message, 0, deadline_ns, err);
+	if (!ret)
+		ret = read_message(conn, message->request, deadline_ns, err);
+	if (!ret)
+		ret = check_size(conn, reply_size, err);
+	if (!ret)
+		ret = check_fds(conn, ret_fd ? 1 : 0, err);
+	if (!ret && ret_fd) {
+		*ret_fd = conn->in_fds[0];
+		conn->in_fd_count = 0;
+	}
+	if (!ret)
+		memcpy(reply, conn->in + CONN_HEADER_SIZE, reply_size);
+	conn_drop_fds(conn);
+	conn->in_size = 0;
+	return ret;
+}
