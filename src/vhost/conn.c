@@ -26,16 +26,8 @@ void conn_init(struct conn *conn, const char *name)
 	conn->fd = -1;
 }
 
-void conn_drop_fds(struct conn *conn)
-{
-	for (unsigned int i = 0; i < conn->in_fd_count; i++)
-		close(conn->in_fds[i]);
-	conn->in_fd_count = 0;
-}
-
 void conn_close(struct conn *conn)
 {
-	conn_drop_fds(conn);
 	if (conn->fd >= 0)
 		close(conn->fd);
 	conn->fd = -1;

@@ -30,7 +30,7 @@ struct err;
 /* Replies under way are bounded, so that both sockets always have room; a stop, which
  * asks up to 128 rings and waits for nobody before all were asked, has it too. */
 #define CONN_PENDING_MAX 160u
-#define CONN_FDS_MAX     8u
+#define CONN_FDS_MAX     8u /* of what is sent */
 
 enum conn_reply {
 	CONN_NO_REPLY,
@@ -56,11 +56,9 @@ struct conn {
 	uint8_t out[1024];
 	size_t out_size;
 
-	/* the message that is being received, and its fds */
+	/* the message that is being received */
 	uint8_t in[sizeof(struct um_header) + UM_PAYLOAD_MAX];
 	size_t in_size;
-	int in_fds[CONN_FDS_MAX]; /* owned */
-	unsigned int in_fd_count;
 
 	struct conn_pending pending[CONN_PENDING_MAX]; /* a ring */
 	unsigned int pending_first, pending_count;
@@ -103,8 +101,10 @@ int conn_flush(struct conn *conn, uint64_t deadline_ns, struct err *err);
 /* That, and all replies that are due.  After -ETIMEDOUT it may be called again. */
 int conn_settle(struct conn *conn, uint64_t deadline_ns, struct err *err);
 /*
- * A message and its reply: exactly @reply_size bytes, and one fd where @ret_fd is
- * not NULL (owned by the caller then), none otherwise.
+ * A message and its reply: exactly @reply_size bytes, and one fd where @ret_fd is not NULL,
+ * none otherwise.  *@ret_fd is the caller's to own, also after a failure; -1: none came.
+ * It is any file that the peer likes: even to look at it, or to close it, may wait for a
+ * file system of the peer's.
  */
 int conn_ask(struct conn *conn, const struct conn_message *message, void *reply,
 	     size_t reply_size, int *ret_fd, uint64_t deadline_ns,

@@ -8,51 +8,41 @@
 #include <poll.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <unistd.h>
 
 #include "base/err.h"
 #include "conn_priv.h"
 
-static void take_fds(struct conn *conn, struct msghdr *header)
+static void take_fd(struct msghdr *header, int *ret_fd)
 {
-	struct cmsghdr *part;
+	const struct cmsghdr *part = CMSG_FIRSTHDR(header);
 
-	for (part = CMSG_FIRSTHDR(header); part;
-	     part = CMSG_NXTHDR(header, part)) {
-		size_t count = (part->cmsg_len - CMSG_LEN(0)) / sizeof(int);
-		int fd;
-
-		if (part->cmsg_level != SOL_SOCKET ||
-		    part->cmsg_type != SCM_RIGHTS)
-			continue;
-		for (size_t i = 0; i < count; i++) {
-			memcpy(&fd, CMSG_DATA(part) + i * sizeof(int),
-			       sizeof(int));
-			if (conn->in_fd_count < CONN_FDS_MAX)
-				conn->in_fds[conn->in_fd_count++] = fd;
-			else
-				close(fd);
-		}
-	}
+	if (part && part->cmsg_level == SOL_SOCKET &&
+	    part->cmsg_type == SCM_RIGHTS &&
+	    part->cmsg_len == CMSG_LEN(sizeof(int)))
+		memcpy(ret_fd, CMSG_DATA(part), sizeof(int));
 }
 
-/* Some of the next @size bytes: how many; 0 when it has to be waited for. */
-static ssize_t read_some(struct conn *conn, size_t size, struct err *err)
+/*
+ * Some of the next @size bytes: how many; 0 when it has to be waited for.  @ret_fd: as of
+ * conn_ask().  There is room for one fd where one may come, and else for none: the kernel
+ * lets go of the others by itself, which waits for no file system.
+ */
+static ssize_t read_some(struct conn *conn, size_t size, int *ret_fd,
+			 struct err *err)
 {
 	union {
 		struct cmsghdr align;
-		uint8_t bytes[CMSG_SPACE(CONN_FDS_MAX * sizeof(int))];
+		uint8_t bytes[CMSG_SPACE(sizeof(int))];
 	} control;
 	struct iovec part = { conn->in + conn->in_size, size };
-	struct msghdr header = {
-		.msg_iov = &part,
-		.msg_iovlen = 1,
-		.msg_control = &control,
-		.msg_controllen = sizeof(control),
-	};
-	ssize_t got =
-		recvmsg(conn->fd, &header, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+	struct msghdr header = { .msg_iov = &part, .msg_iovlen = 1 };
+	ssize_t got;
 
+	if (ret_fd && *ret_fd < 0) {
+		header.msg_control = &control;
+		header.msg_controllen = CMSG_LEN(sizeof(int));
+	}
+	got = recvmsg(conn->fd, &header, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
 	if (got < 0 && (errno == EAGAIN || errno == EINTR))
 		return 0;
 	if (got < 0)
@@ -61,11 +51,13 @@ static ssize_t read_some(struct conn *conn, size_t size, struct err *err)
 	if (got == 0)
 		return err_set(err, -ECONNRESET, "%s: its back end has gone",
 			       conn->name);
-	take_fds(conn, &header);
+	if (header.msg_control)
+		take_fd(&header, ret_fd);
 	if (header.msg_flags & MSG_CTRUNC)
-		return err_set(err, -EBADMSG,
-			       "%s: its back end sent more than %u fds",
-			       conn->name, CONN_FDS_MAX);
+		return err_set(
+			err, -EBADMSG,
+			"%s: its back end sent fds that nobody asked for",
+			conn->name);
 	return got;
 }
 
@@ -102,7 +94,7 @@ static int check_header(const struct conn *conn, uint32_t request,
 }
 
 /* The next message whole, which answers @request. */
-static int read_message(struct conn *conn, uint32_t request,
+static int read_message(struct conn *conn, uint32_t request, int *ret_fd,
 			uint64_t deadline_ns, struct err *err)
 {
 	for (;;) {
@@ -116,7 +108,7 @@ static int read_message(struct conn *conn, uint32_t request,
 		}
 		if (ret || conn->in_size >= end)
 			return ret;
-		got = read_some(conn, end - conn->in_size, err);
+		got = read_some(conn, end - conn->in_size, ret_fd, err);
 		if (got < 0)
 			return (int)got;
 		conn->in_size += (size_t)got;
@@ -137,18 +129,6 @@ static int check_size(const struct conn *conn, size_t size, struct err *err)
 			       "%s: its back end answered request %u with %u "
 			       "bytes, not %zu",
 			       conn->name, head.request, head.size, size);
-	return 0;
-}
-
-static int check_fds(const struct conn *conn, unsigned int count,
-		     struct err *err)
-{
-	if (conn->in_fd_count != count)
-		return err_set(err, -EBADMSG,
-			       "%s: its back end answered request %u with %u "
-			       "fds, not %u",
-			       conn->name, in_header(conn).request,
-			       conn->in_fd_count, count);
 	return 0;
 }
 
@@ -180,11 +160,11 @@ static int take_reply(const struct conn *conn,
 		      const struct conn_pending *pending, struct err *err)
 {
 	struct um_header head = in_header(conn);
-	int ret = check_fds(conn, 0, err);
+	int ret;
 
 	/* What is in this one is specified nowhere, and differs. */
-	if (ret || pending->kind == CONN_LOG)
-		return ret;
+	if (pending->kind == CONN_LOG)
+		return 0;
 	ret = check_size(conn, sizeof(uint64_t), err);
 	if (ret)
 		return ret;
@@ -201,12 +181,11 @@ int conn_settle_one(struct conn *conn, uint64_t deadline_ns, struct err *err)
 {
 	const struct conn_pending *pending =
 		&conn->pending[conn->pending_first];
-	int ret = read_message(conn, pending->request, deadline_ns, err);
+	int ret = read_message(conn, pending->request, NULL, deadline_ns, err);
 
 	if (ret)
 		return ret;
 	ret = take_reply(conn, pending, err);
-	conn_drop_fds(conn);
 	conn->in_size = 0;
 	conn->pending_first = (conn->pending_first + 1) % CONN_PENDING_MAX;
 	conn->pending_count--;
@@ -240,23 +219,24 @@ int conn_ask(struct conn *conn, const struct conn_message *message, void *reply,
 {
 	int ret = conn_settle(conn, deadline_ns, err);
 
+	if (ret_fd)
+		*ret_fd = -1;
 	if (!ret)
 		ret = conn_check_quiet(conn, err);
 	if (!ret)
 		ret = conn_write_message(conn, message, 0, deadline_ns, err);
 	if (!ret)
-		ret = read_message(conn, message->request, deadline_ns, err);
+		ret = read_message(conn, message->request, ret_fd, deadline_ns,
+				   err);
 	if (!ret)
 		ret = check_size(conn, reply_size, err);
-	if (!ret)
-		ret = check_fds(conn, ret_fd ? 1 : 0, err);
-	if (!ret && ret_fd) {
-		*ret_fd = conn->in_fds[0];
-		conn->in_fd_count = 0;
-	}
+	if (!ret && ret_fd && *ret_fd < 0)
+		ret = err_set(err, -EBADMSG,
+			      "%s: its back end answered request %u without "
+			      "an fd",
+			      conn->name, (unsigned int)message->request);
 	if (!ret)
 		memcpy(reply, conn->in + CONN_HEADER_SIZE, reply_size);
-	conn_drop_fds(conn);
 	conn->in_size = 0;
 	return ret;
 }

@@ -16,7 +16,6 @@ int conn_wait_for(struct conn *conn, short events, uint64_t deadline_ns,
 /* Behind all that waits.  @flags: beside the version. */
 int conn_write_message(struct conn *conn, const struct conn_message *message,
 		       uint32_t flags, uint64_t deadline_ns, struct err *err);
-void conn_drop_fds(struct conn *conn);
 
 /* ---- conn_in.c ---- */
 

@@ -302,6 +302,9 @@ static int user_init(struct vh_user *user, struct vh_board *board,
 	user->null_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	if (user->wake_fd < 0 || user->null_fd < 0)
 		return err_set_errno(err, -errno, "%s: eventfd", user->name);
+	ret = closer_new(&user->closer, err);
+	if (ret)
+		return ret;
 	dev->ops = &user_ops;
 	dev->name = user->name;
 	dev->may_lose = user->config.may_lose;
@@ -368,6 +371,7 @@ void vh_user_free(struct vh_user *user)
 	close_fd(user->wake_fd);
 	close_fd(user->null_fd);
 	close_fd(user->inflight_fd);
+	closer_free(user->closer);
 	free(user);
 }
 

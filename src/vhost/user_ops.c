@@ -5,6 +5,7 @@
  */
 #include <assert.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <linux/vhost_types.h>
 #include <sys/eventfd.h>
 #include <sys/stat.h>
@@ -140,42 +141,71 @@ static int user_set_log(struct vh_dev *dev, const struct vh_log *log,
 	return conn_send(&user_of(dev)->conn, &message, dev->deadline_ns, err);
 }
 
+/* Only files in memory have seals to be asked for, and no file system of anybody's is
+ * entered for that; nor is it later, for such a file. */
+static int check_record(const struct vh_user *user,
+			const struct um_inflight *record, int fd,
+			struct err *err)
+{
+	struct stat stat;
+	uint64_t end;
+
+	if (fcntl(fd, F_GET_SEALS) < 0)
+		return err_set(err, -EBADMSG,
+			       "%s: its back end has requests in flight in a "
+			       "file that is not in memory",
+			       user->name);
+	if (record->size > INFLIGHT_SIZE_MAX ||
+	    __builtin_add_overflow(record->size, record->offset, &end) ||
+	    fstat(fd, &stat) < 0 || end > (uint64_t)stat.st_size)
+		return err_set(err, -EBADMSG,
+			       "%s: its back end has %lu bytes for requests in "
+			       "flight, at most %llu, and not in its file",
+			       user->name, record->size, INFLIGHT_SIZE_MAX);
+	return 0;
+}
+
+static int ask_record(struct vh_user *user, const struct um_inflight *wanted,
+		      struct um_inflight *got, int *ret_fd, struct err *err)
+{
+	const struct conn_message message = {
+		.request = UM_GET_INFLIGHT_FD,
+		.payload = wanted,
+		.size = sizeof(*wanted),
+	};
+	int ret, fd;
+
+	if (closer_is_busy(user->closer))
+		return err_set(err, -EBUSY,
+			       "%s: a file of its back end is not closed yet",
+			       user->name);
+	ret = conn_ask(&user->conn, &message, got, sizeof(*got), &fd,
+		       user->dev.deadline_ns, err);
+	if (!ret)
+		ret = check_record(user, got, fd, err);
+	if (!ret)
+		*ret_fd = fd;
+	else if (fd >= 0)
+		closer_close(user->closer, fd);
+	return ret;
+}
+
 /* The back end's record of requests: it makes the memory, and gets it back when it
  * has been restarted.  Nothing in it is read here. */
 static int get_inflight(struct vh_user *user, uint16_t size, struct err *err)
 {
-	struct um_inflight wanted = {
+	const struct um_inflight wanted = {
 		.queues = (uint16_t)user->dev.ring_count,
 		.queue_size = size,
 	};
-	struct conn_message message = {
-		.request = UM_GET_INFLIGHT_FD,
-		.payload = &wanted,
-		.size = sizeof(wanted),
-	};
 	struct um_inflight got;
-	struct stat stat;
-	uint64_t end;
-	int ret, fd;
+	int ret = ask_record(user, &wanted, &got, &user->inflight_fd, err);
 
-	ret = conn_ask(&user->conn, &message, &got, sizeof(got), &fd,
-		       user->dev.deadline_ns, err);
 	if (ret)
 		return ret;
-	if (got.size > INFLIGHT_SIZE_MAX ||
-	    __builtin_add_overflow(got.size, got.offset, &end) ||
-	    fstat(fd, &stat) < 0 || end > (uint64_t)stat.st_size) {
-		close(fd);
-		return err_set(err, -EBADMSG,
-			       "%s: its back end has %lu bytes for requests in "
-			       "flight, at most %llu, and not in its file",
-			       user->name, got.size, INFLIGHT_SIZE_MAX);
-	}
-	got.queues = wanted.queues;
-	got.queue_size = wanted.queue_size;
-	got.padding = 0;
-	user->inflight = got;
-	user->inflight_fd = fd;
+	user->inflight = wanted;
+	user->inflight.size = got.size;
+	user->inflight.offset = got.offset;
 	return 0;
 }
 

@@ -4,6 +4,7 @@
 #ifndef GODWIT_VHOST_USER_PRIV_H
 #define GODWIT_VHOST_USER_PRIV_H
 
+#include "vhost/closer.h"
 #include "vhost/conn.h"
 #include "vhost/user.h"
 #include "vhost_priv.h"
@@ -54,7 +55,8 @@ struct vh_user {
 	uint64_t protocol;
 	pid_t peer; /* of the last session */
 	struct um_inflight inflight;
-	int inflight_fd; /* owned; -1: none yet */
+	int inflight_fd;       /* owned; -1: none yet */
+	struct closer *closer; /* owned; of files of the back end's */
 };
 
 static inline bool user_has(const struct vh_user *user, unsigned int feature)

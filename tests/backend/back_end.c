@@ -94,6 +94,8 @@ static void reply(struct back_end *be, struct be_message *message)
 		wait_ms(be, be->options.fault.delay_ms);
 	else if (kind == BE_NO_FD)
 		fd_count = 0;
+	else if (kind == BE_PLAIN_FD)
+		fds[0] = be->plain_fd;
 	else if (kind == BE_WITH_FDS) {
 		fds[fd_count] = be->image_fd;
 		fd_count += 2;
@@ -346,6 +348,7 @@ int be_open(struct back_end *be, const struct be_options *options)
 	memset(be, 0, sizeof(*be));
 	be->options = *options;
 	be->listen_fd = be->conn_fd = be->request_fd = -1;
+	be->plain_fd = open(BE_PLAIN_FILE, O_RDONLY | O_CLOEXEC);
 	be->image_fd = open(options->image, O_RDWR | O_CLOEXEC);
 	be->stop_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	for (unsigned int i = 0; i < BE_QUEUES_MAX; i++)
@@ -369,6 +372,7 @@ void be_close(struct back_end *be)
 {
 	be_close_fd(&be->listen_fd);
 	be_close_fd(&be->image_fd);
+	be_close_fd(&be->plain_fd);
 	be_close_fd(&be->stop_fd);
 }
 

@@ -20,6 +20,9 @@
 #define BE_SECTOR     512u
 #define BE_SLOTS_MAX  32u
 
+/* It is long enough for any record, and on no file system that is in memory. */
+#define BE_PLAIN_FILE "/sys/devices/system/cpu/online"
+
 /* What is done instead of the right reply to a request; where none is due, only BE_GONE
  * and BE_LATE are: what comes behind it waits. */
 enum be_fault_kind {
@@ -37,6 +40,7 @@ enum be_fault_kind {
 	BE_NO_FLAG,  /* without the flag of a reply */
 	BE_REFUSED,  /* with a number other than 0, where that means failure */
 	BE_GONE,     /* the connection ends */
+	BE_PLAIN_FD, /* with one of a file that is not in memory instead */
 	BE_KIND_COUNT,
 };
 
@@ -114,6 +118,7 @@ struct back_end {
 	struct be_counts counts;
 	uint64_t sectors;
 	int image_fd, listen_fd, conn_fd, stop_fd, request_fd; /* owned */
+	int plain_fd; /* owned; of BE_PLAIN_FILE; -1 */
 	pthread_t thread;
 
 	uint64_t features, protocol;

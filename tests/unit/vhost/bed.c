@@ -195,6 +195,17 @@ bool bed_needs_reset(struct bed *bed)
 	return bed_status(bed) & VIRTIO_CONFIG_S_NEEDS_RESET;
 }
 
+static bool is_broken(void *opaque)
+{
+	return bed_needs_reset(opaque);
+}
+
+void bed_wait_broken(struct bed *bed)
+{
+	if (!bed_until(is_broken, bed))
+		fail_msg("the device asks for no reset");
+}
+
 static void add_status(struct bed *bed, uint8_t bits)
 {
 	put(bed, STATUS, bed_status(bed) | bits, 1);

@@ -109,6 +109,8 @@ bool bed_wait(struct bed *bed, unsigned int queue, unsigned int count);
 bool bed_do(struct bed *bed, unsigned int queue, uint32_t type, uint64_t sector,
 	    uint64_t gpa, uint32_t size);
 
+/* Wait until it asks for a reset. */
+void bed_wait_broken(struct bed *bed);
 /* Wait until the device knows that its back end has ended: what is made available
  * before that may have been taken. */
 void bed_wait_away(struct bed *bed);

@@ -148,7 +148,7 @@ static bool applies(unsigned int i, enum be_fault_kind kind)
 	/* Their limits are seconds: tested below. */
 	if (kind == BE_SILENT)
 		return false;
-	if (kind == BE_NO_FD)
+	if (kind == BE_NO_FD || kind == BE_PLAIN_FD)
 		return requests[i].request == UM_GET_INFLIGHT_FD;
 	if (requests[i].answer == NONE)
 		return kind == BE_GONE;
