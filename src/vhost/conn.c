@@ -31,7 +31,7 @@ void conn_close(struct conn *conn)
 	if (conn->fd >= 0)
 		close(conn->fd);
 	conn->fd = -1;
-	conn->has_ack = false;
+	conn->has_ack = conn->wants_peer = false;
 	conn->in_size = conn->out_size = 0;
 	conn->pending_count = 0;
 }
@@ -90,6 +90,20 @@ int conn_wait_for(struct conn *conn, short events, uint64_t deadline_ns,
 		       : 0;
 }
 
+/* With what the peer sends from here on.  Before it connects, that would give the socket
+ * a name. */
+static int ask_for_peer(struct conn *conn, struct err *err)
+{
+	const int is_on = 1;
+
+	if (setsockopt(conn->fd, SOL_SOCKET, SO_PASSCRED, &is_on,
+		       sizeof(is_on)) < 0)
+		return err_set_errno(err, -errno, "%s: SO_PASSCRED",
+				     conn->name);
+	conn->wants_peer = true;
+	return 0;
+}
+
 /* A UNIX socket connects at once, or its backlog is full (-EAGAIN). */
 int conn_connect(struct conn *conn, const char *path, struct err *err)
 {
@@ -103,20 +117,10 @@ int conn_connect(struct conn *conn, const char *path, struct err *err)
 	if (conn->fd < 0)
 		return err_set_errno(err, -errno, "%s: socket", conn->name);
 	if (!connect(conn->fd, (struct sockaddr *)&addr, sizeof(addr)))
-		return 0;
+		return ask_for_peer(conn, err);
 	ret = -errno;
 	conn_close(conn);
 	return err_set_errno(err, ret, "%s: back end at %s", conn->name, path);
-}
-
-pid_t conn_peer(const struct conn *conn)
-{
-	struct ucred peer = { .pid = 0 };
-	socklen_t size = sizeof(peer);
-
-	return getsockopt(conn->fd, SOL_SOCKET, SO_PEERCRED, &peer, &size)
-		       ? 0
-		       : peer.pid;
 }
 
 /* ---- out ---- */

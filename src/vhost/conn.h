@@ -51,6 +51,10 @@ struct conn {
 	const char *name; /* of the device, for messages; borrowed */
 	int fd;           /* owned; -1: closed */
 	bool has_ack;     /* REPLY_ACK was negotiated */
+	/* The process that gave the first answer; 0: none has yet, or it cannot be seen
+	 * from here.  Who made the socket may be another one (socket activation). */
+	pid_t peer;
+	bool wants_peer; /* the kernel tells it with the first bytes */
 
 	/* messages that wait */
 	uint8_t out[1024];
@@ -81,9 +85,6 @@ struct conn_message {
 void conn_init(struct conn *conn, const char *name);
 /* To the socket at @path. */
 int conn_connect(struct conn *conn, const char *path, struct err *err);
-/* The process that made the socket there, 0 where it cannot be seen from here.  Not who
- * answers, where somebody made the socket for it. */
-pid_t conn_peer(const struct conn *conn);
 /* Takes over a socket that is connected. */
 void conn_open(struct conn *conn, int fd);
 void conn_close(struct conn *conn);

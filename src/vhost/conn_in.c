@@ -12,36 +12,60 @@
 #include "base/err.h"
 #include "conn_priv.h"
 
-static void take_fd(struct msghdr *header, int *ret_fd)
+/* What may come beside bytes. */
+union control {
+	struct cmsghdr align;
+	uint8_t fd[CMSG_SPACE(sizeof(int))];
+	uint8_t peer[CMSG_SPACE(sizeof(struct ucred))];
+};
+
+/* Room for one thing that is due, and else for none: the kernel lets go of fds by itself,
+ * which waits for no file system.  Who sends comes before them. */
+static void make_room(const struct conn *conn, const int *ret_fd,
+		      union control *control, struct msghdr *header)
+{
+	if (conn->wants_peer)
+		header->msg_controllen = CMSG_LEN(sizeof(struct ucred));
+	else if (ret_fd && *ret_fd < 0)
+		header->msg_controllen = CMSG_LEN(sizeof(int));
+	else
+		return;
+	header->msg_control = control;
+}
+
+static bool take_control(struct msghdr *header, int type, void *to, size_t size)
 {
 	const struct cmsghdr *part = CMSG_FIRSTHDR(header);
 
-	if (part && part->cmsg_level == SOL_SOCKET &&
-	    part->cmsg_type == SCM_RIGHTS &&
-	    part->cmsg_len == CMSG_LEN(sizeof(int)))
-		memcpy(ret_fd, CMSG_DATA(part), sizeof(int));
+	if (!part || part->cmsg_level != SOL_SOCKET ||
+	    part->cmsg_type != type || part->cmsg_len != CMSG_LEN(size))
+		return false;
+	memcpy(to, CMSG_DATA(part), size);
+	return true;
 }
 
-/*
- * Some of the next @size bytes: how many; 0 when it has to be waited for.  @ret_fd: as of
- * conn_ask().  There is room for one fd where one may come, and else for none: the kernel
- * lets go of the others by itself, which waits for no file system.
- */
+static void take_peer(struct conn *conn, struct msghdr *header)
+{
+	const int is_on = 0;
+	struct ucred peer;
+
+	if (take_control(header, SCM_CREDENTIALS, &peer, sizeof(peer)))
+		conn->peer = peer.pid;
+	conn->wants_peer = false;
+	setsockopt(conn->fd, SOL_SOCKET, SO_PASSCRED, &is_on, sizeof(is_on));
+}
+
+/* Some of the next @size bytes: how many; 0 when it has to be waited for.  @ret_fd: as of
+ * conn_ask(). */
 static ssize_t read_some(struct conn *conn, size_t size, int *ret_fd,
 			 struct err *err)
 {
-	union {
-		struct cmsghdr align;
-		uint8_t bytes[CMSG_SPACE(sizeof(int))];
-	} control;
 	struct iovec part = { conn->in + conn->in_size, size };
 	struct msghdr header = { .msg_iov = &part, .msg_iovlen = 1 };
+	union control control;
 	ssize_t got;
 
-	if (ret_fd && *ret_fd < 0) {
-		header.msg_control = &control;
-		header.msg_controllen = CMSG_LEN(sizeof(int));
-	}
+	make_room(conn, ret_fd, &control, &header);
 	got = recvmsg(conn->fd, &header, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
 	if (got < 0 && (errno == EAGAIN || errno == EINTR))
 		return 0;
@@ -51,8 +75,10 @@ static ssize_t read_some(struct conn *conn, size_t size, int *ret_fd,
 	if (got == 0)
 		return err_set(err, -ECONNRESET, "%s: its back end has gone",
 			       conn->name);
-	if (header.msg_control)
-		take_fd(&header, ret_fd);
+	if (conn->wants_peer)
+		take_peer(conn, &header);
+	else if (ret_fd)
+		take_control(&header, SCM_RIGHTS, ret_fd, sizeof(*ret_fd));
 	if (header.msg_flags & MSG_CTRUNC)
 		return err_set(
 			err, -EBADMSG,

@@ -53,7 +53,7 @@ static void take_session(struct vh_user *user, struct session *session)
 	struct vh_dev *dev = &user->dev;
 
 	dev->is_stranger = session_is_stranger(session, user);
-	user->peer = session->peer;
+	user->peer = session->conn.peer;
 	user->conn = session->conn;
 	user->request_fd = session->request_fd;
 	user->protocol = session->protocol;

@@ -15,7 +15,6 @@ struct session {
 	uint64_t features, protocol;
 	unsigned int regions_max; /* of RAM */
 	int request_fd;           /* owned; -1: the back end asks nothing */
-	pid_t peer;               /* conn_peer() */
 };
 
 /* The back end's own requests, on their own socket. */

@@ -160,7 +160,6 @@ int session_open(struct session *session, const struct vh_user *user,
 	*session = (struct session){ .request_fd = -1 };
 	conn_init(&session->conn, user->name);
 	ret = conn_connect(&session->conn, user->path, err);
-	session->peer = ret ? 0 : conn_peer(&session->conn);
 	if (!ret)
 		ret = ask_u64(session, UM_GET_FEATURES, &session->features,
 			      deadline_ns, err);
@@ -182,8 +181,10 @@ int session_open(struct session *session, const struct vh_user *user,
 bool session_is_stranger(const struct session *session,
 			 const struct vh_user *user)
 {
+	pid_t peer = session->conn.peer;
+
 	if (user->dev.is_parted)
-		return !session->peer || session->peer != user->peer;
+		return !peer || peer != user->peer;
 	return user->dev.has_inflight &&
 	       !(session->protocol & BIT(UM_PROTOCOL_INFLIGHT_SHMFD));
 }

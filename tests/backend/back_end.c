@@ -276,7 +276,7 @@ static void work_all(struct back_end *be)
 		be_ring_work(be, i);
 }
 
-/* False: be_stop() was called. */
+/* False: be_stop() was called, or it has served. */
 static bool serve_once(struct back_end *be)
 {
 	bool is_polling = be->options.spoils_eventfds;
@@ -311,9 +311,10 @@ static bool serve_once(struct back_end *be)
 	}
 	if (is_polling)
 		work_all(be);
-	if (be->is_failed)
-		hang_up(be);
-	return true;
+	if (!be->is_failed)
+		return true;
+	hang_up(be);
+	return !be->options.is_single;
 }
 
 void be_serve(struct back_end *be)

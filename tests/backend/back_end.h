@@ -73,6 +73,7 @@ struct be_options {
 	enum be_death death;
 	unsigned int die_at; /* from 1 */
 	bool is_process;     /* dying ends it; else only the connection */
+	bool is_single;      /* it serves one connection and ends */
 	/* It cuts the log that it is given, and forbids the others to map it. */
 	bool cuts_log;
 	/* It has the eventfds that it gets block, fills their counters for good, and

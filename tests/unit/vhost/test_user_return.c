@@ -3,6 +3,10 @@
  * comes back. */
 #include <errno.h>
 #include <poll.h>
+#include <signal.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include "base/err.h"
 #include "bed.h"
@@ -127,7 +131,9 @@ static void test_process_that_finished_is_told_by_its_number(void **state)
 	for (unsigned int i = 0; i < array_size(cases); i++) {
 		struct vh_user user = { .dev = { .is_parted = true },
 					.peer = cases[i].was };
-		const struct session session = { .peer = cases[i].is };
+		const struct session session = {
+			.conn = { .peer = cases[i].is }
+		};
 
 		assert_int_equal(session_is_stranger(&session, &user),
 				 cases[i].is_stranger);
@@ -137,7 +143,7 @@ static void test_process_that_finished_is_told_by_its_number(void **state)
 static void test_record_is_good_for_any_process_that_knows_records(void **state)
 {
 	struct vh_user user = { .dev = { .has_inflight = true }, .peer = 7 };
-	struct session session = { .peer = 0, .protocol = RECORDS };
+	struct session session = { .protocol = RECORDS };
 
 	(void)state;
 	assert_false(session_is_stranger(&session, &user));
@@ -147,11 +153,64 @@ static void test_record_is_good_for_any_process_that_knows_records(void **state)
 	assert_false(session_is_stranger(&session, &user));
 }
 
+/* ---- behind a listener of somebody else's ---- */
+
+static void serve_alone(struct back_end *be, bool is_held)
+{
+	pid_t pid = fork();
+
+	if (!pid) {
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		__atomic_store_n(&be->is_held, is_held, __ATOMIC_RELEASE);
+		be_serve(be);
+		_exit(0);
+	}
+	if (pid < 0 || waitpid(pid, NULL, 0) != pid)
+		_exit(1);
+}
+
+/* As a service manager does: one process listens, and others accept, one after the
+ * other.  The first leaves all requests where they are. */
+static pid_t launch(struct fixture *f)
+{
+	pid_t pid;
+
+	f->options.is_single = true;
+	assert_int_equal(be_open(&f->be, &f->options), 0);
+	pid = fork();
+	assert_true(pid >= 0);
+	if (pid)
+		return pid;
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	serve_alone(&f->be, true);
+	serve_alone(&f->be, false);
+	_exit(0);
+}
+
+static void test_next_process_behind_one_listener_is_a_stranger(void **state)
+{
+	struct fixture *f = *state;
+	pid_t pid = launch(f);
+	int status = -1;
+
+	disk(f);
+	part_with_one(f);
+	bed_wait_broken(&f->bed);
+	bed_reset(&f->bed);
+	bed_drive(&f->bed);
+	assert_true(bed_do(&f->bed, 0, VIRTIO_BLK_T_OUT, 0, BED_DATA, 4096));
+	bed_disk_free(&f->bed);
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	assert_int_equal(status, 0);
+	be_close(&f->be);
+}
+
 int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 	const struct CMUnitTest tests[] = {
 		TEST(test_one_that_finishes_and_stays_away_is_looked_for_rarely),
+		TEST(test_next_process_behind_one_listener_is_a_stranger),
 		cmocka_unit_test(
 			test_process_that_finished_is_told_by_its_number),
 		cmocka_unit_test(
