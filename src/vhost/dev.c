@@ -33,19 +33,28 @@ bool vh_dev_is_live(const struct vh_dev *dev)
 /* ---- waiting ---- */
 
 /*
- * Until @is_done() of all live rings.  Nothing tells of a used index that moves: the
- * driver may have asked for no interrupts, and some back ends have let go of the
- * call eventfd by then.  So look again, ever more rarely.
+ * Until @count_left() is 0 for all live rings; -EBADMSG where no back end can get there.
+ * Nothing tells of a used index that moves: the driver may have asked for no interrupts,
+ * and some back ends have let go of the call eventfd by then.  So look again, ever more
+ * rarely.
  */
 static int wait_rings(struct vh_dev *dev, uint64_t deadline_ns,
-		      bool (*is_done)(const struct vh_ring *ring),
+		      int (*count_left)(const struct vh_ring *ring),
 		      struct err *err)
 {
 	uint64_t pause_ns = 20 * NS_PER_US, now;
 	unsigned int i = 0;
 
 	while (i < dev->ring_count) {
-		if (!dev->rings[i].is_live || is_done(&dev->rings[i])) {
+		const struct vh_ring *ring = &dev->rings[i];
+		int left = ring->is_live ? count_left(ring) : 0;
+
+		if (left < 0)
+			return err_set(err, left,
+				       "%s: ring %u: its indices have more "
+				       "requests under way than its size, %u",
+				       dev->name, i, ring->size);
+		if (!left) {
 			i++;
 			continue;
 		}
@@ -64,9 +73,10 @@ static int wait_rings(struct vh_dev *dev, uint64_t deadline_ns,
 	return 0;
 }
 
-static bool is_drained(const struct vh_ring *ring)
+static int count_taken(const struct vh_ring *ring)
 {
-	return !ring->is_stopping || ring_used(ring) == (uint16_t)ring->base;
+	return ring->is_stopping ? ring_left_before(ring, (uint16_t)ring->base)
+				 : 0;
 }
 
 int vh_dev_wait_stop(struct vh_dev *dev, uint64_t deadline_ns, struct err *err)
@@ -84,7 +94,7 @@ int vh_dev_wait_stop(struct vh_dev *dev, uint64_t deadline_ns, struct err *err)
 	}
 	/* It should have finished them before it answered. */
 	if (!dev->may_lose)
-		ret = wait_rings(dev, deadline_ns, is_drained, err);
+		ret = wait_rings(dev, deadline_ns, count_taken, err);
 	if (ret)
 		return ret;
 	for (unsigned int i = 0; i < dev->ring_count; i++) {
@@ -100,9 +110,9 @@ int vh_dev_wait_stop(struct vh_dev *dev, uint64_t deadline_ns, struct err *err)
 /* ---- stop, and going on ---- */
 
 /* Of a hasty one.  What is made available behind the question is not waited for. */
-static bool may_be_asked(const struct vh_ring *ring)
+static int count_unasked(const struct vh_ring *ring)
 {
-	return ring->is_stopping || ring_is_idle(ring);
+	return ring->is_stopping ? 0 : ring_left(ring);
 }
 
 static int stop_live(struct vh_dev *dev, uint64_t deadline_ns, struct err *err)
@@ -110,7 +120,7 @@ static int stop_live(struct vh_dev *dev, uint64_t deadline_ns, struct err *err)
 	int ret = 0;
 
 	if (dev->is_hasty)
-		ret = wait_rings(dev, deadline_ns, may_be_asked, err);
+		ret = wait_rings(dev, deadline_ns, count_unasked, err);
 	if (!ret)
 		ret = vh_dev_ask_stop(dev, deadline_ns, err);
 	if (!ret)
@@ -163,7 +173,7 @@ static void stop_soon(struct vh_dev *dev, uint64_t deadline_ns)
 	if (!dev->is_started || vh_dev_is_away(dev))
 		return;
 	if (dev->is_hasty)
-		ret = wait_rings(dev, deadline_ns, may_be_asked, &err);
+		ret = wait_rings(dev, deadline_ns, count_unasked, &err);
 	/* It may have gone while it was waited for. */
 	if (!ret && dev->is_started && !vh_dev_is_away(dev))
 		ret = vh_dev_ask_stop(dev, deadline_ns, &err);
@@ -199,7 +209,8 @@ static bool is_at_rest(const struct vh_dev *dev, bool must)
 	for (unsigned int i = 0; i < dev->ring_count; i++) {
 		const struct vh_ring *ring = &dev->rings[i];
 
-		if (ring->is_used && !dev->may_lose && !ring_is_idle(ring))
+		/* What nobody can finish is as good as finished. */
+		if (ring->is_used && !dev->may_lose && ring_left(ring) > 0)
 			return false;
 	}
 	return true;

@@ -2,6 +2,8 @@
 /* A split ring's indices (virtio 1.2, 2.7.6 and 2.7.8); called by dev.c and dev_lost.c. */
 #include "vhost/ring.h"
 
+#include <errno.h>
+
 #include "mem/ram.h"
 #include "vhost_priv.h"
 
@@ -24,6 +26,27 @@ uint16_t ring_avail(const struct vh_ring *ring)
 bool ring_is_idle(const struct vh_ring *ring)
 {
 	return ring_used(ring) == ring_avail(ring);
+}
+
+static int judge_left(const struct vh_ring *ring, uint16_t used, uint16_t end)
+{
+	uint16_t left = (uint16_t)(end - used);
+
+	return left > ring->size ? -EBADMSG : left;
+}
+
+int ring_left_before(const struct vh_ring *ring, uint16_t end)
+{
+	return judge_left(ring, ring_used(ring), end);
+}
+
+int ring_left(const struct vh_ring *ring)
+{
+	uint16_t used = ring_used(ring);
+	int left = judge_left(ring, used, ring_avail(ring));
+
+	/* A ring that got on in between may have room for both. */
+	return left < 0 && ring_used(ring) != used ? 1 : left;
 }
 
 /* Index fields that the back end writes last of all may miss in the log; they are in
