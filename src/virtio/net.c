@@ -163,6 +163,7 @@ static int net_start(struct vdev *dev, struct err *err)
 	struct net *net = net_of(dev);
 	int ret = net_ctrl_prepare(net, err);
 
+	net_thread_prepare(net);
 	return ret ? ret : backend_start(net, err);
 }
 

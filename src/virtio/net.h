@@ -61,7 +61,7 @@ bool net_filter_takes(const struct net_rx_filter *filter,
 /*
  * A back end of data queues.  features, accept, build, probe, start, start_wait and stop
  * are called as the ops of struct vdev_type of the same name, with the device's lock; the
- * others by the device's own thread without it (above).  build, probe, start_wait and
+ * others by the device's own thread without it (above), and error_fd by either.  build, probe, start_wait and
  * those from claim on may be NULL.
  */
 struct net_backend_ops {
@@ -92,6 +92,9 @@ struct net_backend_ops {
 	 * it. */
 	int (*set_filter)(void *opaque, const struct net_rx_filter *filter,
 			  struct err *err);
+	/* An eventfd, the same at each call, that it signals when it has met in a queue
+	 * what it cannot work on, and has stopped there: the device breaks. */
+	int (*error_fd)(void *opaque);
 	/* Tell the network where the guest is now, on its behalf (RARP). */
 	void (*announce)(void *opaque, const uint8_t mac[6]);
 	void (*free)(void *opaque);

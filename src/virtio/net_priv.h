@@ -38,11 +38,11 @@ struct net {
 	struct io_work *stopping;
 
 	/* the thread's */
-	bool is_working, has_ctrl;
+	bool is_working, has_ctrl, is_watched;
 	bool can_announce;          /* the driver does, when it is asked to */
 	unsigned int announcements; /* still to be made */
 	struct vq ctrl;
-	struct io_source kick;
+	struct io_source kick, error;
 	struct vq_segment segments[NET_QUEUE_SIZE];
 };
 
@@ -53,10 +53,12 @@ static inline struct net *net_of(struct vdev *dev)
 
 void net_show_mac(struct net *net);
 
-/* net_thread.c; with the device's lock.  start: the back end works.  stop_begin: as soon
+/* net_thread.c; with the device's lock.  prepare: before the back end starts.  start: it
+ * works.  stop_begin: as soon
  * as the thread is quiet it calls the back end's.  stop: that was done, or -ETIMEDOUT at
  * @deadline_ns (clock_mono_ns()), and the back end was not called.  resume: after that, or
  * when the back end has not stopped. */
+void net_thread_prepare(const struct net *net);
 void net_thread_start(struct net *net);
 void net_thread_stop_begin(struct net *net);
 int net_thread_stop(struct net *net, uint64_t deadline_ns);
