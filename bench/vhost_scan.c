@@ -3,13 +3,12 @@
  * The vhost part of one sync round of an idle guest, in godwit's own code, with back
  * ends that only answer:
  *
- *	vhost_scan kernel|user each|once QUEUES DEVICES MEMORY-MIB RUNS
+ *	vhost_scan kernel|user each|once BACK-ENDS RINGS MEMORY-MIB RUNS
  *
- * "kernel" has a back end for each pair of queues, as vhost-net has; "user" has one
- * for each device, with memory slots.  A line for each run: microseconds a round; then
- * one with the most that any back end was told: tables (the only region, where it has
- * slots) and logs; and, when a piece of RAM came and went after that, regions added and
- * removed (0 without slots).
+ * RINGS is of each; those of "user" have memory slots.  A line for each run: microseconds
+ * a round; then one with the most that any back end was told: tables (the only region,
+ * where it has slots) and logs; and, when a piece of RAM came and went after that, regions
+ * added and removed (0 without slots).
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -259,23 +258,19 @@ int main(int argc, char **argv)
 	struct bed bed = { .count = 0 };
 	struct err err = ERR_INIT;
 	struct end before, after;
-	unsigned int queues, devices;
 
 	if (argc != 7) {
 		fprintf(stderr,
-			"usage: %s kernel|user each|once QUEUES DEVICES "
+			"usage: %s kernel|user each|once BACK-ENDS RINGS "
 			"MEMORY-MIB RUNS\n",
 			argv[0]);
 		return 64;
 	}
 	bed.type = strcmp(argv[1], "kernel") ? VH_USER : VH_KERNEL;
-	queues = (unsigned int)atoi(argv[3]);
-	devices = (unsigned int)atoi(argv[4]);
-	if (!queues || !devices || queues % devices)
+	bed.count = (unsigned int)atoi(argv[3]);
+	bed.rings = (unsigned int)atoi(argv[4]);
+	if (!bed.count || !bed.rings || bed.rings > VDEV_QUEUES_MAX)
 		return 64;
-	/* A queue of a network is a pair of rings; a disk's is one. */
-	bed.count = bed.type == VH_KERNEL ? queues : devices;
-	bed.rings = bed.type == VH_KERNEL ? 2 : queues / devices;
 	add_memory(&bed, strtoull(argv[5], NULL, 10) << 20,
 		   !strcmp(argv[2], "each"));
 	bed.ends = calloc(bed.count, sizeof(*bed.ends));

@@ -253,8 +253,21 @@ static int tell_table(struct vh_kernel *kernel, struct err *err)
 	return ret;
 }
 
+/* A ring that it cannot read is left where it is, without a word but this one. */
+static int tell_errors(struct vh_dev *dev, int error_fd, struct err *err)
+{
+	int ret = 0;
+
+	for (unsigned int i = 0; i < PAIR && !ret; i++) {
+		const struct vhost_vring_file file = { i, error_fd };
+
+		ret = ask(dev, VHOST_SET_VRING_ERR, &file, err);
+	}
+	return ret;
+}
+
 static int kernel_init(struct vh_kernel *kernel, struct vh_board *board,
-		       struct err *err)
+		       int error_fd, struct err *err)
 {
 	struct vh_dev *dev = &kernel->dev;
 	int ret;
@@ -263,6 +276,8 @@ static int kernel_init(struct vh_kernel *kernel, struct vh_board *board,
 	dev->name = kernel->name;
 	dev->may_lose = true;
 	ret = open_device(kernel, err);
+	if (!ret)
+		ret = tell_errors(dev, error_fd, err);
 	if (!ret)
 		ret = vh_dev_join(dev, board, VH_KERNEL, PAIR, err);
 	if (ret)
@@ -273,7 +288,7 @@ static int kernel_init(struct vh_kernel *kernel, struct vh_board *board,
 	return tell_table(kernel, err);
 }
 
-int vh_kernel_new(struct vh_board *board, const char *name,
+int vh_kernel_new(struct vh_board *board, const char *name, int error_fd,
 		  struct vh_kernel **ret_kernel, struct err *err)
 {
 	struct vh_kernel *kernel = calloc(1, sizeof(*kernel));
@@ -283,7 +298,7 @@ int vh_kernel_new(struct vh_board *board, const char *name,
 		return err_set(err, -ENOMEM, "%s", name);
 	snprintf(kernel->name, sizeof(kernel->name), "%s", name);
 	kernel->fd = kernel->tap_fd = -1;
-	ret = kernel_init(kernel, board, err);
+	ret = kernel_init(kernel, board, error_fd, err);
 	if (ret) {
 		vh_kernel_free(kernel);
 		return ret;

@@ -14,9 +14,10 @@ struct vh_board;
 struct vh_dev;
 struct vh_kernel;
 
-/* @name: of the device; copied.  What opening /dev/vhost-net said, or -ENOTSUP when
+/* @name: of the device; copied.  @error_fd: an eventfd, borrowed until it is freed, that
+ * the kernel signals when it cannot work on a ring.  What opening /dev/vhost-net said, or -ENOTSUP when
  * the kernel's part cannot do what it must. */
-int vh_kernel_new(struct vh_board *board, const char *name,
+int vh_kernel_new(struct vh_board *board, const char *name, int error_fd,
 		  struct vh_kernel **ret_kernel, struct err *err);
 void vh_kernel_free(struct vh_kernel *kernel); /* NULL is accepted */
 

@@ -17,6 +17,8 @@
 #include <linux/virtio_ring.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
 
 #include "base/err.h"
 #include "vhost/kernel.h"
@@ -41,6 +43,7 @@ struct vh_net {
 	unsigned int pairs;   /* that there are */
 	struct vh_user *user; /* owned; or all of the following: */
 	struct tap *tap;      /* owned */
+	int error_fd;         /* owned eventfd: the kernel's, of all rings */
 	struct vh_kernel *kernels[NET_PAIRS_MAX]; /* owned */
 
 	/* The device's; see virtio/net.h for who calls. */
@@ -62,6 +65,8 @@ static void vh_net_free(void *opaque)
 	vh_user_free(net->user);
 	for (unsigned int i = 0; i < net->pairs; i++)
 		vh_kernel_free(net->kernels[i]);
+	if (net->error_fd >= 0)
+		close(net->error_fd);
 	tap_free(net->tap);
 	free(net);
 }
@@ -188,6 +193,13 @@ static void kernel_disclaim(void *opaque)
 	tap_set_active(net->tap, 0, NULL);
 }
 
+static int kernel_error_fd(void *opaque)
+{
+	const struct vh_net *net = opaque;
+
+	return net->error_fd;
+}
+
 static void kernel_announce(void *opaque, const uint8_t mac[6])
 {
 	const struct vh_net *net = opaque;
@@ -205,6 +217,7 @@ static const struct net_backend_ops kernel_net_ops = {
 	.set_pairs = kernel_set_pairs,
 	.claim = kernel_claim,
 	.disclaim = kernel_disclaim,
+	.error_fd = kernel_error_fd,
 	.announce = kernel_announce,
 	.free = vh_net_free,
 };
@@ -319,9 +332,14 @@ static int open_kernel(struct vh_net *net, const struct vdev_site *site,
 	int ret = tap_new(options->tap, net->pairs, site->is_incoming,
 			  &net->tap, err);
 
+	if (ret)
+		return ret;
+	net->error_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	if (net->error_fd < 0)
+		return err_set_errno(err, -errno, "%s: eventfd", site->name);
 	for (unsigned int i = 0; i < net->pairs && !ret; i++)
-		ret = vh_kernel_new(site->vhost, site->name, &net->kernels[i],
-				    err);
+		ret = vh_kernel_new(site->vhost, site->name, net->error_fd,
+				    &net->kernels[i], err);
 	return ret;
 }
 
@@ -369,6 +387,7 @@ int vh_net_new(const struct vdev_site *site, const char *text,
 	if (!net)
 		return err_set(err, -ENOMEM, "%s", site->name);
 	net->pairs = options.queues;
+	net->error_fd = -1;
 	ret = options.tap[0] ? open_kernel(net, site, &options, err)
 			     : open_user(net, site, &options, err);
 	if (ret) {

@@ -35,6 +35,13 @@ static void count(uint64_t *counter)
 	__atomic_store_n(counter, *counter + 1, __ATOMIC_RELAXED);
 }
 
+/* Somebody waits for the thread, to have it stop as a rule. */
+static bool is_called(const struct blk *blk)
+{
+	return __atomic_load_n(&blk->calls, __ATOMIC_RELAXED) !=
+	       blk->calls_seen;
+}
+
 static bool may_pop(const struct blk *blk)
 {
 	return blk->is_working && !blk->is_stopping &&
@@ -138,14 +145,15 @@ static void take(struct blk *blk, struct blk_request *request)
 	}
 }
 
-/* All that @queue has, while there are free requests. */
+/* All that @queue has, while there are free requests; who calls the thread in between, to
+ * stop it, need not wait for what has not been taken. */
 static unsigned int pop_all(struct blk *blk, struct blk_queue *queue)
 {
 	struct err err = ERR_INIT;
 	unsigned int popped = 0;
 	int ret = 1;
 
-	while (blk->free && may_pop(blk)) {
+	while (blk->free && may_pop(blk) && !is_called(blk)) {
 		struct blk_request *request = blk->free;
 
 		ret = vq_pop(&queue->vq, &request->vq, &err);
@@ -278,12 +286,6 @@ static void end_stop(struct blk *blk)
 	blk->is_working = false;
 	trace(blk_stop, "%s", blk->dev.name);
 	drained(blk);
-}
-
-static bool is_called(const struct blk *blk)
-{
-	return __atomic_load_n(&blk->calls, __ATOMIC_RELAXED) !=
-	       blk->calls_seen;
 }
 
 /* Until there is nothing to do, or somebody called the thread. */

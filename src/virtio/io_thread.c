@@ -31,8 +31,8 @@ struct io_work {
 	struct list link;
 	void (*work)(void *opaque);
 	void *opaque;
-	bool is_waited_for; /* io_thread_call() */
-	bool is_done;
+	bool is_waited_for; /* io_thread_call(), io_thread_finish() */
+	bool has_begun, is_done;
 };
 
 struct io_thread {
@@ -71,6 +71,7 @@ static void do_first(struct io_thread *thread)
 		list_entry(thread->works.next, struct io_work, link);
 
 	list_del(&work->link);
+	work->has_begun = true;
 	lock_release(&thread->lock);
 	work->work(work->opaque);
 	lock_acquire(&thread->lock);
@@ -232,14 +233,13 @@ void io_thread_post(struct io_thread *thread, void (*work)(void *opaque),
 	hand_in(thread, work, opaque, false);
 }
 
-int io_thread_call(struct io_thread *thread, void (*work)(void *opaque),
-		   void *opaque, uint64_t deadline_ns)
+/* With the lock. */
+static int await(struct io_thread *thread, const struct io_work *item,
+		 uint64_t deadline_ns)
 {
-	struct io_work *item = hand_in(thread, work, opaque, true);
 	int ret = 0;
 
 	assert(!pthread_equal(pthread_self(), thread->thread));
-	lock_acquire(&thread->lock);
 	while (!item->is_done && ret == 0) {
 		if (deadline_ns == UINT64_MAX)
 			lock_wait(&thread->lock, &thread->done);
@@ -247,12 +247,43 @@ int io_thread_call(struct io_thread *thread, void (*work)(void *opaque),
 			ret = lock_wait_until(&thread->lock, &thread->done,
 					      deadline_ns);
 	}
-	if (item->is_done) {
+	return item->is_done ? 0 : ret;
+}
+
+int io_thread_call(struct io_thread *thread, void (*work)(void *opaque),
+		   void *opaque, uint64_t deadline_ns)
+{
+	struct io_work *item = hand_in(thread, work, opaque, true);
+	int ret;
+
+	lock_acquire(&thread->lock);
+	ret = await(thread, item, deadline_ns);
+	if (ret == 0)
 		free(item);
-		ret = 0;
-	} else {
+	else
 		item->is_waited_for = false;
-	}
 	lock_release(&thread->lock);
+	return ret;
+}
+
+struct io_work *io_thread_begin(struct io_thread *thread,
+				void (*work)(void *opaque), void *opaque)
+{
+	return hand_in(thread, work, opaque, true);
+}
+
+int io_thread_finish(struct io_thread *thread, struct io_work *work,
+		     uint64_t deadline_ns)
+{
+	int ret;
+
+	lock_acquire(&thread->lock);
+	ret = await(thread, work, deadline_ns);
+	if (ret && work->has_begun)
+		ret = await(thread, work, UINT64_MAX);
+	if (ret)
+		list_del(&work->link);
+	lock_release(&thread->lock);
+	free(work);
 	return ret;
 }

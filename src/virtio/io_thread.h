@@ -11,6 +11,7 @@
 
 struct err;
 struct io_thread;
+struct io_work;
 
 /* A descriptor that is waited for; embedded in its owner. */
 struct io_source {
@@ -38,5 +39,12 @@ void io_thread_post(struct io_thread *thread, void (*work)(void *opaque),
  * (clock_mono_ns(); UINT64_MAX: no limit), when it may be called still. */
 int io_thread_call(struct io_thread *thread, void (*work)(void *opaque),
 		   void *opaque, uint64_t deadline_ns);
+/* A call in two halves, so that several threads are called at a time.  finish: 0; or
+ * -ETIMEDOUT at @deadline_ns, and it is called no more.  One that has begun by then is
+ * waited for.  @work is not to be used after it. */
+struct io_work *io_thread_begin(struct io_thread *thread,
+				void (*work)(void *opaque), void *opaque);
+int io_thread_finish(struct io_thread *thread, struct io_work *work,
+		     uint64_t deadline_ns);
 
 #endif

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /* The network device between its transport and a back end: what it offers, its
- * configuration space, start and stop; net_ctrl.c has the control queue. */
+ * configuration space, start and stop; net_thread.c and net_ctrl.c are its own thread's. */
 #include "virtio/net.h"
 
 #include <assert.h>
@@ -16,10 +16,6 @@
 #include "virtio/net_tap.h"
 
 #define PCI_CLASS_NETWORK_ETHERNET 0x020000u
-
-/* A command of the control queue that takes longer is waited for when all other devices
- * have been asked to stop. */
-#define QUIET_WAIT_NS (2 * NS_PER_MS)
 
 static const struct state_field net_fields[] = {
 	STATE_BYTES(struct net, filter.mac),
@@ -132,49 +128,6 @@ static int net_accept(struct vdev *dev)
 
 /* ---- work ---- */
 
-/* By the thread, for who waits. */
-struct net_call {
-	struct net *net;
-	struct err *err;
-	int ret;
-};
-
-/* Without a limit it cannot fail. */
-static void call(void (*work)(void *opaque), struct net_call *c)
-{
-	io_thread_call(c->net->thread, work, c, UINT64_MAX);
-}
-
-static void thread_start(void *opaque)
-{
-	struct net_call *c = opaque;
-
-	c->ret = net_ctrl_start(c->net, c->err);
-	if (c->ret)
-		return;
-	c->net->is_working = true;
-	net_announce_start(c->net);
-}
-
-static void thread_stop(void *opaque)
-{
-	struct net *net = opaque;
-
-	net_ctrl_stop(net);
-	net_announce_stop(net);
-	net->is_working = false;
-}
-
-static void thread_resume(void *opaque)
-{
-	struct err err = ERR_INIT;
-	struct net_call c = { .net = opaque, .err = &err };
-
-	thread_start(&c);
-	if (c.ret)
-		vdev_break(&c.net->base, &err);
-}
-
 static int backend_start(struct net *net, struct err *err)
 {
 	const struct net_backend_ops *ops = net->ops;
@@ -208,70 +161,41 @@ static void net_probe(struct vdev *dev)
 static int net_start(struct vdev *dev, struct err *err)
 {
 	struct net *net = net_of(dev);
-	struct net_call c = { .net = net, .err = err };
-	int ret = backend_start(net, err);
+	int ret = net_ctrl_prepare(net, err);
 
-	if (ret)
-		return ret;
-	net->is_quiet = false;
-	__atomic_store_n(&net->is_stopping, false, __ATOMIC_RELEASE);
-	call(thread_start, &c);
-	if (c.ret) {
-		net->ops->stop_begin(net->backend);
-		net->ops->stop(net->backend, UINT64_MAX, NULL);
-	}
-	return c.ret;
+	net_thread_prepare(net);
+	return ret ? ret : backend_start(net, err);
 }
 
+/* Behind the back end, which the thread may call from here on. */
 static int net_start_wait(struct vdev *dev, struct err *err)
 {
-	const struct net *net = net_of(dev);
+	struct net *net = net_of(dev);
+	int ret = 0;
 
-	return net->ops->start_wait ? net->ops->start_wait(net->backend, err)
-				    : 0;
-}
-
-/* Once it is quiet the thread calls no back end: it is the caller's.  What the thread is
- * at may wait for another process. */
-static bool make_quiet(struct net *net, uint64_t deadline_ns)
-{
-	if (!net->is_quiet)
-		net->is_quiet = !io_thread_call(net->thread, thread_stop, net,
-						deadline_ns);
-	return net->is_quiet;
+	if (net->ops->start_wait)
+		ret = net->ops->start_wait(net->backend, err);
+	if (ret == 0)
+		net_thread_start(net);
+	return ret;
 }
 
 static void net_stop_begin(struct vdev *dev)
 {
-	struct net *net = net_of(dev);
-
-	__atomic_store_n(&net->is_stopping, true, __ATOMIC_RELEASE);
-	if (make_quiet(net, clock_mono_ns() + QUIET_WAIT_NS))
-		net->ops->stop_begin(net->backend);
-}
-
-static int stop_backend(struct net *net, uint64_t deadline_ns, struct err *err)
-{
-	bool has_begun = net->is_quiet;
-
-	if (!make_quiet(net, deadline_ns))
-		return err_set(err, -ETIMEDOUT,
-			       "a command of its control queue is not done");
-	if (!has_begun)
-		net->ops->stop_begin(net->backend);
-	return net->ops->stop(net->backend, deadline_ns, err);
+	net_thread_stop_begin(net_of(dev));
 }
 
 static int net_stop(struct vdev *dev, uint64_t deadline_ns, struct err *err)
 {
 	struct net *net = net_of(dev);
-	int ret = stop_backend(net, deadline_ns, err);
+	int ret = net_thread_stop(net, deadline_ns);
 
-	if (ret) { /* it works on, behind what the thread is at */
-		net->is_quiet = false;
-		__atomic_store_n(&net->is_stopping, false, __ATOMIC_RELEASE);
-		io_thread_post(net->thread, thread_resume, net);
-	}
+	if (ret)
+		err_set(err, ret, "a command of its control queue is not done");
+	else
+		ret = net->ops->stop(net->backend, deadline_ns, err);
+	if (ret)
+		net_thread_resume(net);
 	return ret;
 }
 
@@ -287,9 +211,16 @@ static void net_reset(struct vdev *dev)
 	__atomic_store_n(&net->is_announce_asked, 0, __ATOMIC_RELEASE);
 }
 
+/* By the thread, for who waits. */
+struct net_claim {
+	struct net *net;
+	struct err *err;
+	int ret;
+};
+
 static void thread_claim(void *opaque)
 {
-	struct net_call *c = opaque;
+	struct net_claim *c = opaque;
 
 	c->ret = c->net->ops->claim(c->net->backend, c->net->pairs, c->err);
 }
@@ -298,11 +229,11 @@ static void thread_claim(void *opaque)
 static int net_claim(struct vdev *dev, struct err *err)
 {
 	struct net *net = net_of(dev);
-	struct net_call c = { .net = net, .err = err };
+	struct net_claim c = { .net = net, .err = err };
 
 	if (!net->ops->claim)
 		return 0;
-	call(thread_claim, &c);
+	io_thread_call(net->thread, thread_claim, &c, UINT64_MAX);
 	return c.ret;
 }
 

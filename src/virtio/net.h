@@ -59,10 +59,10 @@ bool net_filter_takes(const struct net_rx_filter *filter,
 		      const uint8_t address[6]);
 
 /*
- * A back end of data queues.  features, accept, build, probe, start, start_wait,
- * stop_begin and stop are called as the ops of struct vdev_type of the same name, with the
- * device's lock; the others by the device's own thread without it (above).  build,
- * probe, start_wait and those from claim on may be NULL.
+ * A back end of data queues.  features, accept, build, probe, start, start_wait and stop
+ * are called as the ops of struct vdev_type of the same name, with the device's lock; the
+ * others by the device's own thread without it (above), and error_fd by either.  build, probe, start_wait and
+ * those from claim on may be NULL.
  */
 struct net_backend_ops {
 	/* The features of the device type that it can do: a mask, without those
@@ -77,6 +77,8 @@ struct net_backend_ops {
 	int (*start)(void *opaque, struct vdev *dev, unsigned int pairs,
 		     struct err *err);
 	int (*start_wait)(void *opaque, struct err *err);
+	/* A stop follows.  By the thread, behind its last command; who stops the device
+	 * waits for it, so it takes no longer than a few ms. */
 	void (*stop_begin)(void *opaque);
 	int (*stop)(void *opaque, uint64_t deadline_ns, struct err *err);
 	/* The driver uses another number of pairs; while working.  Of those it
@@ -90,6 +92,9 @@ struct net_backend_ops {
 	 * it. */
 	int (*set_filter)(void *opaque, const struct net_rx_filter *filter,
 			  struct err *err);
+	/* An eventfd, the same at each call, that it signals when it has met in a queue
+	 * what it cannot work on, and has stopped there: the device breaks. */
+	int (*error_fd)(void *opaque);
 	/* Tell the network where the guest is now, on its behalf (RARP). */
 	void (*announce)(void *opaque, const uint8_t mac[6]);
 	void (*free)(void *opaque);

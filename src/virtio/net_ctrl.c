@@ -191,13 +191,15 @@ static void answer(struct net *net, const struct vq_request *request)
 		(uint32_t)vq_write(request, 0, &ack, sizeof(ack)));
 }
 
-static void run_commands(struct net *net)
+void net_ctrl_run(struct net *net)
 {
 	struct vq_request request = { .segments = net->segments,
 				      .room = NET_QUEUE_SIZE };
 	struct err err = ERR_INIT;
 	int ret = 0;
 
+	if (!net->has_ctrl)
+		return;
 	while (!__atomic_load_n(&net->is_stopping, __ATOMIC_ACQUIRE) &&
 	       (ret = vq_pop(&net->ctrl, &request, &err)) > 0)
 		answer(net, &request);
@@ -214,7 +216,7 @@ static void kick_ready(void *opaque)
 	uint64_t count;
 
 	if (read(net->kick.fd, &count, sizeof(count)) == sizeof(count))
-		run_commands(net);
+		net_ctrl_run(net);
 }
 
 unsigned int net_ctrl_index(const struct net *net)
@@ -222,21 +224,31 @@ unsigned int net_ctrl_index(const struct net *net)
 	return vdev_has(&net->base, VIRTIO_NET_F_MQ) ? 2 * net->pairs_max : 2;
 }
 
+static bool has_queue(const struct net *net)
+{
+	return vdev_has(&net->base, VIRTIO_NET_F_CTRL_VQ) &&
+	       net->base.queues[net_ctrl_index(net)].is_enabled;
+}
+
+int net_ctrl_prepare(struct net *net, struct err *err)
+{
+	if (!has_queue(net))
+		return 0;
+	return vq_start(&net->ctrl, &net->base, net_ctrl_index(net), err);
+}
+
 int net_ctrl_start(struct net *net, struct err *err)
 {
-	unsigned int index = net_ctrl_index(net);
 	int ret;
 
-	if (!vdev_has(&net->base, VIRTIO_NET_F_CTRL_VQ) ||
-	    !net->base.queues[index].is_enabled)
+	if (!has_queue(net))
 		return 0;
-	ret = vq_start(&net->ctrl, &net->base, index, err);
-	if (ret)
-		return ret;
-	net->kick = (struct io_source){ .fd = net->base.queues[index].kick_fd,
-					.events = EPOLLIN,
-					.ready = kick_ready,
-					.opaque = net };
+	net->kick = (struct io_source){
+		.fd = net->base.queues[net_ctrl_index(net)].kick_fd,
+		.events = EPOLLIN,
+		.ready = kick_ready,
+		.opaque = net
+	};
 	ret = io_thread_add(net->thread, &net->kick);
 	if (ret)
 		return err_set_errno(err, ret, "control queue");
@@ -244,7 +256,7 @@ int net_ctrl_start(struct net *net, struct err *err)
 	net->can_announce = vdev_has(&net->base, VIRTIO_NET_F_GUEST_ANNOUNCE) &&
 			    vdev_has(&net->base, VIRTIO_NET_F_STATUS);
 	/* What came before is not notified again. */
-	run_commands(net);
+	net_ctrl_run(net);
 	return 0;
 }
 

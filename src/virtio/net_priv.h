@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What net.c, net_ctrl.c and net_announce.c share: the device. */
+/* What net.c, net_thread.c, net_ctrl.c and net_announce.c share: the device. */
 #ifndef GODWIT_VIRTIO_NET_PRIV_H
 #define GODWIT_VIRTIO_NET_PRIV_H
 
@@ -34,14 +34,15 @@ struct net {
 	uint8_t is_announce_asked; /* VIRTIO_NET_S_ANNOUNCE; saved */
 
 	bool is_stopping; /* atomic: leave what is in the control queue */
-	bool is_quiet;    /* protected by base.lock: the thread has stopped */
+	/* protected by base.lock; owned: the thread's stop, from begin to its end */
+	struct io_work *stopping;
 
 	/* the thread's */
-	bool is_working, has_ctrl;
+	bool is_working, has_ctrl, is_watched;
 	bool can_announce;          /* the driver does, when it is asked to */
 	unsigned int announcements; /* still to be made */
 	struct vq ctrl;
-	struct io_source kick;
+	struct io_source kick, error;
 	struct vq_segment segments[NET_QUEUE_SIZE];
 };
 
@@ -52,10 +53,24 @@ static inline struct net *net_of(struct vdev *dev)
 
 void net_show_mac(struct net *net);
 
+/* net_thread.c; with the device's lock.  prepare: before the back end starts.  start: it
+ * works.  stop_begin: as soon
+ * as the thread is quiet it calls the back end's.  stop: that was done, or -ETIMEDOUT at
+ * @deadline_ns (clock_mono_ns()), and the back end was not called.  resume: after that, or
+ * when the back end has not stopped. */
+void net_thread_prepare(const struct net *net);
+void net_thread_start(struct net *net);
+void net_thread_stop_begin(struct net *net);
+int net_thread_stop(struct net *net, uint64_t deadline_ns);
+void net_thread_resume(struct net *net);
+
 /* net_ctrl.c: the control queue, which is at another place without MQ. */
 unsigned int net_ctrl_index(const struct net *net);
-/* By the thread, with the device about to work. */
+/* Before the thread starts: what vq_start() says of it. */
+int net_ctrl_prepare(struct net *net, struct err *err);
+/* By the thread.  run: all commands that there are, until it is to stop. */
 int net_ctrl_start(struct net *net, struct err *err);
+void net_ctrl_run(struct net *net);
 void net_ctrl_stop(struct net *net);
 
 /* net_announce.c.  init: while the thread rests. */

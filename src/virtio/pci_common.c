@@ -2,8 +2,8 @@
 /*
  * The common configuration (virtio 1.2, 4.1.4.3), as one table of registers: a
  * driver accesses each with its own width, or one of 64 bits in halves (4.1.3.1).
- * Writes of other widths have no effect.  Reads have no side effects, so they may be
- * of any.
+ * Writes of other widths have no effect.  Reads change nothing but that a reset that
+ * waits goes on, so they may be of any.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -215,11 +215,17 @@ static void set_device(struct vdev_pci *vp, uint64_t value)
 		queue->device = value;
 }
 
-/* It is done at once. */
 static uint64_t get_zero(struct vdev_pci *vp)
 {
 	(void)vp;
 	return 0;
+}
+
+static uint64_t get_reset(struct vdev_pci *vp)
+{
+	struct vdev_queue *queue = selected(vp);
+
+	return queue && vdev_queue_is_resetting(vp->dev, queue);
 }
 
 static void set_reset(struct vdev_pci *vp, uint64_t value)
@@ -252,7 +258,7 @@ static const struct reg {
 	{ 0x28, 8, get_driver, set_driver },
 	{ 0x30, 8, get_device, set_device },
 	{ 0x38, 2, get_zero, NULL }, /* queue_notify_data: not offered */
-	{ 0x3a, 2, get_zero, set_reset },
+	{ 0x3a, 2, get_reset, set_reset },
 };
 
 static uint64_t common_read(void *opaque, uint64_t offset, unsigned int size)

@@ -131,18 +131,29 @@ void vdev_start(struct vdev *dev)
 	dev->is_starting = false;
 }
 
+/* So none waits while the device rests, and none is saved. */
+static void end_queue_resets(struct vdev *dev)
+{
+	for (unsigned int i = 0; i < dev->queue_count; i++) {
+		if (dev->queues[i].is_resetting)
+			vdev_queue_init(&dev->queues[i]);
+	}
+}
+
 int vdev_stop(struct vdev *dev, uint64_t deadline_ns, struct err *err)
 {
-	int ret;
+	int ret = 0;
 
 	lock_assert_held(&dev->lock);
-	if (!dev->is_working)
-		return 0;
 	dev->is_starting = false;
-	ret = dev->type->stop(dev, deadline_ns, err);
-	trace(vdev_stop, "%s: %d", dev->name, ret);
-	if (ret == 0)
+	if (dev->is_working) {
+		ret = dev->type->stop(dev, deadline_ns, err);
+		trace(vdev_stop, "%s: %d", dev->name, ret);
+	}
+	if (ret == 0) {
 		dev->is_working = false;
+		end_queue_resets(dev);
+	}
 	return ret;
 }
 

@@ -63,6 +63,7 @@ struct vdev_queue {
 	uint16_t size;   /* at most size_max; a power of two, but for packed */
 	uint16_t vector; /* MSIX_NO_VECTOR: none */
 	uint8_t is_enabled;
+	bool is_resetting; /* the driver's reset of it alone waits for stop() */
 	uint64_t desc, driver, device; /* gpa: descriptors; available ring or
 					  driver events; used ring or device
 					  events */
@@ -271,10 +272,15 @@ void vdev_set_features(struct vdev *dev, uint32_t half, uint32_t bits);
 /* The registers of @queue may change: it is not enabled. */
 bool vdev_queue_is_open(const struct vdev *dev, const struct vdev_queue *queue);
 /* Check its registers and have it worked on; what makes no sense breaks the
- * device. */
+ * device.  So does a back end that works on others and does not stop for this in 500 ms:
+ * a driver cannot be told to ask again. */
 void vdev_queue_enable(struct vdev *dev, struct vdev_queue *queue);
-/* VIRTIO_F_RING_RESET: this queue as after a reset, the others work on. */
+/* VIRTIO_F_RING_RESET: this queue as after a reset, the others work on.  A back end that
+ * does not stop at once works on, with this queue too, which stays enabled: it is asked
+ * again below, and any other stop that succeeds is also the end of this. */
 void vdev_queue_reset(struct vdev *dev, struct vdev_queue *queue);
+/* The driver reads whether that is under way still. */
+bool vdev_queue_is_resetting(struct vdev *dev, struct vdev_queue *queue);
 
 /* Bytes of configuration space; what is outside of it reads as 0. */
 void vdev_config_get(struct vdev *dev, uint64_t offset, uint32_t size,

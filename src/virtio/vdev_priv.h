@@ -29,7 +29,7 @@ void vdev_queue_init(struct vdev_queue *queue); /* as after power-up */
 
 /* With dev->lock: have it work, if it is to. */
 void vdev_start(struct vdev *dev);
-/* With dev->lock: 0 when it does not work. */
+/* With dev->lock: 0 when it does not work; resets of queues are done then. */
 int vdev_stop(struct vdev *dev, uint64_t deadline_ns, struct err *err);
 /* With dev->lock, when it does not work: registers as after power-up. */
 void vdev_clear(struct vdev *dev);

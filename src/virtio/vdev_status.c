@@ -15,8 +15,8 @@
  *	 DEVICE_NEEDS_RESET by the device, at any time: the queues rest
  *
  * A back end that does not stop within RESET_PATIENCE_NS is asked again each time
- * the driver reads the status: the vCPU is never held up for longer, and can be
- * stopped for a migration meanwhile.
+ * the driver reads the status, or queue_reset of a queue that it resets alone: the vCPU
+ * is never held up for longer, and can be stopped for a migration meanwhile.
  */
 #include <errno.h>
 #include <string.h>
@@ -27,8 +27,9 @@
 #include "vdev_priv.h"
 #include "virtio/pci.h"
 
-#define RESET_PATIENCE_NS       (20 * NS_PER_MS)
-#define QUEUE_RESET_PATIENCE_NS (500 * NS_PER_MS)
+#define RESET_PATIENCE_NS (20 * NS_PER_MS)
+/* Of what a driver does not ask about again. */
+#define CHANGE_PATIENCE_NS (500 * NS_PER_MS)
 
 #define ACKNOWLEDGE VIRTIO_CONFIG_S_ACKNOWLEDGE
 #define DRIVER      VIRTIO_CONFIG_S_DRIVER
@@ -110,13 +111,18 @@ void vdev_clear(struct vdev *dev)
 		dev->type->reset(dev);
 }
 
+static int stop_soon(struct vdev *dev, uint64_t patience_ns, struct err *err)
+{
+	if (dev->is_working && dev->type->stop_begin)
+		dev->type->stop_begin(dev);
+	return vdev_stop(dev, clock_mono_ns() + patience_ns, err);
+}
+
 void vdev_reset(struct vdev *dev)
 {
 	lock_assert_held(&dev->lock);
 	dev->is_resetting = true;
-	if (dev->is_working && dev->type->stop_begin)
-		dev->type->stop_begin(dev);
-	if (vdev_stop(dev, clock_mono_ns() + RESET_PATIENCE_NS, NULL) == 0)
+	if (stop_soon(dev, RESET_PATIENCE_NS, NULL) == 0)
 		vdev_clear(dev);
 	trace(vdev_reset, "%s: %s", dev->name,
 	      dev->is_resetting ? "waits for its back end" : "done");
@@ -133,9 +139,7 @@ static void rest(struct vdev *dev, uint64_t patience_ns)
 
 	if (!dev->is_working)
 		return;
-	if (dev->type->stop_begin)
-		dev->type->stop_begin(dev);
-	vdev_stop(dev, clock_mono_ns() + patience_ns, &err);
+	stop_soon(dev, patience_ns, &err);
 	trace(vdev_rest, "%s: %s", dev->name,
 	      dev->is_working ? err_msg(&err) : "bus mastering is off");
 }
@@ -146,7 +150,7 @@ void vdev_master_changed(struct vdev *dev)
 	if (vdev_pci_may_master(dev->pci))
 		vdev_start(dev);
 	else if (!dev->is_resetting)
-		rest(dev, QUEUE_RESET_PATIENCE_NS);
+		rest(dev, CHANGE_PATIENCE_NS);
 }
 
 bool vdev_is_pending(struct vdev *dev)
@@ -226,39 +230,6 @@ int vdev_queue_check(const struct vdev *dev, const struct vdev_queue *queue,
 	return ret;
 }
 
-/* Others may be working: they rest while @change is made. */
-static void change_queue(struct vdev *dev, struct vdev_queue *queue,
-			 void (*change)(struct vdev *dev,
-					struct vdev_queue *queue))
-{
-	struct err err = ERR_INIT;
-
-	if (dev->is_working && dev->type->stop_begin)
-		dev->type->stop_begin(dev);
-	if (vdev_stop(dev, clock_mono_ns() + QUEUE_RESET_PATIENCE_NS, &err)) {
-		err_prefix(&err, "queue %u",
-			   (unsigned int)(queue - dev->queues));
-		vdev_break(dev, &err);
-		return;
-	}
-	change(dev, queue);
-	vdev_start(dev);
-}
-
-static void enable(struct vdev *dev, struct vdev_queue *queue)
-{
-	/* 2.8.1: both wrap counters begin as 1. */
-	queue->next_avail = vdev_has(dev, VIRTIO_F_RING_PACKED) ? 0x8000 : 0;
-	queue->next_used = queue->next_avail;
-	queue->is_enabled = 1;
-}
-
-static void disable(struct vdev *dev, struct vdev_queue *queue)
-{
-	(void)dev;
-	vdev_queue_init(queue);
-}
-
 void vdev_queue_enable(struct vdev *dev, struct vdev_queue *queue)
 {
 	struct err err = ERR_INIT;
@@ -266,21 +237,44 @@ void vdev_queue_enable(struct vdev *dev, struct vdev_queue *queue)
 	lock_assert_held(&dev->lock);
 	if (!vdev_queue_is_open(dev, queue))
 		return;
-	if (vdev_queue_check(dev, queue, &err)) {
+	/* Others may be working: they rest while this one changes. */
+	if (vdev_queue_check(dev, queue, &err) ||
+	    stop_soon(dev, CHANGE_PATIENCE_NS, &err)) {
 		err_prefix(&err, "queue %u",
 			   (unsigned int)(queue - dev->queues));
 		vdev_break(dev, &err);
 		return;
 	}
-	change_queue(dev, queue, enable);
+	/* 2.8.1: both wrap counters begin as 1. */
+	queue->next_avail = vdev_has(dev, VIRTIO_F_RING_PACKED) ? 0x8000 : 0;
+	queue->next_used = queue->next_avail;
+	queue->is_enabled = 1;
+	vdev_start(dev);
 }
 
 void vdev_queue_reset(struct vdev *dev, struct vdev_queue *queue)
 {
+	struct err err = ERR_INIT;
+
 	lock_assert_held(&dev->lock);
-	if (vdev_has(dev, VIRTIO_F_RING_RESET) && !dev->is_resetting &&
-	    queue->is_enabled)
-		change_queue(dev, queue, disable);
+	if (!vdev_has(dev, VIRTIO_F_RING_RESET) || dev->is_resetting ||
+	    !queue->is_enabled)
+		return;
+	queue->is_resetting = true;
+	if (stop_soon(dev, RESET_PATIENCE_NS, &err) == 0)
+		vdev_start(dev);
+	trace(vdev_queue_reset, "%s: queue %u: %s", dev->name,
+	      (unsigned int)(queue - dev->queues),
+	      queue->is_resetting ? err_msg(&err) : "done");
+}
+
+/* 4.1.4.3: 1 as long as it goes on, and then 0, in queue_enable too. */
+bool vdev_queue_is_resetting(struct vdev *dev, struct vdev_queue *queue)
+{
+	lock_assert_held(&dev->lock);
+	if (queue->is_resetting)
+		vdev_queue_reset(dev, queue);
+	return queue->is_resetting;
 }
 
 /* ---- configuration space ---- */

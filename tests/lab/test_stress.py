@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The built-in guest, where KVM is kvm_amd with nested paging: other page tables, other logging."""
+"""Built-in guests, where KVM is kvm_amd with nested paging: other page tables, other logging."""
 from __future__ import annotations
 
 from typing import Callable
@@ -9,10 +9,12 @@ import pytest
 from harness import guest
 from harness.machine import Fleet, Machine
 from harness.move import move
+from nested import resident
 from nested.lab import Lab
 from nested.verdict import must_be_right, must_have_moved
 
 MEMORY_MIB, MOVES = 96, 2
+TAPS, RESETS = ("nonsense0", "nonsense1"), 5
 
 
 def moved(source: Machine, destination: Machine, uri: str) -> Machine:
@@ -45,3 +47,19 @@ def test_stress_guest_moves_and_loses_nothing(lab: Lab, fleets: Callable[[str], 
     for number in range(MOVES):
         uri = f"unix:{fleets('a').folder}/{number}.move"
         machine = moved(machine, fleets("a").start(f"m{number}", incoming=uri, **told), uri)
+
+
+def test_card_on_vhost_net_that_is_given_nonsense_asks_for_a_reset(
+        lab: Lab, fleets: Callable[[str], Fleet]) -> None:
+    """The kernel leaves such a queue, and says so by an eventfd only; then each frame comes back."""
+    resident.taps(lab.host("a"), *TAPS)
+    machine = fleets("a").start(
+        "nonsense", memory="64M", guest="net", cpus=1,
+        guest_options="tick=1ms,depth=8,ring=64,peer=1,churn=500ms,what=break",
+        extra=[word for tap in TAPS for word in ("--net", f"tap={tap},vhost=on")])
+    machine.serial.wait_line(r"ready\b")
+    while machine.report()["resets"] < RESETS:
+        machine.serial.wait_ticks(20)
+    last = guest.ask(machine.serial, request=b"q")
+    must_be_right(last["errors"] == 0 and last["lost"] == 0, last)
+    must_be_right(last["back"] == last["flow_sent"] > 0, last)

@@ -186,6 +186,7 @@ def test_one_device_scans_the_log_for_all_unless_each_is_told_to(
     counted = scans(source)
     assert counted["scans"] > 1
     assert counted["ring-scans"] == counted["scans"] * (1 if scan == "each" else count), counted
+    assert counted["tables-told"] == counted["logs-told"] == count, counted
     assert_whole(destination)
 
 
@@ -244,4 +245,34 @@ def test_no_page_is_lost_while_the_devices_that_scan_die_leave_and_join(
     assert "churn=" in source.serial.wait_line(r"report .*churn=")
     finish_move(source, destination)
     wait_progress(destination)
+    assert_whole(destination)
+
+
+def shmem_changes(machine: Machine) -> int:
+    return int(machine.report().members["churn"].removeprefix("shmem:"))
+
+
+@pytest.mark.parametrize("kind", ["recorded", "daemon"])
+def test_ram_behind_a_bar_that_changes_in_rounds_is_whole_and_no_write_is_lost(
+        kvm: None, back_ends: BackEnds, fleet: Fleet, image: Path, kind: str) -> None:
+    """A logged memslot comes and goes with the table that a back end at work is told."""
+    ends = [getattr(back_ends, kind)(f"blk{number}", image) for number in range(2)]
+    sides = [options_of(end, program=",churn=20ms,what=shmem",
+                        extra=("--verify", "--shmem", "size=64K")) for end in ends]
+    source = working(fleet, **sides[0])
+    destination, uri = listening(fleet, **sides[1])
+    slow(source, SLOW)
+    source.qmp.command("migrate-set-parameters", downtime_limit=0)
+    start(source, uri)
+    wait(source, 30, "active")
+    wait_round(source)
+    tables, changes = scans(source)["tables-told"], shmem_changes(source)
+    for _ in range(3):
+        wait_round(source)
+        wait_progress(source)
+    assert scans(source)["tables-told"] > tables and shmem_changes(source) > changes
+    finish_move(source, destination)
+    wait_progress(destination)
+    assert shmem_changes(destination) > changes
+    assert not resets(destination)
     assert_whole(destination)

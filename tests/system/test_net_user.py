@@ -15,7 +15,7 @@ from harness.move import move
 # testpmd's core polls, and takes one of the machine's.
 pytestmark = pytest.mark.alone
 
-MOVES = 3
+MOVES = 6
 OPTIONS = "tick=1ms,depth=16,peer=1"
 
 

@@ -2,12 +2,13 @@
 """Pings a guest every 10 ms and has it echo one TCP stream, until SIGTERM; then says how that went.
 
 usage: peer.py ADDRESS PORT
-The last line is JSON: pings and answers, the longest time without one, bytes of the stream, their
-SHA-256, the longest time without an echo, and whether each byte came back as it went.
+The last line is JSON: pings and answers, the longest times without one, bytes of the stream, their
+SHA-256, the longest times without an echo, and whether each byte came back as it went.
 """
 from __future__ import annotations
 
 import hashlib
+import heapq
 import json
 import os
 import random
@@ -21,28 +22,30 @@ import time
 INTERVAL_S, END_S = 0.01, 20.0
 CHUNK, WINDOW = 2 << 10, 128 << 10  # what it costs hosts that are emulated goes by packets
 ECHO_REQUEST, ECHO_REPLY, IP_HEADER = 8, 0, 20
+GAPS = 32  # more than there are moves
 
 
-class Gap:
-    """The longest time between two happenings."""
+class Gaps:
+    """The longest times between two happenings."""
 
     def __init__(self) -> None:
-        self.longest_s, self.count, self._last = 0.0, 0, 0.0
+        self.count, self._last, self._longest_s = 0, 0.0, [0.0] * GAPS  # of which [0] is the least
 
     def happened(self) -> None:
         now = time.monotonic()
         if self.count:
-            self.longest_s = max(self.longest_s, now - self._last)
+            heapq.heappushpop(self._longest_s, now - self._last)
         self.count, self._last = self.count + 1, now
 
     @property
-    def ms(self) -> int:
-        return round(self.longest_s * 1000)
+    def ms(self) -> list[int]:
+        """The longest first."""
+        return [round(gap * 1000) for gap in sorted(self._longest_s, reverse=True)]
 
 
 class Ping:
     def __init__(self, address: str) -> None:
-        self.sent, self.answers = 0, Gap()
+        self.sent, self.answers = 0, Gaps()
         self._address, self._id = address, os.getpid() & 0xffff
         self.sock = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP)
         self.sock.setblocking(False)
@@ -68,7 +71,7 @@ class Stream:
     def __init__(self, address: str, port: int) -> None:
         self.sock = socket.create_connection((address, port), END_S)
         self.sock.setblocking(False)
-        self.bytes, self.echoes, self.is_same = 0, Gap(), True
+        self.bytes, self.echoes, self.is_same = 0, Gaps(), True
         self.is_over = False
         self.hash = hashlib.sha256()
         self._random, self._ahead = random.Random(port), b""  # what was sent and not echoed yet
@@ -121,8 +124,8 @@ def main() -> None:
     if not was_cut:
         stream.end()
     print(json.dumps({"pings": ping.sent, "answers": ping.answers.count,
-                      "gap_ms": ping.answers.ms, "bytes": stream.bytes,
-                      "sha256": stream.hash.hexdigest(), "echo_gap_ms": stream.echoes.ms,
+                      "gaps_ms": ping.answers.ms, "bytes": stream.bytes,
+                      "sha256": stream.hash.hexdigest(), "echo_gaps_ms": stream.echoes.ms,
                       "is_same": stream.is_same and not was_cut}), flush=True)
 
 

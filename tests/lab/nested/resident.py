@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import shlex
 import signal
-from typing import TYPE_CHECKING, Callable
+import statistics
+from typing import TYPE_CHECKING, Any, Callable
 
 from harness.machine import Machine
 from harness.move import Move, move
@@ -23,7 +24,9 @@ if TYPE_CHECKING:
 PEER, TAP = "/lab/peer.py", "/lab/tap.py"
 ADDRESS, MASK, MAC, PORT = "10.7.0.9", 24, "52:54:00:00:01:09", 5000
 CPUS = 2
-GAP_MS = 6_000  # beyond the pause: what emulated hosts need to say where the guest is, and to resend
+PING_MS = 10  # from one to the next, as peer.py sends them
+# Beyond the pause: what emulated hosts need to say where the guest is, at most and as a rule.
+GAP_MS, USUAL_GAP_MS = 6_000, 1_500
 
 
 def taps(host: Host, *names: str) -> None:
@@ -42,17 +45,25 @@ def check_image(host: Host, path: str) -> None:
     must_be_right(checked.code == 0, checked.output)
 
 
-def gaps(said: dict[str, int | str | bool], pauses_ms: list[float]) -> str:
-    return (f"pauses of {min(pauses_ms)} to {max(pauses_ms)} ms: longest time without a ping "
-            f"{said['gap_ms']} ms, without an echo {said['echo_gap_ms']} ms")
+def gaps(said: dict[str, Any], pauses_ms: list[float]) -> str:
+    pings, echoes = (said[name][:len(pauses_ms)] for name in ("gaps_ms", "echo_gaps_ms"))
+    return (f"pauses of {min(pauses_ms)} to {max(pauses_ms)} ms: longest times without a ping "
+            f"{pings} ms, without an echo {echoes} ms")
 
 
-def check_peer(said: dict[str, int | str | bool], pauses_ms: list[float]) -> None:
-    """Every byte arrived, and came back; most pings were answered, and none was waited for long."""
+def check_peer(said: dict[str, Any], pauses_ms: list[float]) -> None:
+    """Every byte arrived, and came back.  Pings went unanswered about as long as the guest paused:
+    there is a gap a move, and little is missing beside these.  TCP resends after ever twice the
+    time, so the first echo may come as late again as the pause was long."""
     must_be_right(said["is_same"] and said["sha256"] == said["guest"], said)
-    assert said["bytes"] > 0 and said["answers"] > said["pings"] / 2, said
-    longest_ms = max(said["gap_ms"], said["echo_gap_ms"])
-    assert longest_ms < max(pauses_ms) + GAP_MS, (said, pauses_ms)
+    assert said["bytes"] > 0
+    pings, echoes = (said[name][:len(pauses_ms)] for name in ("gaps_ms", "echo_gaps_ms"))
+    assert max(*pings, *echoes) < max(pauses_ms) + GAP_MS, (said, pauses_ms)
+    usual_ms = statistics.median(pauses_ms)
+    assert statistics.median_low(pings) < usual_ms + USUAL_GAP_MS, (said, pauses_ms)
+    assert statistics.median_low(echoes) < 2 * usual_ms + USUAL_GAP_MS, (said, pauses_ms)
+    missing = said["pings"] - said["answers"] - sum(said["gaps_ms"]) / PING_MS
+    assert missing < said["pings"] / 10, (said, pauses_ms)
 
 
 class Peer:
@@ -68,7 +79,7 @@ class Peer:
         self._output = f"/tmp/peer{resident.count}.out"
         self._process = RemoteProcess(host, [str(PYTHON), PEER, ADDRESS, str(PORT)], self._output)
 
-    def end(self) -> dict[str, int | str | bool]:
+    def end(self) -> dict[str, Any]:
         """What it says; the guest's own hash of what it received is "guest"."""
         self._process.send_signal(signal.SIGTERM)
         self._process.wait(linux.ASK_S)

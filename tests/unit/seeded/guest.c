@@ -71,12 +71,11 @@ static void write_by_ports(struct sim_vcpu *vcpu, const struct access *access)
 		access->size);
 }
 
-static bool status_is_zero(struct sim_vcpu *vcpu,
-			   const struct guest_device *dev)
+static bool is_zero(struct sim_vcpu *vcpu, const struct access *access)
 {
 	return sim_load(vcpu,
-			guest_bar_at(dev, BAR_VIRTIO, VIRTIO_PCI_COMMON_STATUS),
-			1) == 0;
+			guest_bar_at(access->dev, BAR_VIRTIO, access->offset),
+			access->size) == 0;
 }
 
 /* ---- requests ---- */
@@ -279,7 +278,7 @@ static bool make_access(struct sim_vcpu *vcpu, struct guest_cpu *cpu,
 			       access->value);
 		return true;
 	case ACCESS_RESET:
-		return status_is_zero(vcpu, dev);
+		return is_zero(vcpu, access);
 	case ACCESS_CLEAR:
 		clear_rings(vcpu, &dev->queues[access->bar], access->value);
 		return true;

@@ -78,7 +78,7 @@ enum access_kind {
 	ACCESS_CONFIG,  /* write configuration space, by ECAM */
 	ACCESS_PORTS,   /* the same by ports */
 	ACCESS_MMIO,    /* write a BAR */
-	ACCESS_RESET,   /* read the status until it is 0 */
+	ACCESS_RESET,   /* read a common register until it is 0 */
 	ACCESS_CLEAR,   /* queue @bar: empty rings at @value */
 	ACCESS_SUBMIT,  /* queue @bar: a request, of @value */
 	ACCESS_COLLECT, /* and wait until it is used */

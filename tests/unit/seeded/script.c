@@ -60,6 +60,16 @@ static void put_common(struct guest_cpu *cpu, struct guest_device *dev,
 	put_mmio(cpu, dev, BAR_VIRTIO, offset, size, value);
 }
 
+/* The status, or a queue's reset, which take as long as the back end does. */
+static void wait_common(struct guest_cpu *cpu, struct guest_device *dev,
+			uint32_t offset, unsigned int size)
+{
+	put(cpu, (struct access){ .kind = ACCESS_RESET,
+				  .dev = dev,
+				  .offset = offset,
+				  .size = size });
+}
+
 /* ---- PCI ---- */
 
 static void put_command(struct guest_cpu *cpu, struct guest_device *dev)
@@ -194,6 +204,7 @@ static void change_queue(struct guest_cpu *cpu, struct guest_device *dev)
 			return;
 		put_common(cpu, dev, VIRTIO_PCI_COMMON_Q_SELECT, 2, queue);
 		put_common(cpu, dev, VIRTIO_PCI_COMMON_Q_RESET, 2, 1);
+		wait_common(cpu, dev, VIRTIO_PCI_COMMON_Q_RESET, 2);
 	}
 	if (draw(cpu, 4))
 		enable_queue(cpu, dev, queue);
@@ -253,7 +264,7 @@ static void set_up(struct guest_cpu *cpu, struct guest_device *dev)
 static void reset_device(struct guest_cpu *cpu, struct guest_device *dev)
 {
 	put_common(cpu, dev, VIRTIO_PCI_COMMON_STATUS, 1, 0);
-	put(cpu, (struct access){ .kind = ACCESS_RESET, .dev = dev });
+	wait_common(cpu, dev, VIRTIO_PCI_COMMON_STATUS, 1);
 	set_up(cpu, dev);
 }
 
@@ -268,7 +279,7 @@ static void reset_function(struct guest_cpu *cpu, struct guest_device *dev)
 	put_command(cpu, dev);
 	if (dev->kind == GUEST_SHMEM)
 		return;
-	put(cpu, (struct access){ .kind = ACCESS_RESET, .dev = dev });
+	wait_common(cpu, dev, VIRTIO_PCI_COMMON_STATUS, 1);
 	for (unsigned int i = 0; i <= dev->regs.queue_count; i++)
 		put_entry(cpu, dev, i);
 	put_config(cpu, dev, dev->regs.msix_at + PCI_MSIX_FLAGS, 2,

@@ -15,7 +15,8 @@
 #include "fake.h"
 #include "vhost/kernel.h"
 
-#define TAP_FD 77
+#define TAP_FD   77
+#define ERROR_FD 78
 
 static struct {
 	char told[4096];
@@ -105,6 +106,9 @@ static int answer(unsigned long request, void *argument)
 	case VHOST_SET_VRING_CALL:
 		note("call%u=%d ", file->index, file->fd);
 		return 0;
+	case VHOST_SET_VRING_ERR:
+		note("err%u=%d ", file->index, file->fd);
+		return 0;
 	case VHOST_NET_SET_BACKEND:
 		note("backend%u=%d ", file->index, file->fd);
 		return 0;
@@ -168,7 +172,7 @@ static void build(struct fixture *f)
 {
 	struct err err = ERR_INIT;
 
-	if (vh_kernel_new(f->world.board, "net0", &f->kernel, &err))
+	if (vh_kernel_new(f->world.board, "net0", ERROR_FD, &f->kernel, &err))
 		fail_msg("%s", err_msg(&err));
 }
 
@@ -197,12 +201,12 @@ static int start(struct fixture *f, struct err *err)
 			       err);
 }
 
-static void test_table_is_told_when_the_device_is_built(void **state)
+static void test_table_and_errors_are_told_when_it_is_built(void **state)
 {
 	struct fixture *f = *state;
 
 	build(f);
-	assert_string_equal(seen.told, "owner table ");
+	assert_string_equal(seen.told, "owner err0=78 err1=78 table ");
 	assert_int_equal(seen.regions, 2);
 	assert_int_equal(seen.region.guest_phys_addr, WORLD_HIGH);
 	assert_int_equal(seen.region.memory_size, WORLD_HIGH_SIZE);
@@ -315,15 +319,27 @@ static void test_what_the_kernel_refuses_breaks_the_device(void **state)
 	}
 }
 
+static void test_kernel_that_tells_no_errors_is_refused(void **state)
+{
+	struct fixture *f = *state;
+	struct err err = ERR_INIT;
+
+	seen.fails = VHOST_SET_VRING_ERR;
+	assert_int_equal(vh_kernel_new(f->world.board, "net0", ERROR_FD,
+				       &f->kernel, &err),
+			 -EINVAL);
+	assert_memory_equal(err_msg(&err), "net0: VHOST_SET_VRING_ERR", 25);
+}
+
 static void test_kernel_without_virtio_1_is_refused(void **state)
 {
 	struct fixture *f = *state;
 	struct err err = ERR_INIT;
 
 	seen.features = 1ull << 29;
-	assert_int_equal(
-		vh_kernel_new(f->world.board, "net0", &f->kernel, &err),
-		-ENOTSUP);
+	assert_int_equal(vh_kernel_new(f->world.board, "net0", ERROR_FD,
+				       &f->kernel, &err),
+			 -ENOTSUP);
 	assert_string_equal(err_msg(&err), "net0: this kernel's vhost-net "
 					   "knows no virtio 1");
 }
@@ -332,13 +348,14 @@ int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 	const struct CMUnitTest tests[] = {
-		TEST(test_table_is_told_when_the_device_is_built),
+		TEST(test_table_and_errors_are_told_when_it_is_built),
 		TEST(test_rings_work_once_they_have_the_tap),
 		TEST(test_rings_that_were_told_ahead_do_not_work_yet),
 		TEST(test_stop_takes_the_tap_away_and_then_asks),
 		TEST(test_log_is_told_before_features_and_rings),
 		TEST(test_pages_that_the_kernel_logs_are_marked),
 		TEST(test_what_the_kernel_refuses_breaks_the_device),
+		TEST(test_kernel_that_tells_no_errors_is_refused),
 		TEST(test_kernel_without_virtio_1_is_refused),
 	};
 

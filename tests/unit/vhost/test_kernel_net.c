@@ -18,7 +18,8 @@
 #define TAP_FD 77
 
 static struct {
-	int fds[PAIRS]; /* of /dev/vhost-net, a pair each */
+	int fds[PAIRS];        /* of /dev/vhost-net, a pair each */
+	int errors[2 * PAIRS]; /* what each ring was told to signal */
 	unsigned int count;
 	int failing;         /* this one begins no ring; -1: none */
 	unsigned int active; /* queues of the tap */
@@ -64,6 +65,8 @@ static int answer(int pair, unsigned long request, void *argument)
 
 	if (request == VHOST_GET_FEATURES)
 		memcpy(argument, &features, sizeof(features));
+	else if (request == VHOST_SET_VRING_ERR)
+		seen.errors[2 * pair + (int)file->index] = file->fd;
 	else if (request == VHOST_GET_VRING_BASE)
 		state->num = 0;
 	else if (request == VHOST_NET_SET_BACKEND && pair == seen.failing &&
@@ -218,6 +221,41 @@ static void test_guest_that_arrived_is_announced_by_the_tap(void **state)
 					    bed->bar + VDEV_PCI_CONFIG + i, 1));
 }
 
+static bool needs_reset(void *opaque)
+{
+	return bed_needs_reset(opaque);
+}
+
+static void
+test_ring_that_the_kernel_cannot_read_breaks_the_device(void **state)
+{
+	struct bed *bed = *state;
+
+	for (unsigned int i = 0; i < 2 * PAIRS; i++) {
+		assert_false(bed_needs_reset(bed));
+		assert_int_equal(eventfd_write(seen.errors[i], 1), 0);
+		assert_true(bed_until(needs_reset, bed));
+		bed_reset(bed);
+		bed_drive(bed);
+	}
+}
+
+static void test_error_of_rings_that_have_stopped_breaks_nothing(void **state)
+{
+	struct bed *bed = *state;
+
+	for (unsigned int i = 0; i < 2 * PAIRS; i++) {
+		vdev_pause_begin(bed->vdev);
+		assert_int_equal(vdev_pause(bed->vdev, UINT64_MAX, NULL), 0);
+		assert_int_equal(eventfd_write(seen.errors[i], 1), 0);
+		vdev_run(bed->vdev);
+	}
+	/* The thread has looked by the time that it has answered. */
+	assert_int_equal(set_pairs(bed, 2), VIRTIO_NET_OK);
+	assert_int_equal(set_pairs(bed, 1), VIRTIO_NET_OK);
+	assert_false(bed_needs_reset(bed));
+}
+
 int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
@@ -225,6 +263,8 @@ int main(void)
 		TEST(test_only_queues_of_pairs_that_work_are_in_use),
 		TEST(test_queues_of_pairs_that_do_not_start_are_given_back),
 		TEST(test_guest_that_arrived_is_announced_by_the_tap),
+		TEST(test_ring_that_the_kernel_cannot_read_breaks_the_device),
+		TEST(test_error_of_rings_that_have_stopped_breaks_nothing),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -175,6 +175,44 @@ test_reset_holds_up_no_vcpu_though_the_configuration_is_not_told(void **state)
 	assert_true(write_once(f));
 }
 
+static uint16_t queue_register(struct fixture *f, unsigned int at)
+{
+	return (uint16_t)board_load(&f->bed.board,
+				    f->bed.bar + VDEV_PCI_COMMON + at, 2);
+}
+
+static bool is_queue_reset(void *opaque)
+{
+	return queue_register(opaque, VIRTIO_PCI_COMMON_Q_RESET) == 0;
+}
+
+static void test_queue_reset_waits_for_a_stop_that_is_not_answered(void **state)
+{
+	struct fixture *f = *state;
+	uint64_t start_ns;
+
+	start(f, UM_GET_VRING_BASE, 0);
+	assert_int_equal(bed_disk_new(&f->bed, 1, NULL), 0);
+	f->bed.wanted |= 1ull << VIRTIO_F_RING_RESET;
+	bed_drive(&f->bed);
+	assert_true(write_once(f));
+	start_ns = clock_mono_ns();
+	board_store(&f->bed.board,
+		    f->bed.bar + VDEV_PCI_COMMON + VIRTIO_PCI_COMMON_Q_SELECT,
+		    0, 2);
+	board_store(&f->bed.board,
+		    f->bed.bar + VDEV_PCI_COMMON + VIRTIO_PCI_COMMON_Q_RESET, 1,
+		    2);
+	assert_false(is_queue_reset(f));
+	assert_true(clock_mono_ns() - start_ns < IN_TIME_NS);
+	assert_true(bed_until(is_queue_reset, f));
+	assert_int_equal(queue_register(f, VIRTIO_PCI_COMMON_Q_ENABLE), 0);
+	assert_false(bed_needs_reset(&f->bed));
+	bed_reset(&f->bed);
+	bed_drive(&f->bed);
+	assert_true(write_once(f));
+}
+
 static void test_stop_is_in_time_though_a_command_is_not_done(void **state)
 {
 	struct fixture *f = *state;
@@ -221,6 +259,7 @@ int main(void)
 		TEST(test_stop_is_in_time_though_a_back_end_came_back_silent),
 		TEST(test_stop_is_in_time_though_the_configuration_is_not_told),
 		TEST(test_reset_holds_up_no_vcpu_though_the_configuration_is_not_told),
+		TEST(test_queue_reset_waits_for_a_stop_that_is_not_answered),
 		TEST(test_stop_is_in_time_though_a_command_is_not_done),
 		TEST(test_stop_is_in_time_though_an_announcement_is_not_answered),
 	};

@@ -167,6 +167,34 @@ static void test_a_reset_ends_though_the_server_is_gone(void **state)
 		assert_int_equal(data[i], 0x5a);
 }
 
+/* Nor are the device's other queues harmed by it. */
+static void test_a_queue_reset_waits_for_a_server_that_hangs(void **state)
+{
+	struct scene *s = *state;
+	struct toy *toy = &s->disk.toy;
+	uint64_t end = clock_mono_ns() + DISK_LIMIT;
+
+	toy_put(toy, STATUS, 0, 1);
+	await_reset(s);
+	disk_set_up(&s->disk, DISK_FEATURES | BIT(VIRTIO_F_RING_RESET));
+	begin_read(s);
+	toy_put(toy, QUEUE_SELECT, 0, 2);
+	toy_put(toy, QUEUE_RESET, 1, 2);
+	assert_int_equal(toy_get(toy, QUEUE_RESET, 2), 1);
+	disk_begin(&s->disk, 1, 0, VIRTIO_BLK_T_FLUSH, 0, 0, 0);
+	assert_int_equal(toy_get(toy, QUEUE_RESET, 2), 1);
+	assert_int_equal(toy_status(toy), SET_UP | DRIVER_OK);
+	server_go_on(&s->server);
+	while (toy_get(toy, QUEUE_RESET, 2) == 1)
+		assert_true(clock_mono_ns() < end);
+	assert_int_equal(toy_get(toy, QUEUE_ENABLE, 2), 0);
+	assert_int_equal(*disk_status(&s->disk, 0, 0), VIRTIO_BLK_S_OK);
+	disk_wait(&s->disk, 1);
+	assert_int_equal(*disk_status(&s->disk, 1, 0), VIRTIO_BLK_S_OK);
+	assert_int_equal(toy_status(toy), SET_UP | DRIVER_OK);
+	assert_int_equal(vdev_pause(s->disk.dev, UINT64_MAX, NULL), 0);
+}
+
 static void test_a_pause_within_a_reset_says_why_it_failed(void **state)
 {
 	struct scene *s = *state;
@@ -202,6 +230,7 @@ int main(void)
 		TEST(test_a_pause_without_a_deadline_ends_all_the_same),
 		TEST(test_lesson_nothing_of_a_request_is_used_after_the_reset),
 		TEST(test_a_reset_ends_though_the_server_is_gone),
+		TEST(test_a_queue_reset_waits_for_a_server_that_hangs),
 		TEST(test_a_pause_within_a_reset_says_why_it_failed),
 		TEST(test_a_machine_ends_though_the_server_is_gone),
 	};

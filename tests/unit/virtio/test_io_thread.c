@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <cmocka.h>
 #include <errno.h>
+#include <poll.h>
 #include <pthread.h>
+#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -99,6 +101,59 @@ static void test_call_ends_at_its_deadline_and_is_made_still(void **state)
 	assert_string_equal(f->text, "ab");
 }
 
+static void test_call_in_two_halves_is_made_meanwhile(void **state)
+{
+	struct fixture *f = *state;
+	struct io_work *a, *b;
+
+	io_thread_post(f->thread, hold, f);
+	a = io_thread_begin(f->thread, put_a, f);
+	b = io_thread_begin(f->thread, put_b, f);
+	eventfd_write(f->gate, 1);
+	assert_int_equal(io_thread_finish(f->thread, b, UINT64_MAX), 0);
+	assert_string_equal(f->text, "ab");
+	/* It was done before its deadline, though that has passed. */
+	assert_int_equal(io_thread_finish(f->thread, a, 0), 0);
+}
+
+static void test_second_half_ends_at_its_deadline_for_good(void **state)
+{
+	struct fixture *f = *state;
+	struct io_work *work;
+
+	io_thread_post(f->thread, hold, f);
+	work = io_thread_begin(f->thread, put_a, f);
+	assert_int_equal(
+		io_thread_finish(f->thread, work, clock_mono_ns() + NS_PER_MS),
+		-ETIMEDOUT);
+	eventfd_write(f->gate, 1);
+	assert_int_equal(io_thread_call(f->thread, put_b, f, UINT64_MAX), 0);
+	assert_string_equal(f->text, "b");
+}
+
+/* It has begun when the gate is not readable any more. */
+static void put_a_late(void *opaque)
+{
+	struct fixture *f = opaque;
+
+	hold(f);
+	poll(NULL, 0, 20);
+	put_a(f);
+}
+
+static void test_second_half_waits_for_what_has_begun(void **state)
+{
+	struct fixture *f = *state;
+	struct io_work *work = io_thread_begin(f->thread, put_a_late, f);
+	struct pollfd gate = { .fd = f->gate, .events = POLLIN };
+
+	eventfd_write(f->gate, 1);
+	while (poll(&gate, 1, 0) == 1)
+		sched_yield();
+	assert_int_equal(io_thread_finish(f->thread, work, 0), 0);
+	assert_string_equal(f->text, "a");
+}
+
 static void test_work_that_waits_is_done_before_the_end(void **state)
 {
 	struct fixture *f = *state;
@@ -165,6 +220,9 @@ int main(void)
 	static const struct CMUnitTest tests[] = {
 		TEST(test_work_is_called_in_order_by_the_thread),
 		TEST(test_call_ends_at_its_deadline_and_is_made_still),
+		TEST(test_call_in_two_halves_is_made_meanwhile),
+		TEST(test_second_half_ends_at_its_deadline_for_good),
+		TEST(test_second_half_waits_for_what_has_begun),
 		TEST(test_work_that_waits_is_done_before_the_end),
 		TEST(test_deleted_source_is_not_called_by_its_batch),
 	};

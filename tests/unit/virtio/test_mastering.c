@@ -2,9 +2,8 @@
 /* Bus mastering, which lets a function access memory: while a driver has it off, its
  * device's queues rest; a vhost-user device's: ../vhost/test_mastering.c. */
 #include <cmocka.h>
-#include <fcntl.h>
 
-#include "disk_rig.h"
+#include "disk_scene.h"
 
 #define LIMIT_NS DISK_LIMIT
 
@@ -168,43 +167,6 @@ static void test_device_that_rests_goes_on_elsewhere(void **state)
 }
 
 /* ---- a disk at work ---- */
-
-struct scene {
-	struct disk disk;
-	char path[64];
-};
-
-static int disk_setup(void **state)
-{
-	struct scene *s = calloc(1, sizeof(*s));
-	char text[96];
-	int fd;
-
-	snprintf(s->path, sizeof(s->path), "/var/tmp/godwit-disk-XXXXXX");
-	fd = mkstemp(s->path);
-	if (fd < 0 || ftruncate(fd, DISK_SIZE) < 0)
-		return -1;
-	close(fd);
-	snprintf(text, sizeof(text), "path=%s,queues=%u", s->path, DISK_QUEUES);
-	disk_board_init(&s->disk);
-	if (disk_build(&s->disk, text, false))
-		fail_msg("%s", err_msg(&s->disk.err));
-	vdev_run(s->disk.dev);
-	disk_set_up(&s->disk, DISK_FEATURES);
-	*state = s;
-	return 0;
-}
-
-static int disk_teardown(void **state)
-{
-	struct scene *s = *state;
-
-	assert_int_equal(vdev_pause(s->disk.dev, UINT64_MAX, NULL), 0);
-	disk_fini(&s->disk);
-	unlink(s->path);
-	free(s);
-	return 0;
-}
 
 /* Block @i of the disk at its place, and of @byte. */
 static void begin(struct disk *disk, uint32_t type, unsigned int i,

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-/* A virtio device as its driver and its machine see it; over PCI: test_pci.c. */
+/* A virtio device as its driver and its machine see it; over PCI: test_pci.c, the reset
+ * of one queue: test_queue_reset.c. */
 #include <cmocka.h>
 #include <stdio.h>
 
@@ -374,53 +375,6 @@ static void test_queue_is_not_enabled_before_features_ok(void **state)
 	assert_int_equal(toy_status(toy), ACKNOWLEDGE | DRIVER | NEEDS_RESET);
 }
 
-static void test_queue_reset_leaves_the_others_working(void **state)
-{
-	struct toy *toy = *state;
-
-	toy_set_up(toy, 1ull << VIRTIO_F_RING_RESET);
-	toy->dev.queues[0].next_avail = toy->dev.queues[1].next_avail = 9;
-	toy_put(toy, QUEUE_SELECT, 0, 2);
-	toy_put(toy, QUEUE_RESET, 1, 2);
-	assert_int_equal(toy_get(toy, QUEUE_RESET, 2), 0);
-	assert_int_equal(toy_get(toy, QUEUE_ENABLE, 2), 0);
-	assert_int_equal(toy_get(toy, QUEUE_DESC, 8), 0);
-	assert_int_equal(toy->dev.queues[0].next_avail, 0);
-	assert_int_equal(toy->dev.queues[1].next_avail, 9);
-	assert_int_equal(toy->starts, 2);
-	assert_int_equal(toy->enabled_at_start, 1);
-	toy_put(toy, QUEUE_SIZE, 16, 2);
-	toy_put(toy, QUEUE_VECTOR, 1, 2);
-	toy_enable(toy, 0);
-	assert_int_equal(toy->starts, 3);
-	assert_int_equal(toy->enabled_at_start, 2);
-	assert_int_equal(toy->dev.queues[0].size, 16);
-	assert_int_equal(toy->dev.queues[0].vector, 1);
-	assert_int_equal(toy_status(toy), SET_UP | DRIVER_OK);
-}
-
-static void test_queue_reset_takes_its_feature(void **state)
-{
-	struct toy *toy = *state;
-
-	toy_set_up(toy, 0);
-	toy_put(toy, QUEUE_SELECT, 0, 2);
-	toy_put(toy, QUEUE_RESET, 1, 2);
-	assert_int_equal(toy_get(toy, QUEUE_ENABLE, 2), 1);
-	assert_int_equal(toy->stops, 0);
-}
-
-static void test_queue_reset_of_a_stuck_back_end_breaks_the_device(void **state)
-{
-	struct toy *toy = *state;
-
-	toy_set_up(toy, 1ull << VIRTIO_F_RING_RESET);
-	toy->stop_result = -ETIMEDOUT;
-	toy_put(toy, QUEUE_RESET, 1, 2);
-	assert_int_equal(toy_status(toy), SET_UP | DRIVER_OK | NEEDS_RESET);
-	assert_int_equal(toy->dev.queues[1].is_enabled, 1);
-}
-
 /* ---- configuration ---- */
 
 static void test_configuration_is_read_and_written_within_its_size(void **state)
@@ -481,9 +435,6 @@ int main(void)
 		TEST(test_queue_size_is_within_its_bounds),
 		TEST(test_queue_that_makes_no_sense_breaks_the_device),
 		TEST(test_queue_is_not_enabled_before_features_ok),
-		TEST(test_queue_reset_leaves_the_others_working),
-		TEST(test_queue_reset_takes_its_feature),
-		TEST(test_queue_reset_of_a_stuck_back_end_breaks_the_device),
 		TEST(test_configuration_is_read_and_written_within_its_size),
 		TEST(test_changed_configuration_has_a_new_generation),
 	};
