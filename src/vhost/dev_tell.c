@@ -236,7 +236,12 @@ static int tell_place(struct vh_dev *dev, unsigned int index, bool is_logged,
 		ret = vh_call(dev, set_vring_base, index, ring->next, err);
 	if (!ret)
 		ret = vh_call(dev, set_vring_addr, index, &ring->addr, err);
-	return ret ? ret : tell_call(dev, index, ring->call_fd, err);
+	if (!ret)
+		ret = tell_call(dev, index, ring->call_fd, err);
+	/* One that is not wanted never works enabled. */
+	if (!ret && !ring->is_wanted)
+		ret = tell_enable(dev, index, err);
+	return ret;
 }
 
 static int kick_ring(struct vh_dev *dev, unsigned int index, struct err *err)
@@ -248,7 +253,7 @@ static int kick_ring(struct vh_dev *dev, unsigned int index, struct err *err)
 	/* From here on it may work. */
 	ring->is_live = true;
 	ring->is_stopping = false;
-	if (!ret)
+	if (!ret && ring->is_wanted)
 		ret = tell_enable(dev, index, err);
 	/* What became available while nobody listened. */
 	if (!ret)
@@ -375,6 +380,7 @@ int vh_dev_hush(struct vh_dev *dev, struct err *err)
 
 int vh_dev_set_count(struct vh_dev *dev, unsigned int count, struct err *err)
 {
+	bool was_told = false;
 	int ret = 0;
 
 	vh_dev_lock(dev);
@@ -384,11 +390,12 @@ int vh_dev_set_count(struct vh_dev *dev, unsigned int count, struct err *err)
 		bool was_wanted = ring->is_wanted;
 
 		ring->is_wanted = i < count;
-		if (ring->is_live && ring->is_wanted != was_wanted)
-			ret = vh_call(dev, set_vring_enable, i, ring->is_wanted,
-				      err);
+		if (!ring->is_live || ring->is_wanted == was_wanted)
+			continue;
+		ret = vh_call(dev, set_vring_enable, i, ring->is_wanted, err);
+		was_told = true;
 	}
-	if (!ret)
+	if (!ret && was_told)
 		ret = vh_dev_settle(dev, dev->deadline_ns, err);
 	if (ret)
 		vh_dev_fail(dev, ret, err);

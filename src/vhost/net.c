@@ -122,12 +122,14 @@ static int start_pairs(struct vh_net *net, unsigned int pairs, struct err *err)
 	return ret;
 }
 
-static int kernel_build(void *opaque, struct vdev *vdev, bool is_last,
-			struct err *err)
+/* Pairs that are not used yet may be by then. */
+static int kernel_build(void *opaque, struct vdev *vdev, unsigned int pairs,
+			bool is_last, struct err *err)
 {
 	struct vh_net *net = opaque;
 	int ret = 0;
 
+	(void)pairs;
 	(void)is_last; /* the kernel is always there */
 	for (unsigned int i = 0; i < pairs_known(net, vdev->features) && !ret;
 	     i++)
@@ -234,13 +236,15 @@ static struct vh_queues queues_of(const struct vh_net *net, struct vdev *vdev)
 				   vdev->features };
 }
 
-static int user_build(void *opaque, struct vdev *vdev, bool is_last,
-		      struct err *err)
+static int user_build(void *opaque, struct vdev *vdev, unsigned int pairs,
+		      bool is_last, struct err *err)
 {
 	struct vh_net *net = opaque;
+	struct vh_dev *dev = vh_user_dev(net->user);
 	const struct vh_queues queues = queues_of(net, vdev);
+	int ret = vh_dev_set_count(dev, 2 * pairs, err);
 
-	return vh_dev_build(vh_user_dev(net->user), &queues, is_last, err);
+	return ret ? ret : vh_dev_build(dev, &queues, is_last, err);
 }
 
 static void user_probe(void *opaque)

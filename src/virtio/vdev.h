@@ -282,4 +282,9 @@ void vdev_config_get(struct vdev *dev, uint64_t offset, uint32_t size,
 void vdev_config_set(struct vdev *dev, uint64_t offset, uint32_t size,
 		     const uint8_t *bytes);
 
+/* ---- for types ---- */
+
+/* As build of struct vdev_type, where there is something to build; with dev->lock. */
+int vdev_build(struct vdev *dev, bool is_last, struct err *err);
+
 #endif

@@ -122,15 +122,49 @@ static void test_other_features_have_all_told_again(void **state)
 	assert_string_equal(f->a.told, AHEAD);
 }
 
-static void
-test_rings_that_are_not_wanted_are_told_so_as_they_begin(void **state)
+static void test_ring_that_is_not_wanted_is_told_so_ahead(void **state)
+{
+	struct fixture *f = *state;
+
+	assert_int_equal(vh_dev_set_count(&f->a.dev, 3, &f->err), 0);
+	assert_int_equal(build(f, false), 0);
+	assert_string_equal(f->a.told, "features num call enable num call "
+				       "enable num call enable num call "
+				       "disable ");
+	start(f);
+	assert_string_equal(f->a.told, START);
+}
+
+/* A driver may change its mind after it was built; one that just begins is built by
+ * nobody. */
+static void test_ring_that_is_not_wanted_is_told_so_before_its_kick(void **state)
 {
 	struct fixture *f = *state;
 
 	assert_int_equal(build(f, false), 0);
 	assert_int_equal(vh_dev_set_count(&f->a.dev, 3, &f->err), 0);
 	start(f);
-	assert_string_equal(f->a.told, START "enable ");
+	assert_string_equal(f->a.told, "base addr base addr base addr base "
+				       "addr disable kick kick kick kick ");
+	assert_int_equal(vh_dev_stop(&f->a.dev, UINT64_MAX, &f->err), 0);
+	start(f);
+	assert_string_equal(f->a.told,
+			    "features num base addr call num base addr call "
+			    "num base addr call num base addr call disable "
+			    "kick enable kick enable kick enable kick ");
+}
+
+static void test_ring_that_is_wanted_after_all_is_told_so_in_time(void **state)
+{
+	struct fixture *f = *state;
+
+	assert_int_equal(vh_dev_set_count(&f->a.dev, 3, &f->err), 0);
+	assert_int_equal(build(f, false), 0);
+	assert_int_equal(vh_dev_set_count(&f->a.dev, 4, &f->err), 0);
+	assert_int_equal(build(f, true), 0);
+	assert_string_equal(f->a.told, "enable ");
+	start(f);
+	assert_string_equal(f->a.told, START);
 }
 
 static void test_a_stop_takes_back_what_was_told_ahead(void **state)
@@ -192,7 +226,9 @@ int main(void)
 		TEST(test_only_what_the_driver_changed_is_told_again),
 		TEST(test_ring_that_the_driver_took_back_does_not_begin),
 		TEST(test_other_features_have_all_told_again),
-		TEST(test_rings_that_are_not_wanted_are_told_so_as_they_begin),
+		TEST(test_ring_that_is_not_wanted_is_told_so_ahead),
+		TEST(test_ring_that_is_not_wanted_is_told_so_before_its_kick),
+		TEST(test_ring_that_is_wanted_after_all_is_told_so_in_time),
 		TEST(test_a_stop_takes_back_what_was_told_ahead),
 		TEST(test_back_end_that_comes_after_it_is_told_all),
 		TEST(test_refusal_fails_the_move_and_not_the_device),
