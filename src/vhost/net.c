@@ -124,17 +124,17 @@ static int start_pairs(struct vh_net *net, unsigned int pairs, struct err *err)
 
 /* Pairs that are not used yet may be by then. */
 static int kernel_build(void *opaque, struct vdev *vdev, unsigned int pairs,
-			bool is_last, struct err *err)
+			enum vdev_stage stage, struct err *err)
 {
 	struct vh_net *net = opaque;
+	unsigned int known = pairs_known(net, vdev->features);
 	int ret = 0;
 
-	(void)pairs;
-	(void)is_last; /* the kernel is always there */
-	for (unsigned int i = 0; i < pairs_known(net, vdev->features) && !ret;
-	     i++)
+	if (stage == VDEV_AHEAD || pairs > known)
+		pairs = known;
+	for (unsigned int i = 0; i < pairs && !ret; i++)
 		ret = vh_kernel_build(net->kernels[i], vdev, 2 * i,
-				      vdev->features, err);
+				      vdev->features, stage, err);
 	return ret;
 }
 
@@ -237,14 +237,14 @@ static struct vh_queues queues_of(const struct vh_net *net, struct vdev *vdev)
 }
 
 static int user_build(void *opaque, struct vdev *vdev, unsigned int pairs,
-		      bool is_last, struct err *err)
+		      enum vdev_stage stage, struct err *err)
 {
 	struct vh_net *net = opaque;
 	struct vh_dev *dev = vh_user_dev(net->user);
 	const struct vh_queues queues = queues_of(net, vdev);
 	int ret = vh_dev_set_count(dev, 2 * pairs, err);
 
-	return ret ? ret : vh_dev_build(dev, &queues, is_last, err);
+	return ret ? ret : vh_dev_build(dev, &queues, stage, err);
 }
 
 static void user_probe(void *opaque)

@@ -9,7 +9,7 @@
  *	log.c     dirty logs and their scan
  *	dev.c, dev_start.c   one device of rings: stop and start, with log on and off
  *	dev_tell.c   what its back end is told, and when
- *	dev_table.c  likewise, of memory
+ *	dev_table.c, dev_place.c  likewise, of memory, and where rings are in it
  *	kernel.c  the ops over /dev/vhost-net
  *	user.c    the ops over a socket (conn.c, user_msg.h)
  *	user_blk.c, net.c   device types

@@ -186,15 +186,16 @@ static int backend_start(struct net *net, struct err *err)
 	return ret;
 }
 
-static int net_build(struct vdev *dev, bool is_last, struct err *err)
+static int net_build(struct vdev *dev, enum vdev_stage stage, struct err *err)
 {
 	const struct net *net = net_of(dev);
+	unsigned int pairs = net->pairs;
 
 	if (!net->ops->build)
 		return 0;
-	return net->ops->build(net->backend, dev,
-			       is_last ? net->pairs : net_pairs_ahead(net),
-			       is_last, err);
+	if (stage == VDEV_AHEAD)
+		pairs = net_pairs_ahead(net);
+	return net->ops->build(net->backend, dev, pairs, stage, err);
 }
 
 static void net_probe(struct vdev *dev)

@@ -49,13 +49,8 @@ static int load(void *obj, uint16_t version, struct err *err)
 static int activate(void *obj, struct err *err)
 {
 	struct net_ahead *ahead = obj;
-	struct vdev *dev = &ahead->net->base;
-	int ret;
 
-	lock_acquire(&dev->lock);
-	ret = vdev_build(dev, false, err);
-	lock_release(&dev->lock);
-	return ret;
+	return vdev_prepare(&ahead->net->base, VDEV_AHEAD, err);
 }
 
 static const struct state_desc ahead_state = {

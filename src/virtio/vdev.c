@@ -193,10 +193,15 @@ void vdev_rehearse_begin(struct vdev *dev)
 
 int vdev_rehearse(struct vdev *dev, struct err *err)
 {
+	return vdev_prepare(dev, VDEV_AHEAD, err);
+}
+
+int vdev_prepare(struct vdev *dev, enum vdev_stage stage, struct err *err)
+{
 	int ret;
 
 	lock_acquire(&dev->lock);
-	ret = vdev_build(dev, false, err);
+	ret = vdev_build(dev, stage, err);
 	lock_release(&dev->lock);
 	return ret;
 }

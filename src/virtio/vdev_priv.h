@@ -39,5 +39,7 @@ void vdev_clear(struct vdev *dev);
 int vdev_state_init(struct vdev *dev, struct state_registry *registry,
 		    struct state_registry *setup_registry, struct err *err);
 void vdev_state_fini(struct vdev *dev);
+/* As build of struct vdev_type, where there is something to build; with dev->lock. */
+int vdev_build(struct vdev *dev, enum vdev_stage stage, struct err *err);
 
 #endif

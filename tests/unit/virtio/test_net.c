@@ -47,9 +47,9 @@ static int told_accept(void *opaque, uint64_t features, struct err *err)
 }
 
 static int told_build(void *opaque, struct vdev *dev, unsigned int pairs,
-		      bool is_last, struct err *err)
+		      enum vdev_stage stage, struct err *err)
 {
-	(void)dev, (void)is_last, (void)err;
+	(void)dev, (void)stage, (void)err;
 	((struct told *)opaque)->built = pairs;
 	return 0;
 }
