@@ -53,7 +53,7 @@ struct conn {
 	bool has_ack;     /* REPLY_ACK was negotiated */
 
 	/* messages that wait */
-	uint8_t out[1024];
+	uint8_t out[4096];
 	size_t out_size;
 
 	/* the message that is being received, and its fds */

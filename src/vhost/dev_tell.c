@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "base/err.h"
+#include "base/event.h"
 #include "mem/ram.h"
 #include "vhost_priv.h"
 #include "virtio/vdev.h"
@@ -280,10 +281,21 @@ static int kick_ring(struct vh_dev *dev, unsigned int index, struct err *err)
 	ring->is_stopping = false;
 	if (!ret && ring->is_wanted)
 		ret = tell_enable(dev, index, err);
-	/* What became available while nobody listened. */
-	if (!ret)
-		vdev_kick(dev->vdev, ring->queue);
 	return ret;
+}
+
+/* What became available while nobody listened.  Also where nothing did: the back end
+ * before may have told the driver that it need not kick. */
+static void kick_all(const struct vh_dev *dev)
+{
+	int fds[VDEV_QUEUES_MAX];
+	unsigned int count = 0;
+
+	for (unsigned int i = 0; i < dev->ring_count; i++) {
+		if (dev->rings[i].is_used)
+			fds[count++] = dev->rings[i].queue->kick_fd;
+	}
+	event_write_all(dev->vdev->writer, fds, count);
 }
 
 /* Kicks last: what is said before them goes out in one piece where it can. */
@@ -299,6 +311,8 @@ static int tell_rings(struct vh_dev *dev, bool is_logged, struct err *err)
 		if (dev->rings[i].is_used)
 			ret = kick_ring(dev, i, err);
 	}
+	if (!ret)
+		kick_all(dev);
 	return ret;
 }
 
