@@ -20,8 +20,8 @@
 #define BE_SECTOR     512u
 #define BE_SLOTS_MAX  32u
 
-/* What is done instead of the right reply to a request; where none is due, only BE_GONE
- * and BE_LATE are: what comes behind it waits. */
+/* What is done instead of the right reply to a request; where none is due, only BE_GONE,
+ * BE_EXIT and BE_LATE are: what comes behind it waits. */
 enum be_fault_kind {
 	BE_RIGHT,
 	BE_SILENT,   /* none */
@@ -37,6 +37,7 @@ enum be_fault_kind {
 	BE_NO_FLAG,  /* without the flag of a reply */
 	BE_REFUSED,  /* with a number other than 0, where that means failure */
 	BE_GONE,     /* the connection ends */
+	BE_EXIT,     /* its process ends; or as BE_GONE, where it is a thread */
 	BE_KIND_COUNT,
 };
 
