@@ -37,6 +37,7 @@ struct net_config {
 	uint64_t is_mergeable; /* bool: if offered */
 	uint64_t rx_size;      /* bytes of a receive buffer */
 	uint64_t is_promisc;   /* bool */
+	uint64_t has_idle;     /* bool: pairs that are set up and not used */
 	uint64_t resend_us;
 };
 

@@ -24,6 +24,7 @@ static const struct option options[] = {
 	OPTION("mergeable", VALUE_BOOL, is_mergeable, 0, 1),
 	OPTION("rx-size", VALUE_SIZE, rx_size, 128, 65536),
 	OPTION("promisc", VALUE_BOOL, is_promisc, 0, 1),
+	OPTION("idle", VALUE_BOOL, has_idle, 0, 1),
 	OPTION("resend", VALUE_DURATION, resend_us, 1000, 60000000),
 };
 

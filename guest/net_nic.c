@@ -76,7 +76,7 @@ static uint64_t wanted_features(const struct net_config *config)
 
 	if (config->is_mergeable)
 		features |= 1ULL << VIRTIO_NET_F_MRG_RXBUF;
-	if (config->io.queues > 1)
+	if (config->io.queues > 1 || config->has_idle)
 		features |= 1ULL << VIRTIO_NET_F_MQ;
 	return features;
 }
@@ -123,6 +123,12 @@ static struct io_cpu *owner_of(const struct net_nic *nic, unsigned int pair,
 	return io_cpu_of((nic->dev->index + pair) % config->io.cpus);
 }
 
+static unsigned int pairs_set_up(const struct net_nic *nic,
+				 const struct net_config *config)
+{
+	return config->has_idle ? nic->pairs_max : nic->pairs;
+}
+
 void net_nic_start(struct io *io, struct net_nic *nic,
 		   const struct net_config *config, unsigned int ring)
 {
@@ -132,7 +138,7 @@ void net_nic_start(struct io *io, struct net_nic *nic,
 			      wanted_features(config) | io_ring_features(io)));
 	count_pairs(nic, config);
 	find_mac(nic, config);
-	for (unsigned int n = 0; n < 2 * nic->pairs; n++)
+	for (unsigned int n = 0; n < 2 * pairs_set_up(nic, config); n++)
 		io_start_queue(io, dev, n, owner_of(nic, n / 2, config), ring,
 			       1);
 	nic->control = NULL;

@@ -3,8 +3,8 @@
  * Reads and writes of shared eventfds; called by whoever kicks, interrupts, or takes
  * back what was not delivered (dev/msix.c, virtio/pci.c, vhost/, accel/).
  *
- * The asynchronous read has ended when io_submit() returns, and its completion is taken
- * at once, under the lock: so there is always room for the next one.
+ * Asynchronous reads have ended when io_submit() returns, and their completions are taken
+ * at once, under the lock: so there is always room for the next ones.
  */
 #include "base/event.h"
 
@@ -22,12 +22,14 @@
 #include "base/err.h"
 #include "base/lock.h"
 
+#define BATCH 32u /* of fs.aio-max-nr, which is 65536 for all of a host */
+
 struct event_writer {
 	/* immutable after init */
 	aio_context_t aio; /* 0: none */
 	int empty_fd;      /* owned; -1 */
 
-	struct lock lock; /* LOCK_EVENTFD; a read and its completion */
+	struct lock lock; /* LOCK_EVENTFD; reads and their completions */
 };
 
 bool event_take(int fd)
@@ -53,7 +55,7 @@ int event_writer_new(struct event_writer **ret_writer, struct err *err)
 	writer->empty_fd = memfd_create("godwit:event", MFD_CLOEXEC);
 	if (writer->empty_fd < 0)
 		ret = err_set_errno(err, -errno, "memfd to write eventfds");
-	else if (syscall(SYS_io_setup, 1, &writer->aio) < 0)
+	else if (syscall(SYS_io_setup, BATCH, &writer->aio) < 0)
 		ret = err_set_errno(err, -errno,
 				    "io_setup, to write eventfds that a back "
 				    "end shares (fs.aio-max-nr limits it)");
@@ -95,29 +97,50 @@ void event_writer_free(struct event_writer *writer)
 	free(writer);
 }
 
-/* io_submit() fails for what is no eventfd, as a write would. */
-static void signal_eventfd(struct event_writer *writer, int fd)
+/* At most BATCH: how many of them have been dealt with, at least one.  io_submit() ends
+ * at what is no eventfd, and fails where that is the first, as a write would. */
+static unsigned int signal_some(struct event_writer *writer, const int *fds,
+				unsigned int count)
 {
-	struct iocb read_nothing = {
-		.aio_lio_opcode = IOCB_CMD_PREAD,
-		.aio_fildes = (uint32_t)writer->empty_fd,
-		.aio_flags = IOCB_FLAG_RESFD,
-		.aio_resfd = (uint32_t)fd,
-	};
-	struct iocb *list = &read_nothing;
-	struct io_event done;
+	struct iocb reads[BATCH], *list[BATCH];
+	struct io_event done[BATCH];
+	long submitted;
 
+	for (unsigned int i = 0; i < count; i++) {
+		reads[i] = (struct iocb){
+			.aio_lio_opcode = IOCB_CMD_PREAD,
+			.aio_fildes = (uint32_t)writer->empty_fd,
+			.aio_flags = IOCB_FLAG_RESFD,
+			.aio_resfd = (uint32_t)fds[i],
+		};
+		list[i] = &reads[i];
+	}
 	lock_acquire(&writer->lock);
-	if (syscall(SYS_io_submit, writer->aio, 1, &list) == 1)
-		syscall(SYS_io_getevents, writer->aio, 0, 1, &done, NULL);
+	submitted = syscall(SYS_io_submit, writer->aio, count, list);
+	if (submitted > 0)
+		syscall(SYS_io_getevents, writer->aio, 0, submitted, done,
+			NULL);
 	lock_release(&writer->lock);
+	return submitted > 0 ? (unsigned int)submitted : 1;
+}
+
+void event_write_all(struct event_writer *writer, const int *fds,
+		     unsigned int count)
+{
+	unsigned int i = 0;
+
+	while (i < count) {
+		unsigned int left = count - i;
+
+		if (writer)
+			i += signal_some(writer, fds + i,
+					 left < BATCH ? left : BATCH);
+		else /* EAGAIN: it is full, and tells already */
+			eventfd_write(fds[i++], 1);
+	}
 }
 
 void event_write(struct event_writer *writer, int fd)
 {
-	/* EAGAIN: it is full, and tells already. */
-	if (writer)
-		signal_eventfd(writer, fd);
-	else
-		eventfd_write(fd, 1);
+	event_write_all(writer, &fd, 1);
 }

@@ -35,5 +35,9 @@ void event_writer_free(struct event_writer *writer); /* NULL is accepted */
 /* Add 1 to the eventfd's counter, or leave it full.  NULL: of one that nobody else has.
  * Any thread, any lock. */
 void event_write(struct event_writer *writer, int fd);
+/* Of each of @count, some of which may be the same, or none (-1): two calls for 32 of
+ * them. */
+void event_write_all(struct event_writer *writer, const int *fds,
+		     unsigned int count);
 
 #endif

@@ -204,6 +204,18 @@ void devices_probe(struct devices *devices)
 	}
 }
 
+int devices_prepare(struct devices *devices, struct err *err)
+{
+	int ret = 0;
+
+	for (unsigned int i = 0; !ret && i < count_of(devices); i++) {
+		if (devices->device[i].vdev)
+			ret = vdev_prepare(devices->device[i].vdev,
+					   VDEV_STOPPED, err);
+	}
+	return ret;
+}
+
 int devices_rehearse(struct devices *devices, uint64_t *ret_ns, struct err *err)
 {
 	uint64_t start = clock_mono_ns();

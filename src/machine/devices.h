@@ -53,6 +53,9 @@ int devices_pause(struct devices *devices, uint64_t deadline_ns,
 /* vdev_probe() of all. */
 void devices_probe(struct devices *devices);
 
+/* vdev_prepare() of all, when the guest has stopped elsewhere. */
+int devices_prepare(struct devices *devices, struct err *err);
+
 /* Devices whose guest is to come here: how long it takes to ask their back ends, all at
  * a time, one question for each queue.  -EIO or the like: one does not answer. */
 int devices_rehearse(struct devices *devices, uint64_t *ret_ns,

@@ -146,6 +146,9 @@ int machine_rehearse(struct machine *machine, uint64_t *ret_switch_ns,
 /* The guest is about to stop there: ask back ends that were built whether they are at
  * work still.  Activation sees what they say. */
 void machine_probe(struct machine *machine);
+/* All fields are loaded, and the topology is committed: back ends are told what they
+ * can know without guest memory, and nobody waits for them. */
+int machine_prepare_backends(struct machine *machine, struct err *err);
 /* All fields are loaded: kernel state of the VM and of all vCPUs goes in, which
  * needs no guest memory. */
 int machine_load_accel(struct machine *machine, struct err *err);

@@ -355,6 +355,11 @@ void machine_probe(struct machine *machine)
 	devices_probe(machine->devices);
 }
 
+int machine_prepare_backends(struct machine *machine, struct err *err)
+{
+	return devices_prepare(machine->devices, err);
+}
+
 int machine_load_accel(struct machine *machine, struct err *err)
 {
 	/* The clock first: the vCPUs' TSC offsets follow from it. */

@@ -243,6 +243,9 @@ int state_recv_load(struct state_recv *recv, struct err *err)
 		mem_commit(recv->mem);
 	mem_load_end(recv->mem);
 	recv->commits = mem_commit_count(recv->mem) - commits;
+	/* First: back ends are at it while the vCPUs are loaded. */
+	if (!ret)
+		ret = machine_prepare_backends(recv->machine, err);
 	return ret ? ret : machine_load_accel(recv->machine, err);
 }
 

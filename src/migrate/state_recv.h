@@ -57,7 +57,7 @@ int state_recv_rest(struct state_recv *recv, const struct said_state *state,
 int state_recv_setup_end(struct state_recv *recv, struct err *err);
 int state_recv_end(struct state_recv *recv, struct err *err);
 
-/* All fields, and then what of the kernel's needs no RAM.  Devices activate after it.
+/* All fields, and then what of back ends and of the kernel's needs no RAM.  Devices activate after it.
  * Blames what is wrong with a record. */
 int state_recv_load(struct state_recv *recv, struct err *err);
 int state_recv_activate(struct state_recv *recv, struct err *err);

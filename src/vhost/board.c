@@ -302,6 +302,7 @@ int vh_dev_join(struct vh_dev *dev, struct vh_board *board, enum vh_type type,
 	struct vh_side *side = &board->sides[type];
 	int ret = 0;
 
+	assert(rings <= VDEV_QUEUES_MAX);
 	dev->rings = calloc(rings, sizeof(*dev->rings));
 	if (!dev->rings)
 		return err_set(err, -ENOMEM, "%s: %u rings", dev->name, rings);

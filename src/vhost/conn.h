@@ -57,7 +57,7 @@ struct conn {
 	bool wants_peer; /* the kernel tells it with the first bytes */
 
 	/* messages that wait */
-	uint8_t out[1024];
+	uint8_t out[4096];
 	size_t out_size;
 
 	/* the message that is being received */

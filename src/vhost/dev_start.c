@@ -4,10 +4,13 @@
  *
  * Those of a guest that comes from elsewhere are built first: the back end is told what
  * it can know before the guest's memory is there, and whether that works is known
- * before the guest stops over there.
+ * before the guest stops over there.  What it is told in the pause is on its way to it
+ * while the rest of the guest is: it works on that beside others, and begins with the
+ * kick alone.
  *
- *	build, build, ..., probe, build | start, start_wait
- *	   its guest runs elsewhere     |  GO
+ *	build, build, ..., probe | build, build   | start, start_wait
+ *	 its guest runs there    | is stopped     | GO
+ *	 AHEAD   AHEAD           | STOPPED  WHOLE |
  */
 #include <errno.h>
 
@@ -44,6 +47,7 @@ static void take_queues(struct vh_dev *dev, const struct vh_queues *queues)
 	if (!__atomic_exchange_n(&dev->was_reset, false, __ATOMIC_ACQ_REL))
 		return;
 	dev->told_size = 0; /* with the record that there was */
+	vh_dev_forget_places(dev);
 	if (dev->ops->drop_record)
 		dev->ops->drop_record(dev);
 }
@@ -57,16 +61,33 @@ static void forget_queues(struct vh_dev *dev)
 	}
 }
 
-int vh_dev_build(struct vh_dev *dev, const struct vh_queues *queues,
-		 bool must_be_there, struct err *err)
+/* Answers are due to what has been asked ahead and may have changed; where rings are is
+ * behind these. */
+static int tell_stage(struct vh_dev *dev, const struct vh_queues *queues,
+		      const struct vh_mem_table *table, enum vdev_stage stage,
+		      struct err *err)
 {
+	int ret;
+
+	if (stage == VDEV_STOPPED)
+		return vh_dev_tell_bases(dev, queues, err);
+	ret = vh_dev_tell_ahead(dev, queues, err);
+	if (!ret && stage == VDEV_WHOLE)
+		ret = vh_dev_tell_places(dev, queues, table, err);
+	return ret ? ret : vh_dev_settle(dev, dev->deadline_ns, err);
+}
+
+int vh_dev_build(struct vh_dev *dev, const struct vh_queues *queues,
+		 enum vdev_stage stage, struct err *err)
+{
+	const struct vh_mem_table *table;
 	int ret = 0;
 
-	vh_dev_lock(dev);
+	vh_dev_lock_both(dev, UINT64_MAX);
+	table = dev->side->table;
+	lock_release(&dev->side->lock);
 	if (!vh_dev_is_away(dev)) {
-		ret = vh_dev_tell_ahead(dev, queues, err);
-		if (!ret)
-			ret = vh_dev_settle(dev, dev->deadline_ns, err);
+		ret = tell_stage(dev, queues, table, stage, err);
 		if (ret)
 			vh_dev_fail(dev, ret, err);
 	}
@@ -74,7 +95,7 @@ int vh_dev_build(struct vh_dev *dev, const struct vh_queues *queues,
 		err_clear(err);
 		ret = 0;
 	}
-	if (!ret && must_be_there && vh_dev_is_away(dev))
+	if (!ret && stage == VDEV_WHOLE && vh_dev_is_away(dev))
 		ret = err_set(err, -ENOTCONN, "%s: its back end has gone",
 			      dev->name);
 	vh_dev_unlock(dev);

@@ -96,6 +96,8 @@ int vh_dev_tell_table(struct vh_dev *dev, const struct vh_mem_table *table,
 	ret = tell(dev, table, err);
 	if (ret)
 		return ret;
+	/* By these, some look at rings as they are told where those are. */
+	vh_dev_forget_places(dev);
 	dev->told_table = table->number;
 	vh_count(&dev->side->counts.tables_told, 1);
 	return 0;

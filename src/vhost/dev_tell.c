@@ -10,74 +10,12 @@
 #include <unistd.h>
 
 #include "base/err.h"
+#include "base/event.h"
 #include "mem/ram.h"
 #include "vhost_priv.h"
 #include "virtio/vdev.h"
 
 #define LOG_ALL (1ull << VHOST_F_LOG_ALL)
-
-/* ---- where rings are ---- */
-
-static int place_part(const struct vh_dev *dev, unsigned int index,
-		      const struct vh_mem_table *table, uint64_t gpa,
-		      uint64_t size, uint64_t *hva, struct err *err)
-{
-	const struct vh_region *region = vh_table_find(table, gpa, size);
-	uint64_t now = region ? region->hva + (gpa - region->gpa) : 0;
-
-	if (!region)
-		return err_set(err, -EFAULT,
-			       "%s: ring %u: 0x%lx+%lu is not in RAM",
-			       dev->name, index, gpa, size);
-	if (*hva && *hva != now)
-		return err_set(err, -EFAULT,
-			       "%s: ring %u: memory at 0x%lx was replaced",
-			       dev->name, index, gpa);
-	*hva = now;
-	return 0;
-}
-
-/* virtio 1.2, 2.7: sizes with the event indices behind both rings. */
-static int place_ring(struct vh_dev *dev, unsigned int index,
-		      const struct vh_mem_table *table, struct err *err)
-{
-	struct vh_ring *ring = &dev->rings[index];
-	const struct vdev_queue *queue = ring->queue;
-	const struct vh_region *region;
-	uint64_t used_size = 6 + 8ull * ring->size;
-	int ret;
-
-	ret = place_part(dev, index, table, queue->desc, 16ull * ring->size,
-			 &ring->addr.desc, err);
-	if (!ret)
-		ret = place_part(dev, index, table, queue->driver,
-				 6 + 2ull * ring->size, &ring->addr.avail, err);
-	if (!ret)
-		ret = place_part(dev, index, table, queue->device, used_size,
-				 &ring->addr.used, err);
-	if (ret)
-		return ret;
-	region = vh_table_find(table, queue->device, used_size);
-	ring->used_block = region->block;
-	ring->used_offset = region->offset + (queue->device - region->gpa);
-	ring->used_gpa = ring->addr.used_gpa = queue->device;
-	ring->used_size = used_size;
-	return 0;
-}
-
-int vh_dev_place(struct vh_dev *dev, const struct vh_mem_table *table,
-		 struct err *err)
-{
-	int ret = 0;
-
-	lock_assert_held(&dev->side->lock);
-	lock_assert_held(&dev->lock);
-	for (unsigned int i = 0; i < dev->ring_count && !ret; i++) {
-		if (dev->rings[i].is_used)
-			ret = place_ring(dev, i, table, err);
-	}
-	return ret;
-}
 
 /* ---- what the back end is told ---- */
 
@@ -126,29 +64,74 @@ static int tell_prepare(struct vh_dev *dev, uint16_t size, struct err *err)
 static int tell_size(struct vh_dev *dev, unsigned int index, uint16_t size,
 		     struct err *err)
 {
-	return dev->rings[index].told.size == size
-		       ? 0
-		       : vh_call(dev, set_vring_num, index, size, err);
+	struct vh_told *told = &dev->rings[index].told;
+
+	if (told->size == size)
+		return 0;
+	told->size = size;
+	told->has_addr = false;
+	return vh_call(dev, set_vring_num, index, size, err);
 }
 
 static int tell_call(struct vh_dev *dev, unsigned int index, int fd,
 		     struct err *err)
 {
-	const struct vh_told *told = &dev->rings[index].told;
+	struct vh_told *told = &dev->rings[index].told;
 
-	return told->has_call && told->call_fd == fd
-		       ? 0
-		       : vh_call(dev, set_vring_call, index, fd, err);
+	if (told->has_call && told->call_fd == fd)
+		return 0;
+	told->has_call = true;
+	told->call_fd = fd;
+	return vh_call(dev, set_vring_call, index, fd, err);
 }
 
 static int tell_enable(struct vh_dev *dev, unsigned int index, struct err *err)
 {
-	const struct vh_ring *ring = &dev->rings[index];
+	struct vh_ring *ring = &dev->rings[index];
 
-	return ring->told.has_enable && ring->told.is_enabled == ring->is_wanted
-		       ? 0
-		       : vh_call(dev, set_vring_enable, index, ring->is_wanted,
-				 err);
+	if (ring->told.has_enable && ring->told.is_enabled == ring->is_wanted)
+		return 0;
+	ring->told.has_enable = true;
+	ring->told.is_enabled = ring->is_wanted;
+	return vh_call(dev, set_vring_enable, index, ring->is_wanted, err);
+}
+
+/* Addresses always come behind it: some compare it then with the used index. */
+static int tell_base(struct vh_dev *dev, unsigned int index, uint16_t base,
+		     struct err *err)
+{
+	struct vh_told *told = &dev->rings[index].told;
+	int ret;
+
+	if (told->has_base && told->base == base)
+		return 0;
+	ret = vh_call(dev, set_vring_base, index, base, err);
+	told->has_base = !ret; /* -ETIMEDOUT: it is told later */
+	told->base = base;
+	told->has_addr = false;
+	return ret;
+}
+
+static bool is_same_addr(const struct vh_vring_addr *a,
+			 const struct vh_vring_addr *b)
+{
+	return a->desc == b->desc && a->avail == b->avail &&
+	       a->used == b->used && a->used_gpa == b->used_gpa &&
+	       a->is_logged == b->is_logged;
+}
+
+static int tell_addr(struct vh_dev *dev, unsigned int index,
+		     const struct vh_vring_addr *addr, struct err *err)
+{
+	struct vh_told *told = &dev->rings[index].told;
+	int ret;
+
+	if (told->has_addr && is_same_addr(&told->addr, addr))
+		return 0;
+	ret = vh_call(dev, set_vring_addr, index, addr, err);
+	told->has_addr = !ret;
+	told->addr = *addr;
+	return ret;
 }
 
 int vh_dev_tell_fence(struct vh_dev *dev, struct err *err)
@@ -166,33 +149,27 @@ void vh_dev_forget_told(struct vh_dev *dev)
 		dev->rings[i].told = (struct vh_told){ .size = 0 };
 }
 
+void vh_dev_forget_places(struct vh_dev *dev)
+{
+	for (unsigned int i = 0; i < dev->ring_count; i++)
+		dev->rings[i].told.has_base = dev->rings[i].told.has_addr =
+			false;
+}
+
 static int tell_ring_ahead(struct vh_dev *dev, unsigned int index,
 			   const struct vdev_queue *queue, int call_fd,
 			   struct err *err)
 {
-	struct vh_ring *ring = &dev->rings[index];
-	bool may_enable = !dev->ops->enable_starts;
 	int ret = tell_size(dev, index, queue->size, err);
 
 	if (!ret)
 		ret = tell_call(dev, index, call_fd, err);
-	if (!ret && may_enable)
+	if (!ret && !dev->ops->enable_starts)
 		ret = tell_enable(dev, index, err);
-	ring->told = (struct vh_told){
-		.size = queue->size,
-		.has_call = true,
-		.call_fd = call_fd,
-		.has_enable = may_enable,
-		.is_enabled = ring->is_wanted,
-	};
 	return ret;
 }
 
-/*
- * Neither base nor addresses: qemu-storage-daemon reads the used index as it is told
- * where the ring is, and guest memory is not here yet.  No kick, without which a ring
- * has not started.
- */
+/* No kick, without which a ring has not started. */
 int vh_dev_tell_ahead(struct vh_dev *dev, const struct vh_queues *queues,
 		      struct err *err)
 {
@@ -222,6 +199,55 @@ int vh_dev_tell_ahead(struct vh_dev *dev, const struct vh_queues *queues,
 	return ret;
 }
 
+/* Who was not built ahead is told all at once, later. */
+int vh_dev_tell_bases(struct vh_dev *dev, const struct vh_queues *queues,
+		      struct err *err)
+{
+	const struct vdev_queue *queue = &queues->vdev->queues[queues->first];
+	int ret = 0;
+
+	lock_assert_held(&dev->lock);
+	dev->deadline_ns = clock_mono_ns(); /* what has no room now waits */
+	for (unsigned int i = 0; i < queues->count && !ret; i++) {
+		if (queue[i].is_enabled && dev->rings[i].told.size)
+			ret = tell_base(dev, i, queue[i].next_avail, err);
+	}
+	if (!ret && dev->ops->flush)
+		ret = dev->ops->flush(dev, err);
+	if (ret == -ETIMEDOUT) {
+		err_clear(err);
+		ret = 0;
+	}
+	return ret;
+}
+
+/*
+ * Guest memory is here: some back ends (qemu-storage-daemon, DPDK) read the used index as
+ * they are told where the ring is.  One that is not in RAM breaks the device as it
+ * starts, and is no reason for the guest to stay where it was.
+ */
+int vh_dev_tell_places(struct vh_dev *dev, const struct vh_queues *queues,
+		       const struct vh_mem_table *table, struct err *err)
+{
+	const struct vdev_queue *queue = &queues->vdev->queues[queues->first];
+	int ret = 0;
+
+	lock_assert_held(&dev->lock);
+	if (dev->told_table != table->number)
+		return 0; /* first that */
+	for (unsigned int i = 0; i < queues->count && !ret; i++) {
+		struct vh_vring_addr addr = { .desc = 0 };
+
+		if (!queue[i].is_enabled ||
+		    vh_queue_place(dev, i, &queue[i], table, &addr, NULL))
+			continue;
+		ret = tell_base(dev, i, queue[i].next_avail, err);
+		if (!ret)
+			ret = tell_addr(dev, i, &addr, err);
+	}
+	return ret;
+}
+
 /* ---- to begin ---- */
 
 static int tell_place(struct vh_dev *dev, unsigned int index, bool is_logged,
@@ -233,10 +259,15 @@ static int tell_place(struct vh_dev *dev, unsigned int index, bool is_logged,
 	ring->addr.is_logged = is_logged && dev->can_log;
 	ret = tell_size(dev, index, ring->size, err);
 	if (!ret)
-		ret = vh_call(dev, set_vring_base, index, ring->next, err);
+		ret = tell_base(dev, index, ring->next, err);
 	if (!ret)
-		ret = vh_call(dev, set_vring_addr, index, &ring->addr, err);
-	return ret ? ret : tell_call(dev, index, ring->call_fd, err);
+		ret = tell_addr(dev, index, &ring->addr, err);
+	if (!ret)
+		ret = tell_call(dev, index, ring->call_fd, err);
+	/* One that is not wanted never works enabled. */
+	if (!ret && !ring->is_wanted)
+		ret = tell_enable(dev, index, err);
+	return ret;
 }
 
 static int kick_ring(struct vh_dev *dev, unsigned int index, struct err *err)
@@ -248,12 +279,23 @@ static int kick_ring(struct vh_dev *dev, unsigned int index, struct err *err)
 	/* From here on it may work. */
 	ring->is_live = true;
 	ring->is_stopping = false;
-	if (!ret)
+	if (!ret && ring->is_wanted)
 		ret = tell_enable(dev, index, err);
-	/* What became available while nobody listened. */
-	if (!ret)
-		vdev_kick(dev->vdev, ring->queue);
 	return ret;
+}
+
+/* What became available while nobody listened.  Also where nothing did: the back end
+ * before may have told the driver that it need not kick. */
+static void kick_all(const struct vh_dev *dev)
+{
+	int fds[VDEV_QUEUES_MAX];
+	unsigned int count = 0;
+
+	for (unsigned int i = 0; i < dev->ring_count; i++) {
+		if (dev->rings[i].is_used)
+			fds[count++] = dev->rings[i].queue->kick_fd;
+	}
+	event_write_all(dev->vdev->writer, fds, count);
 }
 
 /* Kicks last: what is said before them goes out in one piece where it can. */
@@ -269,6 +311,8 @@ static int tell_rings(struct vh_dev *dev, bool is_logged, struct err *err)
 		if (dev->rings[i].is_used)
 			ret = kick_ring(dev, i, err);
 	}
+	if (!ret)
+		kick_all(dev);
 	return ret;
 }
 
@@ -375,6 +419,7 @@ int vh_dev_hush(struct vh_dev *dev, struct err *err)
 
 int vh_dev_set_count(struct vh_dev *dev, unsigned int count, struct err *err)
 {
+	bool was_told = false;
 	int ret = 0;
 
 	vh_dev_lock(dev);
@@ -384,11 +429,12 @@ int vh_dev_set_count(struct vh_dev *dev, unsigned int count, struct err *err)
 		bool was_wanted = ring->is_wanted;
 
 		ring->is_wanted = i < count;
-		if (ring->is_live && ring->is_wanted != was_wanted)
-			ret = vh_call(dev, set_vring_enable, i, ring->is_wanted,
-				      err);
+		if (!ring->is_live || ring->is_wanted == was_wanted)
+			continue;
+		ret = vh_call(dev, set_vring_enable, i, ring->is_wanted, err);
+		was_told = true;
 	}
-	if (!ret)
+	if (!ret && was_told)
 		ret = vh_dev_settle(dev, dev->deadline_ns, err);
 	if (ret)
 		vh_dev_fail(dev, ret, err);

@@ -334,11 +334,12 @@ static struct vh_queues queues_of(struct vdev *vdev, unsigned int first,
 }
 
 int vh_kernel_build(struct vh_kernel *kernel, struct vdev *vdev,
-		    unsigned int first, uint64_t features, struct err *err)
+		    unsigned int first, uint64_t features,
+		    enum vdev_stage stage, struct err *err)
 {
 	const struct vh_queues queues = queues_of(vdev, first, features);
 
-	return vh_dev_build(&kernel->dev, &queues, false, err);
+	return vh_dev_build(&kernel->dev, &queues, stage, err);
 }
 
 int vh_kernel_start(struct vh_kernel *kernel, int tap_fd, struct vdev *vdev,

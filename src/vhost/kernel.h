@@ -8,8 +8,9 @@
 
 #include <stdint.h>
 
+#include "virtio/vdev.h"
+
 struct err;
-struct vdev;
 struct vh_board;
 struct vh_dev;
 struct vh_kernel;
@@ -28,7 +29,8 @@ uint64_t vh_kernel_features(const struct vh_kernel *kernel);
 /* As vh_dev_build() and vh_dev_start(), of the pair that begins with queue @first; with
  * the tap's queue @tap_fd, which is borrowed while it works, also after a failure. */
 int vh_kernel_build(struct vh_kernel *kernel, struct vdev *vdev,
-		    unsigned int first, uint64_t features, struct err *err);
+		    unsigned int first, uint64_t features,
+		    enum vdev_stage stage, struct err *err);
 int vh_kernel_start(struct vh_kernel *kernel, int tap_fd, struct vdev *vdev,
 		    unsigned int first, uint64_t features, struct err *err);
 

@@ -127,17 +127,19 @@ static int start_pairs(struct vh_net *net, unsigned int pairs, struct err *err)
 	return ret;
 }
 
-static int kernel_build(void *opaque, struct vdev *vdev, bool is_last,
-			struct err *err)
+/* Pairs that are not used yet may be by then. */
+static int kernel_build(void *opaque, struct vdev *vdev, unsigned int pairs,
+			enum vdev_stage stage, struct err *err)
 {
 	struct vh_net *net = opaque;
+	unsigned int known = pairs_known(net, vdev->features);
 	int ret = 0;
 
-	(void)is_last; /* the kernel is always there */
-	for (unsigned int i = 0; i < pairs_known(net, vdev->features) && !ret;
-	     i++)
+	if (stage == VDEV_AHEAD || pairs > known)
+		pairs = known;
+	for (unsigned int i = 0; i < pairs && !ret; i++)
 		ret = vh_kernel_build(net->kernels[i], vdev, 2 * i,
-				      vdev->features, err);
+				      vdev->features, stage, err);
 	return ret;
 }
 
@@ -247,13 +249,15 @@ static struct vh_queues queues_of(const struct vh_net *net, struct vdev *vdev)
 				   vdev->features };
 }
 
-static int user_build(void *opaque, struct vdev *vdev, bool is_last,
-		      struct err *err)
+static int user_build(void *opaque, struct vdev *vdev, unsigned int pairs,
+		      enum vdev_stage stage, struct err *err)
 {
 	struct vh_net *net = opaque;
+	struct vh_dev *dev = vh_user_dev(net->user);
 	const struct vh_queues queues = queues_of(net, vdev);
+	int ret = vh_dev_set_count(dev, 2 * pairs, err);
 
-	return vh_dev_build(vh_user_dev(net->user), &queues, is_last, err);
+	return ret ? ret : vh_dev_build(dev, &queues, stage, err);
 }
 
 static void user_probe(void *opaque)

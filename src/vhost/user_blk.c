@@ -147,11 +147,12 @@ static struct vh_queues queues_of(struct vdev *vdev)
 				   vdev->features };
 }
 
-static int user_blk_build(struct vdev *vdev, bool is_last, struct err *err)
+static int user_blk_build(struct vdev *vdev, enum vdev_stage stage,
+			  struct err *err)
 {
 	const struct vh_queues queues = queues_of(vdev);
 
-	return vh_dev_build(vh_user_dev(blk_of(vdev)->user), &queues, is_last,
+	return vh_dev_build(vh_user_dev(blk_of(vdev)->user), &queues, stage,
 			    err);
 }
 

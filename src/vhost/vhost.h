@@ -11,7 +11,7 @@
  *	dev_lost.c   likewise, without its back end
  *	ring.c    what a ring's indices say
  *	dev_tell.c   what its back end is told, and when
- *	dev_table.c  likewise, of memory
+ *	dev_table.c, dev_place.c  likewise, of memory, and where rings are in it
  *	kernel.c  the ops over /dev/vhost-net
  *	user.c    the ops over a socket (conn.c, conn_in.c, user_msg.h)
  *	user_blk.c, net.c   device types

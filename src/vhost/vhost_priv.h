@@ -26,9 +26,9 @@
 #include "base/lock.h"
 #include "mem/listener.h"
 #include "vhost/vhost.h"
+#include "virtio/vdev.h"
 
 struct event_writer;
-struct vdev_queue;
 
 /* A back end answers within this, or has failed. */
 #define VH_REPLY_NS (5 * NS_PER_SEC)
@@ -88,8 +88,11 @@ struct vh_board {
 /* What a back end was told of a ring that does not work yet (vh_dev_build()). */
 struct vh_told {
 	uint16_t size; /* 0: nothing yet */
-	bool has_call, has_enable, is_enabled;
+	bool has_call, has_enable, has_base, has_addr;
+	bool is_enabled;
+	uint16_t base;
 	int call_fd;
+	struct vh_vring_addr addr;
 };
 
 /* What the back end works on: one virtqueue (split ones only). */
@@ -269,12 +272,18 @@ struct vh_queues {
 };
 
 /* The guest will come here with @queues as they are now, or nearly so.  Tell the back
- * end what it can know before it may look at guest memory: all but where the rings
- * are and where they go on.  A start then tells what is new.  Any number of times.
- * 0, also when the back end ended; -ETIMEDOUT or what it said when it refuses;
- * -ENOTCONN where it @must_be_there and is not. */
+ * end what it can know at @stage:
+ *
+ *	VDEV_AHEAD    all but where the rings go on and where they are
+ *	VDEV_STOPPED  where they go on; nobody waits
+ *	VDEV_WHOLE    where they are, which is not waited for; and what changed of all
+ *	              the rest, which is
+ *
+ * A start then tells what is new, if only the kicks.  0, also when the back end ended
+ * before VDEV_WHOLE, where that is -ENOTCONN; -ETIMEDOUT, or what it said when it
+ * refuses. */
 int vh_dev_build(struct vh_dev *dev, const struct vh_queues *queues,
-		 bool must_be_there, struct err *err);
+		 enum vdev_stage stage, struct err *err);
 /* Ask whether it is at work still; the next build sees the answer, so that many are asked
  * at a time. */
 void vh_dev_probe(struct vh_dev *dev);
@@ -330,11 +339,17 @@ int vh_dev_go(struct vh_dev *dev, const struct vh_mem_table *table,
 int vh_dev_back(struct vh_dev *dev, const struct vh_mem_table *table,
 		const struct vh_log *log, uint64_t deadline_ns,
 		struct err *err);
-/* What vh_dev_build() says; nothing that was told ahead already.  Then that a new one
- * knows nothing of it. */
+/* What vh_dev_build() says; nothing that was told already.  Then that a new one knows
+ * nothing of it. */
 int vh_dev_tell_ahead(struct vh_dev *dev, const struct vh_queues *queues,
 		      struct err *err);
+int vh_dev_tell_bases(struct vh_dev *dev, const struct vh_queues *queues,
+		      struct err *err);
+int vh_dev_tell_places(struct vh_dev *dev, const struct vh_queues *queues,
+		       const struct vh_mem_table *table, struct err *err);
 void vh_dev_forget_told(struct vh_dev *dev);
+/* Nor where its rings are and go on. */
+void vh_dev_forget_places(struct vh_dev *dev);
 /* Live rings are kicked by nobody any more, and take nothing; once it is settled. */
 int vh_dev_hush(struct vh_dev *dev, struct err *err);
 /* All that was said is done once it is settled. */
@@ -349,8 +364,17 @@ int vh_dev_ask_stop(struct vh_dev *dev, uint64_t deadline_ns, struct err *err);
 /* They have, and finished what they took: 0, -ETIMEDOUT at @deadline_ns, or what
  * went wrong. */
 int vh_dev_wait_stop(struct vh_dev *dev, uint64_t deadline_ns, struct err *err);
+
+/* ---- dev_place.c; with the device's lock ---- */
+
 /* With the side's lock too: where the rings are by @table.  -EFAULT. */
 int vh_dev_place(struct vh_dev *dev, const struct vh_mem_table *table,
 		 struct err *err);
+/* Where ring @index is when it works on @queue, into @addr but for its is_logged; -EFAULT
+ * also when parts that @addr names already (not 0) are elsewhere now. */
+int vh_queue_place(const struct vh_dev *dev, unsigned int index,
+		   const struct vdev_queue *queue,
+		   const struct vh_mem_table *table, struct vh_vring_addr *addr,
+		   struct err *err);
 
 #endif

@@ -36,14 +36,12 @@ static const struct state_field net_fields[] = {
 static int net_load(void *obj, uint16_t version, struct err *err)
 {
 	struct net *net = obj;
+	int ret = net_check_pairs(net, net->pairs, err);
 
 	(void)version;
-	if (net->pairs == 0 || net->pairs > net->pairs_max)
-		return err_set(err, -EBADMSG,
-			       "%u pairs in use, 1 to %u are possible",
-			       net->pairs, net->pairs_max);
-	net_show_mac(net);
-	return 0;
+	if (!ret)
+		net_show_mac(net);
+	return ret;
 }
 
 static const struct state_desc net_state = {
@@ -141,13 +139,16 @@ static int backend_start(struct net *net, struct err *err)
 	return ret;
 }
 
-static int net_build(struct vdev *dev, bool is_last, struct err *err)
+static int net_build(struct vdev *dev, enum vdev_stage stage, struct err *err)
 {
 	const struct net *net = net_of(dev);
+	unsigned int pairs = net->pairs;
 
-	return net->ops->build
-		       ? net->ops->build(net->backend, dev, is_last, err)
-		       : 0;
+	if (!net->ops->build)
+		return 0;
+	if (stage == VDEV_AHEAD)
+		pairs = net_pairs_ahead(net);
+	return net->ops->build(net->backend, dev, pairs, stage, err);
 }
 
 static void net_probe(struct vdev *dev)
@@ -207,7 +208,7 @@ static void net_reset(struct vdev *dev)
 	net->filter = (struct net_rx_filter){ .is_promisc = 1 };
 	memcpy(net->filter.mac, net->own_mac, 6);
 	net_show_mac(net);
-	net->pairs = 1;
+	net_set_pairs(net, 1);
 	__atomic_store_n(&net->is_announce_asked, 0, __ATOMIC_RELEASE);
 }
 
@@ -265,6 +266,7 @@ static void net_free(struct vdev *dev)
 
 	vdev_end(dev, clock_mono_ns()); /* the machine has waited for it */
 	io_thread_free(net->thread);
+	net_ahead_fini(net);
 	state_unregister(&net->state);
 	net_announce_fini(net);
 	net->ops->free(net->backend);
@@ -364,6 +366,7 @@ static int net_init(struct net *net, const struct vdev_site *site,
 	net_reset(&net->base);
 	snprintf(name, sizeof(name), "%s-net", site->name);
 	state_register(site->state, &net->state, name, &net_state, net);
+	net_ahead_init(net, site);
 	snprintf(name, sizeof(name), "%s", site->name);
 	ret = io_thread_new(name, &net->thread, err);
 	if (ret)

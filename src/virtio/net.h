@@ -20,9 +20,9 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "virtio/vdev.h"
+
 struct err;
-struct vdev;
-struct vdev_site;
 
 #define NET_PAIRS_MAX  64u
 #define NET_QUEUE_SIZE 256u
@@ -70,8 +70,9 @@ struct net_backend_ops {
 	uint64_t (*features)(void *opaque);
 	/* The driver's choice; before each start. */
 	int (*accept)(void *opaque, uint64_t features, struct err *err);
-	int (*build)(void *opaque, struct vdev *dev, bool is_last,
-		     struct err *err);
+	/* Of a guest that uses the first @pairs pairs. */
+	int (*build)(void *opaque, struct vdev *dev, unsigned int pairs,
+		     enum vdev_stage stage, struct err *err);
 	void (*probe)(void *opaque);
 	/* Work on the first @pairs pairs of those that are enabled. */
 	int (*start)(void *opaque, struct vdev *dev, unsigned int pairs,

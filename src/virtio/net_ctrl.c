@@ -158,7 +158,7 @@ static int run_mq(struct net *net, unsigned int number,
 	trace(net_pairs, "%s: %u pairs: %s", net->base.name, pairs,
 	      ret ? err_msg(&err) : "done");
 	if (ret == 0)
-		net->pairs = pairs;
+		net_set_pairs(net, pairs);
 	return ret;
 }
 

@@ -10,6 +10,14 @@
 
 #define NET_CTRL_QUEUE_SIZE 64u
 
+/* What of the control queue travels ahead; the migration thread's (net_ahead.c). */
+struct net_ahead {
+	uint16_t pairs;
+	bool is_known;   /* where the guest is to come: it was told */
+	struct net *net; /* borrowed; not saved */
+	struct state_entry state;
+};
+
 struct net {
 	struct vdev base; /* first */
 
@@ -27,11 +35,13 @@ struct net {
 	/* The driver's by the control queue, and saved: the thread's while the
 	 * device works, protected by base.lock while it does not. */
 	struct net_rx_filter filter;
-	uint16_t pairs; /* in use */
+	uint16_t pairs; /* in use; written by net_set_pairs() */
 
 	/* The same, for config reads at any time; atomic. */
 	uint64_t shown_mac;        /* the bytes, the first one lowest */
 	uint8_t is_announce_asked; /* VIRTIO_NET_S_ANNOUNCE; saved */
+
+	struct net_ahead ahead;
 
 	bool is_stopping; /* atomic: leave what is in the control queue */
 	/* protected by base.lock; owned: the thread's stop, from begin to its end */
@@ -52,6 +62,18 @@ static inline struct net *net_of(struct vdev *dev)
 }
 
 void net_show_mac(struct net *net);
+/* For who reads it at any time, too. */
+static inline void net_set_pairs(struct net *net, uint16_t pairs)
+{
+	__atomic_store_n(&net->pairs, pairs, __ATOMIC_RELAXED);
+}
+
+/* net_ahead.c.  check: of hostile bytes, -EBADMSG where the device has no such number. */
+int net_check_pairs(const struct net *net, unsigned int pairs, struct err *err);
+void net_ahead_init(struct net *net, const struct vdev_site *site);
+void net_ahead_fini(struct net *net); /* also when it was not initialized */
+/* With base.lock, of a guest that runs elsewhere: pairs that it may use. */
+unsigned int net_pairs_ahead(const struct net *net);
 
 /* net_thread.c; with the device's lock.  prepare: before the back end starts.  start: it
  * works.  stop_begin: as soon

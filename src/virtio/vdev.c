@@ -204,24 +204,45 @@ void vdev_rehearse_begin(struct vdev *dev)
 
 int vdev_rehearse(struct vdev *dev, struct err *err)
 {
+	return vdev_prepare(dev, VDEV_AHEAD, err);
+}
+
+int vdev_prepare(struct vdev *dev, enum vdev_stage stage, struct err *err)
+{
 	int ret;
 
 	lock_acquire(&dev->lock);
-	ret = vdev_build(dev, false, err);
+	ret = vdev_build(dev, stage, err);
 	lock_release(&dev->lock);
 	return ret;
+}
+
+/* For all enabled queues and for config (NULL): those with a vector all at once. */
+static void call_all(struct vdev *dev)
+{
+	int fds[VDEV_QUEUES_MAX + 1];
+	unsigned int count = 0;
+
+	for (unsigned int i = 0; i <= dev->queue_count; i++) {
+		const struct vdev_queue *queue =
+			i < dev->queue_count ? &dev->queues[i] : NULL;
+		int fd = -1;
+
+		if (!queue || queue->is_enabled)
+			fd = vdev_pci_call_fd(dev->pci, queue);
+		if (fd >= 0)
+			fds[count++] = fd;
+		else if (!queue || queue->is_enabled)
+			vdev_pci_call(dev->pci, queue);
+	}
+	event_write_all(dev->writer, fds, count);
 }
 
 void vdev_arrived(struct vdev *dev)
 {
 	lock_acquire(&dev->lock);
-	if (dev->status & VIRTIO_CONFIG_S_DRIVER_OK) {
-		for (unsigned int i = 0; i < dev->queue_count; i++) {
-			if (dev->queues[i].is_enabled)
-				vdev_call(dev, &dev->queues[i]);
-		}
-		vdev_pci_call(dev->pci, NULL);
-	}
+	if (dev->status & VIRTIO_CONFIG_S_DRIVER_OK)
+		call_all(dev);
 	lock_release(&dev->lock);
 	if (dev->type->arrived)
 		dev->type->arrived(dev);

@@ -73,6 +73,13 @@ struct vdev_queue {
 	uint16_t next_avail, next_used;
 };
 
+/* How far a guest is that comes from elsewhere. */
+enum vdev_stage {
+	VDEV_AHEAD,   /* it runs there: registers as they are now */
+	VDEV_STOPPED, /* registers and indices are here, guest memory is not */
+	VDEV_WHOLE,   /* all of it is here */
+};
+
 /* What is constant about a type.  Optional ones may be NULL. */
 struct vdev_type {
 	const char *name;   /* "virtio-blk" */
@@ -89,11 +96,12 @@ struct vdev_type {
 	void (*config_write)(struct vdev *dev, uint32_t offset, uint32_t size,
 			     const uint8_t *bytes);
 
-	/* The guest is to come here from elsewhere, with DRIVER_OK and the
-	 * registers there are now: have ready for start what needs neither guest
-	 * memory nor indices.  Again when registers changed, and (@is_last) when
-	 * the guest has stopped there; a failure fails its move.  Optional. */
-	int (*build)(struct vdev *dev, bool is_last, struct err *err);
+	/* The guest is to come here from elsewhere, with DRIVER_OK: have ready for
+	 * start what can be at @stage.  Ahead, any number of times; at each of the
+	 * others once, and in the pause: who is asked then is not waited for, but
+	 * what failed until VDEV_WHOLE is told by that.  A failure fails the
+	 * guest's move.  Optional. */
+	int (*build)(struct vdev *dev, enum vdev_stage stage, struct err *err);
 	/* Ask its back end whether it is there still.  The last build sees what it
 	 * answers, and other work is done meanwhile.  Optional. */
 	void (*probe)(struct vdev *dev);
@@ -236,6 +244,9 @@ void vdev_probe(struct vdev *dev);
  * rehearsed at a time with a begin for each before. */
 void vdev_rehearse_begin(struct vdev *dev);
 int vdev_rehearse(struct vdev *dev, struct err *err);
+/* The guest is elsewhere, and the fields for @stage are here: build, if there is
+ * something to build.  VDEV_WHOLE is told by activation. */
+int vdev_prepare(struct vdev *dev, enum vdev_stage stage, struct err *err);
 /* The guest came here from elsewhere, a moment ago.  It gets an interrupt for each
  * queue and for its configuration: one that a back end caused at the source may have
  * come behind the saving of the vCPU it was for.  A driver that finds nothing to do

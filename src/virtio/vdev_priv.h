@@ -40,6 +40,6 @@ int vdev_state_init(struct vdev *dev, struct state_registry *registry,
 		    struct state_registry *setup_registry, struct err *err);
 void vdev_state_fini(struct vdev *dev);
 /* As build of struct vdev_type, where there is something to build; with dev->lock. */
-int vdev_build(struct vdev *dev, bool is_last, struct err *err);
+int vdev_build(struct vdev *dev, enum vdev_stage stage, struct err *err);
 
 #endif

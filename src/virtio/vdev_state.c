@@ -372,12 +372,12 @@ static int accept(struct vdev *dev, struct err *err)
 		       dev->features);
 }
 
-int vdev_build(struct vdev *dev, bool is_last, struct err *err)
+int vdev_build(struct vdev *dev, enum vdev_stage stage, struct err *err)
 {
 	if (!(dev->status & VIRTIO_CONFIG_S_DRIVER_OK) || !dev->type->build ||
 	    __atomic_load_n(&dev->is_broken, __ATOMIC_ACQUIRE))
 		return 0;
-	return dev->type->build(dev, is_last, err);
+	return dev->type->build(dev, stage, err);
 }
 
 static int activate(void *obj, struct err *err)
@@ -391,7 +391,7 @@ static int activate(void *obj, struct err *err)
 	if (ret == 0)
 		ret = check_rings(dev, err);
 	if (ret == 0)
-		ret = vdev_build(dev, true, err);
+		ret = vdev_build(dev, VDEV_WHOLE, err);
 	lock_release(&dev->lock);
 	return ret;
 }
@@ -406,7 +406,7 @@ static int activate_ahead(void *obj, struct err *err)
 	lock_acquire(&dev->lock);
 	ret = accept(dev, err);
 	if (ret == 0)
-		ret = vdev_build(dev, false, err);
+		ret = vdev_build(dev, VDEV_AHEAD, err);
 	lock_release(&dev->lock);
 	return ret;
 }

@@ -58,7 +58,11 @@ static enum be_fault_kind fault_for(struct back_end *be,
 	else
 		fault->kind = BE_RIGHT;
 	__atomic_fetch_add(&be->counts.faults, 1, __ATOMIC_RELEASE);
-	return kind;
+	if (kind != BE_EXIT)
+		return kind;
+	if (be->options.is_process)
+		_exit(9);
+	return BE_GONE;
 }
 
 static void wait_ms(struct back_end *be, unsigned int ms)

@@ -23,8 +23,8 @@
 /* It is long enough for any record, and on no file system that is in memory. */
 #define BE_PLAIN_FILE "/sys/devices/system/cpu/online"
 
-/* What is done instead of the right reply to a request; where none is due, only BE_GONE
- * and BE_LATE are: what comes behind it waits. */
+/* What is done instead of the right reply to a request; where none is due, only BE_GONE,
+ * BE_EXIT and BE_LATE are: what comes behind it waits. */
 enum be_fault_kind {
 	BE_RIGHT,
 	BE_SILENT,   /* none */
@@ -40,6 +40,7 @@ enum be_fault_kind {
 	BE_NO_FLAG,  /* without the flag of a reply */
 	BE_REFUSED,  /* with a number other than 0, where that means failure */
 	BE_GONE,     /* the connection ends */
+	BE_EXIT,     /* its process ends; or as BE_GONE, where it is a thread */
 	BE_PLAIN_FD, /* with one of a file that is not in memory instead */
 	BE_KIND_COUNT,
 };

@@ -350,9 +350,11 @@ static void work(struct world *world, struct vh_user *user)
 	ret = vh_user_get_config(user, config, sizeof(config), &err);
 	must(!ret || err.code);
 	err_clear(&err);
-	ret = vh_dev_build(dev, &queues, false, &err);
-	must(!ret || err.code);
-	err_clear(&err);
+	for (int stage = VDEV_AHEAD; stage <= VDEV_WHOLE; stage++) {
+		ret = vh_dev_build(dev, &queues, (enum vdev_stage)stage, &err);
+		must(!ret || err.code);
+		err_clear(&err);
+	}
 	ret = vh_dev_start(dev, &queues, &err);
 	if (!ret)
 		ret = vh_dev_start_wait(dev, &err);

@@ -16,6 +16,8 @@ from harness.move import move, start, wait
 from harness.scene import listening, slow
 from harness.travel import leave
 from test_back_ends import assert_whole, image, options_of, wait_progress, working  # noqa: F401
+from test_net_user import assert_all_came_back, forwarder, wait_more
+from test_net_user import options_of as cards_of
 from test_switch import DISKS, options
 
 WAYS = ("early", "batched", "naive")
@@ -105,6 +107,24 @@ def test_ring_costs_its_base_its_addresses_and_its_kick(
     assert calls["source"]["vhost-calls"] == queues
     wait_progress(there)
     assert_whole(there)
+
+
+@pytest.mark.alone  # testpmd's core polls
+@pytest.mark.parametrize("program", [",queues=all", ",idle=on"], ids=["all-used", "one-pair-used"])
+def test_ring_of_a_card_costs_the_same_whether_it_is_used_or_not(
+        kvm: None, back_ends: BackEnds, fleet: Fleet, folder: Path, program: str) -> None:
+    pairs, cards = 2, 2
+    sides = [cards_of(forwarder(back_ends, name, pairs, folder), program, f",queues={pairs}")
+             for name in "ab"]
+    source = fleet.start("m0", **sides[0])
+    source.serial.wait_ticks(1)
+    ops = wait_more(source, 0)
+    there, calls = switched(fleet, source, "early", "m1", **sides[1])
+    told = calls["destination"]
+    assert told["vhost-calls"] == cards * (3 * 2 * pairs + 1), told
+    assert calls["source"]["vhost-calls"] == cards * 2 * pairs
+    wait_more(there, ops)
+    assert_all_came_back(there)
 
 
 def test_devices_that_change_in_the_rounds_are_built_before_the_switch(

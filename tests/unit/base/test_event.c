@@ -95,6 +95,33 @@ static void test_what_is_no_eventfd_is_left_alone(void **state)
 	close(fds[1]);
 }
 
+#define MANY 100u
+
+static void test_many_are_written_each_once_whatever_is_among_them(void **state)
+{
+	struct fixture *f = *state;
+	int fds[MANY], room[2];
+	eventfd_t count;
+
+	assert_int_equal(pipe2(room, O_CLOEXEC | O_NONBLOCK), 0);
+	for (unsigned int i = 1; i < MANY - 1; i++)
+		fds[i] = i % 7 == 6 ? -1 : eventfd(0, EFD_CLOEXEC);
+	fds[0] = room[1];
+	fds[MANY - 1] = fds[1];
+	for (unsigned int i = 0; i < 3; i++)
+		event_write_all(i ? f->writer : NULL, fds, MANY);
+	event_write_all(f->writer, NULL, 0);
+	for (unsigned int i = 1; i < MANY - 1; i++) {
+		if (fds[i] < 0)
+			continue;
+		assert_int_equal(eventfd_read(fds[i], &count), 0);
+		assert_int_equal(count, i == 1 ? 6 : 3);
+		close(fds[i]);
+	}
+	close(room[0]);
+	close(room[1]);
+}
+
 static void *write_on(void *opaque)
 {
 	struct fixture *f = opaque;
@@ -135,6 +162,7 @@ int main(void)
 		TEST(test_eventfd_that_is_empty_and_blocks_is_read_at_once),
 		TEST(test_eventfd_that_is_full_and_blocks_is_written_at_once),
 		TEST(test_what_is_no_eventfd_is_left_alone),
+		TEST(test_many_are_written_each_once_whatever_is_among_them),
 		TEST(test_no_write_of_several_threads_is_lost),
 		TEST(test_without_a_writer_it_is_a_plain_write),
 	};

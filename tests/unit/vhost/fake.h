@@ -156,8 +156,7 @@ static inline int fake_enable(struct vh_dev *dev, unsigned int index,
 			      bool is_enabled, struct err *err)
 {
 	(void)index;
-	(void)is_enabled;
-	return fake_note(dev, "enable", err);
+	return fake_note(dev, is_enabled ? "enable" : "disable", err);
 }
 
 static inline int fake_stop_ring(struct vh_dev *dev, unsigned int index,

@@ -145,8 +145,8 @@ static void live(struct fixture *f, enum stage stage, bool must_fail)
 
 static bool applies(unsigned int i, enum be_fault_kind kind)
 {
-	/* Their limits are seconds: tested below. */
-	if (kind == BE_SILENT)
+	/* Their limits are seconds: tested below.  This one is a thread. */
+	if (kind == BE_SILENT || kind == BE_EXIT)
 		return false;
 	if (kind == BE_NO_FD || kind == BE_PLAIN_FD)
 		return requests[i].request == UM_GET_INFLIGHT_FD;

@@ -21,6 +21,7 @@
 struct told {
 	unsigned int starts, stops, pairs, claimed, disclaims, filters;
 	unsigned int stop_begins, start_waits;
+	unsigned int built;         /* pairs, by the last build */
 	unsigned int stop_timeouts; /* stops to fail from now on */
 	int fail;                   /* what set_pairs and set_filter return */
 	uint64_t features;
@@ -51,6 +52,14 @@ static inline int told_accept(void *opaque, uint64_t features, struct err *err)
 {
 	(void)err;
 	((struct told *)opaque)->features = features;
+	return 0;
+}
+
+static inline int told_build(void *opaque, struct vdev *dev, unsigned int pairs,
+			     enum vdev_stage stage, struct err *err)
+{
+	(void)dev, (void)stage, (void)err;
+	((struct told *)opaque)->built = pairs;
 	return 0;
 }
 
@@ -155,6 +164,7 @@ static inline void told_free(void *opaque)
 static const struct net_backend_ops told_ops = {
 	.features = told_features,
 	.accept = told_accept,
+	.build = told_build,
 	.start = told_start,
 	.start_wait = told_start_wait,
 	.stop_begin = told_stop_begin,
@@ -176,6 +186,7 @@ static inline void fixture_init(struct fixture *f, const uint8_t *mac)
 	memset(f, 0, sizeof(*f));
 	driver_init(&f->driver, "net3");
 	f->told.announce_fd = eventfd(0, EFD_CLOEXEC | EFD_SEMAPHORE);
+	f->driver.site.setup_state = &f->driver.board.setup_state;
 	f->told.busy_fd = eventfd(0, EFD_CLOEXEC);
 	f->told.gate_fd = eventfd(0, EFD_CLOEXEC);
 	if (mac)

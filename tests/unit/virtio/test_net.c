@@ -3,6 +3,7 @@
 #include <cmocka.h>
 
 #include "net_told.h"
+#include "virtio/net_priv.h"
 
 static struct virtio_net_config config_of(struct fixture *f)
 {
@@ -415,10 +416,50 @@ static void test_control_state_moves(void **state)
 	free(to);
 }
 
-static int load_net_state(struct fixture *f, size_t at, uint8_t value)
+/* A card often has more than its driver uses. */
+static void test_pairs_in_use_are_known_before_the_guest_comes(void **state)
 {
-	struct state_entry *entry =
-		state_find(&f->driver.board.state, "net3-net");
+	struct fixture *f = *state, *to = calloc(1, sizeof(*to));
+	const uint8_t mac[] = { 2, 4, 6, 8, 10, 12 };
+
+	fixture_init(to, mac);
+	assert_true(driver_start(&f->driver, CONTROL));
+	assert_int_equal(board_move_setup(&f->driver.board, &to->driver.board),
+			 0);
+	assert_int_equal(to->told.built, 1);
+	command_pairs(f, 3);
+	assert_int_equal(board_move_setup(&f->driver.board, &to->driver.board),
+			 0);
+	assert_int_equal(to->told.built, 3);
+	command_pairs(f, 2); /* too late for that */
+	driver_pause(&f->driver);
+	driver_move(&f->driver, &to->driver);
+	assert_int_equal(to->told.built, 2);
+	fixture_fini(to);
+	free(to);
+}
+
+static void
+test_all_pairs_are_built_for_a_source_that_does_not_tell(void **state)
+{
+	struct fixture *f = *state, *to = calloc(1, sizeof(*to));
+	const uint8_t mac[] = { 2, 4, 6, 8, 10, 12 };
+
+	fixture_init(to, mac);
+	assert_true(driver_start(&f->driver, CONTROL));
+	net_ahead_fini(net_of(f->driver.dev));
+	assert_int_equal(board_move_setup(&f->driver.board, &to->driver.board),
+			 0);
+	assert_int_equal(to->told.built, PAIRS);
+	driver_pause(&f->driver);
+	driver_move(&f->driver, &to->driver);
+	assert_int_equal(to->told.built, 1);
+	fixture_fini(to);
+	free(to);
+}
+
+static int load_entry(struct state_entry *entry, size_t at, uint8_t value)
+{
 	struct bytes_writer bytes = { .data = NULL };
 	int ret;
 
@@ -428,6 +469,19 @@ static int load_net_state(struct fixture *f, size_t at, uint8_t value)
 	ret = state_load(entry, 1, bytes.data, bytes.size, NULL);
 	bytes_writer_fini(&bytes);
 	return ret;
+}
+
+static int load_net_state(struct fixture *f, size_t at, uint8_t value)
+{
+	return load_entry(state_find(&f->driver.board.state, "net3-net"), at,
+			  value);
+}
+
+static int load_pairs(struct fixture *f, uint8_t pairs)
+{
+	return load_entry(
+		state_find(&f->driver.board.setup_state, "net3-pairs"), 0,
+		pairs);
 }
 
 static void test_state_with_impossible_numbers_is_refused(void **state)
@@ -446,6 +500,9 @@ static void test_state_with_impossible_numbers_is_refused(void **state)
 	assert_int_equal(load_net_state(f, pairs, PAIRS), 0);
 	assert_int_equal(load_net_state(f, pairs + 2, 2), -EBADMSG);
 	assert_int_equal(load_net_state(f, pairs + 2, 0), 0);
+	assert_int_equal(load_pairs(f, 0), -EBADMSG);
+	assert_int_equal(load_pairs(f, PAIRS + 1), -EBADMSG);
+	assert_int_equal(load_pairs(f, PAIRS), 0);
 }
 
 static void test_claim_comes_behind_a_disclaim(void **state)
@@ -566,6 +623,8 @@ int main(void)
 		TEST(test_driver_that_does_not_answer_is_announced),
 		TEST(test_guest_that_stops_is_announced_no_more_until_it_runs),
 		TEST(test_control_state_moves),
+		TEST(test_pairs_in_use_are_known_before_the_guest_comes),
+		TEST(test_all_pairs_are_built_for_a_source_that_does_not_tell),
 		TEST(test_state_with_impossible_numbers_is_refused),
 		TEST(test_claim_comes_behind_a_disclaim),
 		TEST(test_device_whose_back_end_cannot_stop_works_on),

@@ -59,11 +59,12 @@ static void test_device_is_built_ahead_and_started_in_the_switch(void **state)
 
 	toy_set_up(&pair->from, 0);
 	move_ahead(pair);
-	assert_int_equal(pair->to.builds, 1);
-	assert_int_equal(pair->to.last_builds, 0);
+	assert_int_equal(pair->to.builds[VDEV_AHEAD], 1);
 	assert_int_equal(pair->to.starts, 0);
 	move_rest(pair);
-	assert_int_equal(pair->to.last_builds, 1);
+	assert_int_equal(pair->to.builds[VDEV_AHEAD], 1);
+	assert_int_equal(pair->to.builds[VDEV_STOPPED], 1);
+	assert_int_equal(pair->to.builds[VDEV_WHOLE], 1);
 	assert_int_equal(pair->to.starts, 0);
 }
 
@@ -76,7 +77,9 @@ static void test_device_without_a_driver_is_not_built(void **state)
 	move_ahead(pair);
 	move_rest(pair);
 	assert_same_queues(pair);
-	assert_int_equal(pair->to.builds, 0);
+	assert_int_equal(pair->to.builds[VDEV_AHEAD], 0);
+	assert_int_equal(pair->to.builds[VDEV_STOPPED], 0);
+	assert_int_equal(pair->to.builds[VDEV_WHOLE], 0);
 }
 
 static void test_queues_that_changed_since_arrive_changed(void **state)
@@ -101,7 +104,9 @@ static void test_device_that_was_reset_since_arrives_reset(void **state)
 	toy_put(&pair->from, STATUS, 0, 1);
 	move_rest(pair);
 	assert_same_queues(pair);
-	assert_int_equal(pair->to.builds, 1);
+	assert_int_equal(pair->to.builds[VDEV_AHEAD], 1);
+	assert_int_equal(pair->to.builds[VDEV_STOPPED], 0);
+	assert_int_equal(pair->to.builds[VDEV_WHOLE], 0);
 	vdev_run(&pair->to.dev);
 	assert_int_equal(pair->to.starts, 0);
 }
@@ -117,7 +122,7 @@ static void test_what_travels_ahead_again_replaces_the_first(void **state)
 	toy_enable(&pair->from, 2);
 	toy_add_status(&pair->from, DRIVER_OK);
 	move_ahead(pair);
-	assert_int_equal(pair->to.builds, 2);
+	assert_int_equal(pair->to.builds[VDEV_AHEAD], 2);
 	move_rest(pair);
 	assert_same_queues(pair);
 	vdev_run(&pair->to.dev);
@@ -140,7 +145,7 @@ static void test_hostile_registers_ahead_are_refused(void **state)
 	pair->from.dev.features |= 1ull << 60;
 	assert_int_equal(toy_move_ahead(&pair->from, &pair->to, &pair->err),
 			 -EBADMSG);
-	assert_int_equal(pair->to.builds, 0);
+	assert_int_equal(pair->to.builds[VDEV_AHEAD], 0);
 }
 
 static void test_back_end_that_cannot_be_built_fails_the_move(void **state)

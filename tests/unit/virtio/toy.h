@@ -61,7 +61,7 @@ struct toy {
 
 	/* what it was asked, and what it says */
 	unsigned int accepts, starts, begins, stops, resets, config_reads;
-	unsigned int builds, last_builds, waits;
+	unsigned int builds[3], waits; /* by enum vdev_stage */
 	int accept_result, build_result, start_result, wait_result, stop_result;
 	unsigned int enabled_at_start;
 	uint32_t write_offset, write_size;
@@ -94,12 +94,12 @@ static inline void toy_config_write(struct vdev *dev, uint32_t offset,
 	memcpy(toy->written, bytes, size);
 }
 
-static inline int toy_build(struct vdev *dev, bool is_last, struct err *err)
+static inline int toy_build(struct vdev *dev, enum vdev_stage stage,
+			    struct err *err)
 {
 	struct toy *toy = toy_of(dev);
 
-	toy->builds++;
-	toy->last_builds += is_last;
+	toy->builds[stage]++;
 	return toy->build_result
 		       ? err_set(err, toy->build_result, "the toy is in pieces")
 		       : 0;
@@ -285,6 +285,8 @@ static inline int toy_move(struct toy *from, struct toy *to, struct err *err)
 	}
 	mem_commit(to->board.mem);
 	mem_load_end(to->board.mem);
+	if (ret == 0)
+		ret = vdev_prepare(&to->dev, VDEV_STOPPED, err);
 	list_for_each (entry, &to->board.state.entries, link) {
 		if (ret == 0)
 			ret = state_activate(entry, err);
