@@ -6,7 +6,8 @@
  * A worker does that slot by slot, from a list of the slots concerned.  It holds
  * its locks for one step (some tables, each one store to take out), and frees them
  * with none.  A slot that is logged again, or goes, is struck off the list; between
- * two steps that is all there is to it.
+ * two steps that is all there is to it.  While it works, vCPUs that fault replace
+ * tables by themselves (table.c), and leave it those.
  *
  * With collapse=inline the one who stops logging does it, at once and with the
  * lock held from first to last, leaf by leaf, as KVM did before it had a worker:
@@ -37,9 +38,9 @@ struct sim_work {
 	uint64_t begin_ns;     /* not before */
 };
 
+/* Taken out in one step, by vCPUs before it too. */
 struct trees {
-	uint64_t *tables[STEP_TABLES];
-	unsigned int levels[STEP_TABLES];
+	struct s2_orphan trees[S2_ORPHANS + STEP_TABLES];
 	unsigned int count;
 };
 
@@ -70,10 +71,9 @@ static uint64_t take_piece(struct sim *sim, const struct sim_slot *slot,
 	if (level == 0) /* to where a larger one can begin */
 		return align_down(gpa, s2_size(1)) + s2_size(1);
 	table = s2_detach_table(&sim->s2, gpa, level);
-	if (table) {
-		trees->levels[trees->count] = level;
-		trees->tables[trees->count++] = table;
-	}
+	if (table)
+		trees->trees[trees->count++] =
+			(struct s2_orphan){ table, level };
 	return gpa + s2_size(level);
 }
 
@@ -83,12 +83,15 @@ static bool work_step(struct sim *sim, struct sim_work *work,
 {
 	const struct sim_slot *slot = work->slot;
 	uint64_t end;
+	unsigned int room;
 
 	if (!slot || sim->max_leaf == 0)
 		return true;
 	end = slot->gpa + slot->size;
 	s2_lock(&sim->s2);
-	while (work->at < end && trees->count < STEP_TABLES) {
+	trees->count = s2_take_orphans(&sim->s2, true, trees->trees);
+	room = trees->count + STEP_TABLES;
+	while (work->at < end && trees->count < room) {
 		work->at = take_piece(sim, slot, work->at, trees);
 		if (s2_is_wanted(&sim->s2))
 			break;
@@ -103,7 +106,8 @@ static void free_trees(struct sim *sim, const struct trees *trees)
 {
 	sim_wait_epoch(sim);
 	for (unsigned int i = 0; i < trees->count; i++)
-		s2_free_tree(&sim->s2, trees->tables[i], trees->levels[i]);
+		s2_free_tree(&sim->s2, trees->trees[i].table,
+			     trees->trees[i].level);
 }
 
 /* With slots_lock, which is released meanwhile; returns how long it worked. */
@@ -125,6 +129,23 @@ static uint64_t work_on(struct sim *sim, struct sim_work *work)
 	return clock_read_ns(CLOCK_THREAD_CPUTIME_ID) - start_ns;
 }
 
+/* For some time nothing is to be done: vCPUs keep no more tables for the worker.
+ * With slots_lock, which is released when there are some: true then. */
+static bool take_rest(struct sim *sim)
+{
+	struct trees trees;
+
+	s2_lock(&sim->s2);
+	trees.count = s2_take_orphans(&sim->s2, false, trees.trees);
+	s2_unlock(&sim->s2);
+	if (!trees.count)
+		return false;
+	lock_release(&sim->slots_lock);
+	free_trees(sim, &trees);
+	lock_acquire(&sim->slots_lock);
+	return true;
+}
+
 static void *collapse_thread(void *opaque)
 {
 	struct sim *sim = opaque;
@@ -137,14 +158,16 @@ static void *collapse_thread(void *opaque)
 		uint64_t now = clock_mono_ns(), begin_ns;
 
 		if (list_is_empty(&collapse->works)) {
-			lock_wait(&sim->slots_lock, &collapse->wake);
+			if (!take_rest(sim))
+				lock_wait(&sim->slots_lock, &collapse->wake);
 			continue;
 		}
 		work = list_entry(collapse->works.next, struct sim_work, link);
 		begin_ns = due_ns > work->begin_ns ? due_ns : work->begin_ns;
 		if (work->slot && begin_ns > now) {
-			lock_wait_until(&sim->slots_lock, &collapse->wake,
-					begin_ns);
+			if (work->begin_ns <= now || !take_rest(sim))
+				lock_wait_until(&sim->slots_lock,
+						&collapse->wake, begin_ns);
 			continue;
 		}
 		due_ns = now + (REST_FACTOR + 1) * work_on(sim, work);

@@ -224,6 +224,27 @@ static void open_table(const struct s2_range *range, uint64_t *entry,
 		push_down(entry, value);
 }
 
+/*
+ * A fault at memory that is logged no more, where a table is left over from logging: a
+ * leaf takes its place, and what else is below it needs no fault any more.  So does
+ * KVM's TDP MMU at a fault that the fast path does not repair: at the level that it
+ * wants to map, it replaces whatever is there (kvm_tdp_mmu_map()), and frees a
+ * table after a grace period.  Here that is the worker's to do: when as many
+ * wait for it as there is room for, the tables are gone through as they are.
+ */
+static bool replace_table(struct s2 *s2, const struct s2_range *range,
+			  uint64_t *entry, uint64_t gpa, unsigned int level,
+			  bool is_write)
+{
+	if (!s2->keeps_orphans || s2->orphan_count == S2_ORPHANS ||
+	    range->is_logged || !leaf_fits(range, gpa, level))
+		return false;
+	s2->orphans[s2->orphan_count++] =
+		(struct s2_orphan){ table_in(load(entry)), level };
+	put_leaf(s2, entry, level, range, gpa, opens(range, is_write));
+	return true;
+}
+
 int s2_fault(struct s2 *s2, const struct s2_range *range, uint64_t gpa,
 	     bool is_write)
 {
@@ -249,6 +270,9 @@ int s2_fault(struct s2 *s2, const struct s2_range *range, uint64_t gpa,
 			continue;
 		}
 		if (is_table(value)) {
+			if (replace_table(s2, range, entry, gpa, level,
+					  is_write))
+				return 0;
 			if (is_write && !(value & S2_WRITE))
 				open_table(range, entry, value, gpa, level);
 			table = table_in(load(entry));
@@ -402,6 +426,17 @@ static void zap_below(struct s2 *s2, uint64_t *table, unsigned int level)
 			s2->stats.leaves[level - 1]--;
 		}
 	}
+}
+
+unsigned int s2_take_orphans(struct s2 *s2, bool keeps_more,
+			     struct s2_orphan *ret_orphans)
+{
+	unsigned int count = s2->orphan_count;
+
+	memcpy(ret_orphans, s2->orphans, count * sizeof(*ret_orphans));
+	s2->orphan_count = 0;
+	s2->keeps_orphans = keeps_more;
+	return count;
 }
 
 void s2_zap(struct s2 *s2, uint64_t gpa, unsigned int at_level)

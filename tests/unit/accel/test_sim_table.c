@@ -262,6 +262,95 @@ static void test_large_leaves_come_back_after_logging(void **state)
 	check_collapse("sim,dirty=ring,split=eager");
 }
 
+/* Tables alone: where the host's memory lies is nothing to them. */
+static void tables_init(struct s2 *s2, struct s2_range *range, uint64_t size,
+			unsigned int max_leaf)
+{
+	*range = (struct s2_range){
+		.size = size,
+		.host = (uint8_t *)(uintptr_t)(1ull << 40),
+		.max_leaf = max_leaf,
+	};
+	assert_int_equal(s2_init(s2), 0);
+	assert_int_equal(s2_populate(s2, range, 0), 0);
+	s2_lock(s2);
+	s2_protect_range(s2, 0, size);
+	s2_unlock(s2);
+}
+
+static unsigned int level_after_fault(struct s2 *s2,
+				      const struct s2_range *range,
+				      uint64_t gpa)
+{
+	struct s2_walk walk;
+
+	s2_lock(s2);
+	assert_int_equal(s2_fault(s2, range, gpa, true), 0);
+	s2_unlock(s2);
+	s2_walk(s2, gpa, &walk);
+	assert_true(walk.is_writable);
+	assert_ptr_equal(s2_host(&walk, gpa), range->host + gpa);
+	return walk.level;
+}
+
+static unsigned int take_orphans(struct s2 *s2, bool keeps_more,
+				 struct s2_orphan *orphans)
+{
+	unsigned int count;
+
+	s2_lock(s2);
+	count = s2_take_orphans(s2, keeps_more, orphans);
+	s2_unlock(s2);
+	return count;
+}
+
+static void test_fault_behind_logging_puts_a_large_leaf_over_a_table(void **state)
+{
+	struct s2_orphan orphans[S2_ORPHANS];
+	struct s2_range range;
+	struct s2_stats stats;
+	struct s2 s2;
+
+	(void)state;
+	tables_init(&s2, &range, 3 * GIB, 2);
+	/* Nobody would free a table. */
+	assert_int_equal(level_after_fault(&s2, &range, 5 * MIB), 0);
+	assert_int_equal(take_orphans(&s2, true, orphans), 0);
+	range.is_logged = true;
+	assert_int_equal(level_after_fault(&s2, &range, GIB), 0);
+	range.is_logged = false;
+	assert_int_equal(level_after_fault(&s2, &range, 2 * GIB + 9 * MIB), 2);
+	assert_int_equal(take_orphans(&s2, false, orphans), 1);
+	assert_int_equal(orphans[0].level, 2);
+	assert_int_equal(level_after_fault(&s2, &range, GIB + 4096), 0);
+	s2_free_tree(&s2, orphans[0].table, 2);
+	s2_stats(&s2, &stats);
+	assert_int_equal(stats.leaves[2], 1);
+	assert_int_equal(stats.leaves[0], 2 * GIB / 4096);
+	assert_int_equal(stats.tables, 2 * (1 + 512) + 2);
+	s2_fini(&s2);
+}
+
+static void test_no_more_tables_wait_than_there_is_room_for(void **state)
+{
+	struct s2_orphan orphans[S2_ORPHANS];
+	struct s2_range range;
+	struct s2 s2;
+
+	(void)state;
+	tables_init(&s2, &range, (S2_ORPHANS + 1) * 2 * MIB, 1);
+	take_orphans(&s2, true, orphans);
+	for (uint64_t i = 0; i < S2_ORPHANS; i++)
+		assert_int_equal(level_after_fault(&s2, &range, i * 2 * MIB),
+				 1);
+	assert_int_equal(
+		level_after_fault(&s2, &range, S2_ORPHANS * 2 * MIB + 4096), 0);
+	assert_int_equal(take_orphans(&s2, true, orphans), S2_ORPHANS);
+	assert_int_equal(
+		level_after_fault(&s2, &range, S2_ORPHANS * 2 * MIB + 8192), 1);
+	s2_fini(&s2);
+}
+
 static void test_start_strikes_the_slot_off_the_workers_list(void **state)
 {
 	struct test_vm vm;
@@ -403,6 +492,10 @@ int main(void)
 		cmocka_unit_test(
 			test_new_memory_is_small_and_logged_while_logging),
 		cmocka_unit_test(test_large_leaves_come_back_after_logging),
+		cmocka_unit_test(
+			test_fault_behind_logging_puts_a_large_leaf_over_a_table),
+		cmocka_unit_test(
+			test_no_more_tables_wait_than_there_is_room_for),
 		cmocka_unit_test(
 			test_start_strikes_the_slot_off_the_workers_list),
 		cmocka_unit_test(
