@@ -24,8 +24,9 @@
  *	      bitmap: report it; each page is cleared and protected before the read
  *	      ring: collect; reset, which protects again; publish
  *
- * Lock ranks, outermost first: the topology lock (all listener calls), slots_lock,
- * the second stage's.  vCPUs in the guest take only the last, on a fault.
+ * Lock ranks, outermost first: the topology lock (all listener calls), eoi_lock,
+ * slots_lock, the second stage's.  vCPUs in the guest take only the last, on a fault,
+ * and eoi_lock for a look at one word.
  */
 #ifndef GODWIT_ACCEL_SIM_PRIV_H
 #define GODWIT_ACCEL_SIM_PRIV_H
@@ -144,12 +145,43 @@ struct sim_regs {
 	uint64_t sum;        /* of what is expected of each hot page */
 	uint64_t sum_below;  /* of those below hot_at */
 	uint64_t check_left; /* of a full check: hot pages, then fill pages */
-	uint64_t pv_writes;  /* to the page of steal time and clock */
+	/* To the pages of steal time and clock. */
+	uint64_t pv_writes, clock_writes;
+	uint64_t eois; /* to that of interrupts; protected by eoi_lock */
 	uint64_t tick, poll, report, end; /* vCPU 0: TSC of the next */
 	uint64_t order;                   /* vCPU 0: command under way, or 0 */
 	struct pattern pattern;
 	struct gauge gauge; /* its ring is in guest memory */
 };
+
+/*
+ * Pages that are written for a vCPU and not by it, each the count of such writes:
+ *
+ *	VCPUS_BASE + n * VCPU_SIZE	steal time of vCPU n
+ *	SIM_PV_BASE + n * 8 KiB		its clock
+ *	4 KiB behind that		its interrupts: where KVM notes that an
+ *					EOI is due
+ */
+#define SIM_PV_BASE  (VCPUS_BASE + (uint64_t)MAX_VCPUS * VCPU_SIZE)
+#define SIM_PV_PAGES 2u
+
+_Static_assert(SIM_PV_BASE + MAX_VCPUS * SIM_PV_PAGES * PAGE_SIZE <= AREA_BASE,
+	       "what is written for vCPUs lies below what they write");
+
+static inline uint64_t sim_steal_gpa(unsigned int index)
+{
+	return VCPUS_BASE + (uint64_t)index * VCPU_SIZE;
+}
+
+static inline uint64_t sim_clock_gpa(unsigned int index)
+{
+	return SIM_PV_BASE + (uint64_t)index * SIM_PV_PAGES * PAGE_SIZE;
+}
+
+static inline uint64_t sim_eoi_gpa(unsigned int index)
+{
+	return sim_clock_gpa(index) + PAGE_SIZE;
+}
 
 /* As the built-in guest's. */
 enum sim_exit {
@@ -177,7 +209,6 @@ struct sim_program {
 	uint64_t fill_first, fill_pages;
 	uint64_t expected; /* gpa: the sequence of each hot page, u64 */
 	uint64_t ring;     /* gpa: stamps of each interval, u32 */
-	uint64_t pv;       /* gpa: steal time and clock */
 	uint64_t tables;   /* gpa: of the interrupt controller */
 	uint64_t stamp_tsc, max_backlog, scan_tsc, burst_tsc;
 };
@@ -260,6 +291,7 @@ struct sim {
 
 	struct sim_collapse collapse;
 	struct accel_routes routes;
+	struct lock eoi_lock; /* count and page together */
 
 	/* owned by whoever builds, saves or loads the machine */
 	struct sim_setup setup;
@@ -320,8 +352,8 @@ uint32_t sim_ring_collect(struct sim_ring *ring, struct sim_ring_entry *to,
 			  uint32_t room);
 /* Protect the pages of what was collected, free the entries; with slots_lock. */
 uint32_t sim_ring_reset(struct sim *sim, struct sim_ring *ring);
-/* A write with no vCPU behind it: @size bytes at @gpa, of RAM.  Any thread that
- * holds no lock.  -EFAULT when it is not RAM. */
+/* A write with no vCPU behind it: @size bytes at @gpa, of RAM.  Any thread; takes the
+ * second stage's lock.  -EFAULT when it is not RAM. */
 int sim_write_aside(struct sim *sim, uint64_t gpa, const void *from,
 		    size_t size);
 
