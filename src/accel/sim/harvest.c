@@ -174,13 +174,16 @@ void sim_harvest_ring(struct sim *sim, struct sim_ring *ring)
 
 void sim_harvest_all(struct sim *sim)
 {
-	lock_acquire(&sim->slots_lock);
 	for (unsigned int i = 0; sim_has_rings(sim) && i < sim->cpus; i++) {
 		struct sim_vcpu *vcpu = vcpu_get(sim, i);
 
+		/* One at a time: a vCPU whose ring is full waits for it. */
+		lock_acquire(&sim->slots_lock);
 		if (vcpu)
 			sim_harvest_ring(sim, &vcpu->ring);
+		lock_release(&sim->slots_lock);
 	}
+	lock_acquire(&sim->slots_lock);
 	for (uint32_t i = 0; i < sim->slots->count; i++) {
 		const struct sim_slot *slot = sim->slots->slots[i];
 
