@@ -97,7 +97,6 @@ static bool work_step(struct sim *sim, struct sim_work *work,
 			break;
 	}
 	s2_unlock(&sim->s2);
-	sim->collapse.collapsed += trees->count;
 	return work->at >= end;
 }
 
@@ -118,6 +117,8 @@ static uint64_t work_on(struct sim *sim, struct sim_work *work)
 	struct sim_log *log = NULL;
 
 	if (work_step(sim, work, &trees)) {
+		if (work->slot)
+			trace(sim_collapsed, "slot %u", work->slot->id);
 		log = work->log;
 		list_del(&work->link);
 		free(work);
@@ -146,6 +147,21 @@ static bool take_rest(struct sim *sim)
 	return true;
 }
 
+/* With slots_lock: one that was struck off, or else the one that may begin first, or
+ * has been begun; NULL: there is none. */
+static struct sim_work *next_work(struct sim_collapse *collapse)
+{
+	struct sim_work *work, *next = NULL;
+
+	list_for_each (work, &collapse->works, link) {
+		if (!work->slot)
+			return work;
+		if (!next || work->begin_ns < next->begin_ns)
+			next = work;
+	}
+	return next;
+}
+
 static void *collapse_thread(void *opaque)
 {
 	struct sim *sim = opaque;
@@ -154,23 +170,17 @@ static void *collapse_thread(void *opaque)
 
 	lock_acquire(&sim->slots_lock);
 	while (!collapse->is_ending) {
-		struct sim_work *work;
-		uint64_t now = clock_mono_ns(), begin_ns;
+		struct sim_work *work = next_work(collapse);
+		uint64_t now = clock_mono_ns(), begin_ns = UINT64_MAX;
 
-		if (list_is_empty(&collapse->works)) {
-			if (!take_rest(sim))
-				lock_wait(&sim->slots_lock, &collapse->wake);
-			continue;
-		}
-		work = list_entry(collapse->works.next, struct sim_work, link);
-		begin_ns = due_ns > work->begin_ns ? due_ns : work->begin_ns;
-		if (work->slot && begin_ns > now) {
-			if (work->begin_ns <= now || !take_rest(sim))
-				lock_wait_until(&sim->slots_lock,
-						&collapse->wake, begin_ns);
-			continue;
-		}
-		due_ns = now + (REST_FACTOR + 1) * work_on(sim, work);
+		if (work)
+			begin_ns = due_ns > work->begin_ns ? due_ns
+							   : work->begin_ns;
+		if (work && (!work->slot || begin_ns <= now))
+			due_ns = now + (REST_FACTOR + 1) * work_on(sim, work);
+		else if ((work && work->begin_ns <= now) || !take_rest(sim))
+			lock_wait_until(&sim->slots_lock, &collapse->wake,
+					begin_ns);
 	}
 	lock_release(&sim->slots_lock);
 	return NULL;
@@ -222,11 +232,12 @@ void sim_collapse_add(struct sim *sim, struct sim_slot *slot,
 		.at = slot->gpa,
 		.begin_ns = clock_mono_ns() + grace_ns,
 	};
+	trace(sim_collapse_later, "slot %u, in %llu ms", slot->id,
+	      grace_ns / NS_PER_MS);
 	lock_acquire(&sim->slots_lock);
 	list_add_tail(&sim->collapse.works, &work->link);
 	pthread_cond_signal(&sim->collapse.wake);
 	lock_release(&sim->slots_lock);
-	trace(sim_collapse, "slot %u", slot->id);
 }
 
 void sim_collapse_cancel(struct sim *sim, struct sim_slot *slot)
@@ -235,9 +246,12 @@ void sim_collapse_cancel(struct sim *sim, struct sim_slot *slot)
 
 	lock_acquire(&sim->slots_lock);
 	list_for_each (work, &sim->collapse.works, link) {
-		if (work->slot == slot)
-			work->slot = NULL;
+		if (work->slot != slot)
+			continue;
+		work->slot = NULL;
+		trace(sim_collapse_called_off, "slot %u", slot->id);
 	}
+	pthread_cond_signal(&sim->collapse.wake); /* its log is free to go */
 	lock_release(&sim->slots_lock);
 }
 

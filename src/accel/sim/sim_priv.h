@@ -258,8 +258,7 @@ struct sim_collapse {
 	pthread_cond_t wake;
 	/* protected by slots_lock */
 	bool is_ending;
-	struct list works;  /* struct sim_work, first come first */
-	uint64_t collapsed; /* tables taken out */
+	struct list works;  /* struct sim_work */
 };
 
 struct sim {

@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "base/bitmap.h"
+#include "base/clock.h"
 #include "mem/access.h"
 #include "sim_vm.h"
 
@@ -368,6 +369,54 @@ static void test_start_strikes_the_slot_off_the_workers_list(void **state)
 	vm_fini(&vm);
 }
 
+static unsigned int works(struct test_vm *vm)
+{
+	unsigned int count = 0;
+	struct list *link;
+
+	lock_acquire(&vm->sim->slots_lock);
+	for (link = vm->sim->collapse.works.next;
+	     link != &vm->sim->collapse.works; link = link->next)
+		count++;
+	lock_release(&vm->sim->slots_lock);
+	return count;
+}
+
+static void test_what_is_struck_off_is_freed_at_once(void **state)
+{
+	const uint64_t hour_ns = 3600 * NS_PER_SEC;
+	struct test_vm vm;
+
+	(void)state;
+	vm_init(&vm, 64 * MIB, "sim");
+	assert_int_equal(mem_log_global_start(vm.mem, NULL), 0);
+	mem_log_global_stop(vm.mem, hour_ns);
+	assert_int_equal(works(&vm), 1);
+	assert_int_equal(mem_log_global_start(vm.mem, NULL), 0);
+	wait_collapsed(&vm);
+	mem_log_global_stop(vm.mem, hour_ns);
+	vm_fini(&vm);
+}
+
+static void test_what_may_begin_first_is_done_first(void **state)
+{
+	struct test_vm vm;
+
+	(void)state;
+	vm_init(&vm, 64 * MIB, "sim");
+	vm_window_new(&vm, 4 * MIB);
+	mem_region_add(vm.root, VM_WINDOW, vm.window, 0);
+	assert_int_equal(mem_log_global_start(vm.mem, NULL), 0);
+	mem_log_global_stop(vm.mem, 3600 * NS_PER_SEC);
+	assert_int_equal(works(&vm), 2);
+	mem_region_set_log(vm.window, true);
+	mem_region_set_log(vm.window, false); /* without grace */
+	while (works(&vm) > 1)
+		sched_yield();
+	mem_region_del(vm.window);
+	vm_fini(&vm);
+}
+
 static void test_slot_that_goes_is_unmapped_and_its_tables_freed(void **state)
 {
 	struct s2_stats before;
@@ -498,6 +547,8 @@ int main(void)
 			test_no_more_tables_wait_than_there_is_room_for),
 		cmocka_unit_test(
 			test_start_strikes_the_slot_off_the_workers_list),
+		cmocka_unit_test(test_what_is_struck_off_is_freed_at_once),
+		cmocka_unit_test(test_what_may_begin_first_is_done_first),
 		cmocka_unit_test(
 			test_slot_that_goes_is_unmapped_and_its_tables_freed),
 		cmocka_unit_test(test_read_only_memory_drops_the_guests_writes),
