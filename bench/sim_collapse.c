@@ -68,7 +68,8 @@ struct outcome {
 	double quiet_us[RUNS], quiet_longest_us[RUNS];
 	double collapsing_stop_us[RUNS], seconds[RUNS];
 	double stall_us[RUNS], longest_us[RUNS]; /* p99.9 */
-	double hold_us[RUNS], wait_us[RUNS];
+	double hold_us[RUNS], wait_us[RUNS]; /* the second stage's lock */
+	double slots_hold_us[RUNS], slots_wait_us[RUNS];
 	double table_gib;
 	int runs;
 };
@@ -292,10 +293,22 @@ static void measure_quiet(struct bed *bed, struct outcome *out)
 	out->quiet_longest_us[out->runs] = (double)stalls.max_ns / NS_PER_US;
 }
 
+static struct sim_lock_times slots_times_restart(struct sim *sim)
+{
+	struct sim_lock_times times;
+
+	lock_acquire(&sim->slots_lock);
+	times = sim->slots_times;
+	sim->slots_times.hold_max_ns = sim->slots_times.wait_max_ns = 0;
+	lock_release(&sim->slots_lock);
+	return times;
+}
+
 /* Logging on for a while, and off; until large leaves have come back. */
 static void measure_collapse(struct bed *bed, struct outcome *out)
 {
 	static struct stalls stalls;
+	struct sim_lock_times times;
 	struct s2_stats stats;
 	uint64_t start_ns;
 	int run = out->runs;
@@ -305,7 +318,9 @@ static void measure_collapse(struct bed *bed, struct outcome *out)
 	usleep(200 * 1000);
 	set_urgent(bed, true);
 	thread_set_urgent(pthread_self(), true); /* from here to the stop */
+	mem_log_sync(bed->mem, true); /* as at a migration's end */
 	s2_stats_restart(&bed->sim->s2);
+	slots_times_restart(bed->sim);
 	phase(bed, &stalls);
 	start_ns = clock_mono_ns();
 	out->collapsing_stop_us[run] = stop_log(bed, 0);
@@ -314,12 +329,15 @@ static void measure_collapse(struct bed *bed, struct outcome *out)
 		usleep(1000);
 	out->seconds[run] = (double)(clock_mono_ns() - start_ns) / NS_PER_SEC;
 	s2_stats(&bed->sim->s2, &stats);
+	times = slots_times_restart(bed->sim);
 	leave_phase(bed);
 	set_urgent(bed, false);
 	out->stall_us[run] = percentile(&stalls, 0.999);
 	out->longest_us[run] = (double)stalls.max_ns / NS_PER_US;
 	out->hold_us[run] = (double)stats.hold_max_ns / NS_PER_US;
 	out->wait_us[run] = (double)stats.wait_max_ns / NS_PER_US;
+	out->slots_hold_us[run] = (double)times.hold_max_ns / NS_PER_US;
+	out->slots_wait_us[run] = (double)times.wait_max_ns / NS_PER_US;
 }
 
 static void measure(struct bed *bed, const char *options, uint64_t memory,
@@ -428,6 +446,10 @@ static int report(const struct outcome *worker, const struct outcome *inlined,
 		  INLINE(hold_us), LIMIT_LOCK_US, 0 },
 		{ "longest wait for the lock meanwhile", "us", OF(wait_us),
 		  INLINE(wait_us), LIMIT_LOCK_US, 0 },
+		{ "longest hold of the memslots' lock", "us",
+		  OF(slots_hold_us), none, NULL, LIMIT_LOCK_US, 0 },
+		{ "longest wait for the memslots' lock", "us",
+		  OF(slots_wait_us), none, NULL, LIMIT_LOCK_US, 0 },
 		{ "stall of the vCPU meanwhile, p99.9", "us", OF(stall_us),
 		  OF(quiet_us), "undisturbed", 0, LIMIT_RATIO },
 		{ "stall of the vCPU meanwhile, longest", "us", OF(longest_us),

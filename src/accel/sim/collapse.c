@@ -123,10 +123,10 @@ static uint64_t work_on(struct sim *sim, struct sim_work *work)
 		list_del(&work->link);
 		free(work);
 	}
-	lock_release(&sim->slots_lock);
+	sim_slots_unlock(sim);
 	free_trees(sim, &trees);
 	sim_log_free(log);
-	lock_acquire(&sim->slots_lock);
+	sim_slots_lock(sim);
 	return clock_read_ns(CLOCK_THREAD_CPUTIME_ID) - start_ns;
 }
 
@@ -141,9 +141,9 @@ static bool take_rest(struct sim *sim)
 	s2_unlock(&sim->s2);
 	if (!trees.count)
 		return false;
-	lock_release(&sim->slots_lock);
+	sim_slots_unlock(sim);
 	free_trees(sim, &trees);
-	lock_acquire(&sim->slots_lock);
+	sim_slots_lock(sim);
 	return true;
 }
 
@@ -168,7 +168,7 @@ static void *collapse_thread(void *opaque)
 	struct sim_collapse *collapse = &sim->collapse;
 	uint64_t due_ns = 0;
 
-	lock_acquire(&sim->slots_lock);
+	sim_slots_lock(sim);
 	while (!collapse->is_ending) {
 		struct sim_work *work = next_work(collapse);
 		uint64_t now = clock_mono_ns(), begin_ns = UINT64_MAX;
@@ -179,10 +179,9 @@ static void *collapse_thread(void *opaque)
 		if (work && (!work->slot || begin_ns <= now))
 			due_ns = now + (REST_FACTOR + 1) * work_on(sim, work);
 		else if ((work && work->begin_ns <= now) || !take_rest(sim))
-			lock_wait_until(&sim->slots_lock, &collapse->wake,
-					begin_ns);
+			sim_slots_wait(sim, &collapse->wake, begin_ns);
 	}
-	lock_release(&sim->slots_lock);
+	sim_slots_unlock(sim);
 	return NULL;
 }
 
@@ -234,17 +233,17 @@ void sim_collapse_add(struct sim *sim, struct sim_slot *slot,
 	};
 	trace(sim_collapse_later, "slot %u, in %llu ms", slot->id,
 	      grace_ns / NS_PER_MS);
-	lock_acquire(&sim->slots_lock);
+	sim_slots_lock(sim);
 	list_add_tail(&sim->collapse.works, &work->link);
 	pthread_cond_signal(&sim->collapse.wake);
-	lock_release(&sim->slots_lock);
+	sim_slots_unlock(sim);
 }
 
 void sim_collapse_cancel(struct sim *sim, struct sim_slot *slot)
 {
 	struct sim_work *work;
 
-	lock_acquire(&sim->slots_lock);
+	sim_slots_lock(sim);
 	list_for_each (work, &sim->collapse.works, link) {
 		if (work->slot != slot)
 			continue;
@@ -252,7 +251,7 @@ void sim_collapse_cancel(struct sim *sim, struct sim_slot *slot)
 		trace(sim_collapse_called_off, "slot %u", slot->id);
 	}
 	pthread_cond_signal(&sim->collapse.wake); /* its log is free to go */
-	lock_release(&sim->slots_lock);
+	sim_slots_unlock(sim);
 }
 
 int sim_collapse_init(struct sim *sim, struct err *err)
@@ -276,10 +275,10 @@ void sim_collapse_fini(struct sim *sim)
 
 	if (!sim->collapse.has_thread)
 		return;
-	lock_acquire(&sim->slots_lock);
+	sim_slots_lock(sim);
 	sim->collapse.is_ending = true;
 	pthread_cond_signal(&sim->collapse.wake);
-	lock_release(&sim->slots_lock);
+	sim_slots_unlock(sim);
 	pthread_join(sim->collapse.thread, NULL);
 	list_for_each_safe (work, next, &sim->collapse.works, link) {
 		sim_log_free(work->log);

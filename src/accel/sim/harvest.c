@@ -178,12 +178,12 @@ void sim_harvest_all(struct sim *sim)
 		struct sim_vcpu *vcpu = vcpu_get(sim, i);
 
 		/* One at a time: a vCPU whose ring is full waits for it. */
-		lock_acquire(&sim->slots_lock);
+		sim_slots_lock(sim);
 		if (vcpu)
 			sim_harvest_ring(sim, &vcpu->ring);
-		lock_release(&sim->slots_lock);
+		sim_slots_unlock(sim);
 	}
-	lock_acquire(&sim->slots_lock);
+	sim_slots_lock(sim);
 	for (uint32_t i = 0; i < sim->slots->count; i++) {
 		const struct sim_slot *slot = sim->slots->slots[i];
 
@@ -192,7 +192,7 @@ void sim_harvest_all(struct sim *sim)
 		else if (slot->is_logged)
 			report_log(slot);
 	}
-	lock_release(&sim->slots_lock);
+	sim_slots_unlock(sim);
 }
 
 void sim_log_sync_all(void *opaque, bool is_last)

@@ -252,6 +252,12 @@ struct sim_vm_state {
 	uint8_t lines[SIM_LINES];
 };
 
+/* How long a lock was held and waited for, at most. */
+struct sim_lock_times {
+	uint64_t since_ns; /* that it is held */
+	uint64_t hold_max_ns, wait_max_ns;
+};
+
 struct sim_collapse {
 	pthread_t thread;
 	bool has_thread;
@@ -285,6 +291,7 @@ struct sim {
 	uint32_t next_slot;
 	bool is_logging;
 	/* protected by slots_lock */
+	struct sim_lock_times slots_times;
 	struct sim_ring_entry *harvest; /* room for one ring */
 	struct accel_ring_stats rings;  /* but for full_exits */
 
@@ -327,6 +334,13 @@ extern const struct accel_ops sim_accel_ops;
 uint64_t sim_tsc(const struct sim *sim);
 
 /* slots.c */
+/* For slots_lock. */
+void sim_slots_lock(struct sim *sim);
+void sim_slots_unlock(struct sim *sim);
+/* Wait on @cond at most until @deadline_ns (clock_mono_ns() time; UINT64_MAX: no limit),
+ * without the lock. */
+void sim_slots_wait(struct sim *sim, pthread_cond_t *cond,
+		    uint64_t deadline_ns);
 int sim_slots_init(struct sim *sim, struct err *err);
 void sim_slots_fini(struct sim *sim);
 /* The slot of @gpa, or NULL; who may ask, see sim.slots. */

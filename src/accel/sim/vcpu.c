@@ -374,9 +374,9 @@ void sim_ring_full(struct sim_vcpu *vcpu)
 	struct sim *sim = vcpu->sim;
 
 	__atomic_add_fetch(&vcpu->ring_full_exits, 1, __ATOMIC_RELAXED);
-	lock_acquire(&sim->slots_lock);
+	sim_slots_lock(sim);
 	sim_harvest_ring(sim, &vcpu->ring);
-	lock_release(&sim->slots_lock);
+	sim_slots_unlock(sim);
 	trace(sim_ring_full, "vCPU %u", vcpu->vcpu.index);
 }
 
