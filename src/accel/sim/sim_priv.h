@@ -4,7 +4,7 @@
  *
  *	options.c   what --accel sim,... takes
  *	sim.c       the VM: creation, clock, interrupt lines, both ways
- *	table.c     second-stage tables (table.h)
+ *	table.c     second-stage tables (table.h); table_pool.c: their memory and lock
  *	slots.c     memslots, and logging on and off, as a memory listener
  *	log.c       the kernel's half of logging: buffer, rings, bitmap
  *	harvest.c   the user's half: sync, clear, collect, reset, publish
