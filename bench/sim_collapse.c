@@ -68,7 +68,7 @@ struct outcome {
 	double quiet_us[RUNS], quiet_longest_us[RUNS];
 	double collapsing_stop_us[RUNS], seconds[RUNS];
 	double stall_us[RUNS], longest_us[RUNS]; /* p99.9 */
-	double hold_us[RUNS], wait_us[RUNS]; /* the second stage's lock */
+	double hold_us[RUNS], wait_us[RUNS];     /* the second stage's lock */
 	double slots_hold_us[RUNS], slots_wait_us[RUNS];
 	double table_gib;
 	int runs;
@@ -317,20 +317,20 @@ static void measure_collapse(struct bed *bed, struct outcome *out)
 	start_log(bed);
 	usleep(200 * 1000);
 	set_urgent(bed, true);
-	thread_set_urgent(pthread_self(), true); /* from here to the stop */
-	mem_log_sync(bed->mem, true); /* as at a migration's end */
+	thread_set_urgent(pthread_self(), true); /* it takes the locks too */
+	mem_log_sync(bed->mem, true);            /* as at a migration's end */
 	s2_stats_restart(&bed->sim->s2);
 	slots_times_restart(bed->sim);
 	phase(bed, &stalls);
 	start_ns = clock_mono_ns();
 	out->collapsing_stop_us[run] = stop_log(bed, 0);
-	thread_set_urgent(pthread_self(), false);
 	while (!is_collapsed(bed))
 		usleep(1000);
 	out->seconds[run] = (double)(clock_mono_ns() - start_ns) / NS_PER_SEC;
 	s2_stats(&bed->sim->s2, &stats);
 	times = slots_times_restart(bed->sim);
 	leave_phase(bed);
+	thread_set_urgent(pthread_self(), false);
 	set_urgent(bed, false);
 	out->stall_us[run] = percentile(&stalls, 0.999);
 	out->longest_us[run] = (double)stalls.max_ns / NS_PER_US;
@@ -355,7 +355,7 @@ static void measure(struct bed *bed, const char *options, uint64_t memory,
 			map_small(bed);
 		usleep(QUIET_MS * 1000);
 		measure_quiet(bed, out);
-		if (!out->runs)
+		if (!out->runs && !bed->sim->options.is_collapse_inline)
 			measure_calls(bed, out);
 		measure_collapse(bed, out);
 	}
@@ -406,8 +406,8 @@ static void print_json(const struct figure *figures, size_t count,
 	for (size_t i = 0; i < count; i++) {
 		const struct figure *f = &figures[i];
 
-		printf("%s{\"name\":\"%s: %s\",\"unit\":\"%s\",",
-		       i ? "," : "", size, f->name, f->unit);
+		printf("%s{\"name\":\"%s: %s\",\"unit\":\"%s\",", i ? "," : "",
+		       size, f->name, f->unit);
 		print_spread(&f->own);
 		if (f->peer_name) {
 			printf(",\"peer\":{\"name\":\"%s\",", f->peer_name);
@@ -446,8 +446,8 @@ static int report(const struct outcome *worker, const struct outcome *inlined,
 		  INLINE(hold_us), LIMIT_LOCK_US, 0 },
 		{ "longest wait for the lock meanwhile", "us", OF(wait_us),
 		  INLINE(wait_us), LIMIT_LOCK_US, 0 },
-		{ "longest hold of the memslots' lock", "us",
-		  OF(slots_hold_us), none, NULL, LIMIT_LOCK_US, 0 },
+		{ "longest hold of the memslots' lock", "us", OF(slots_hold_us),
+		  none, NULL, LIMIT_LOCK_US, 0 },
 		{ "longest wait for the memslots' lock", "us",
 		  OF(slots_wait_us), none, NULL, LIMIT_LOCK_US, 0 },
 		{ "stall of the vCPU meanwhile, p99.9", "us", OF(stall_us),

@@ -24,8 +24,10 @@
 #include "mem/ram.h"
 #include "sim_priv.h"
 
-/* Tables taken out in one step, if nobody wants the lock before. */
+/* One step, if nobody wants the lock before: so many tables taken out, so many pieces
+ * looked at. */
 #define STEP_TABLES 16u
+#define STEP_PIECES 128u
 /* It rests nine times as long as it worked, as the worker of accel/kvm does. */
 #define REST_FACTOR 9
 
@@ -38,9 +40,9 @@ struct sim_work {
 	uint64_t begin_ns;     /* not before */
 };
 
-/* Taken out in one step, by vCPUs before it too. */
+/* Taken out in one step, or by vCPUs before it. */
 struct trees {
-	struct s2_orphan trees[S2_ORPHANS + STEP_TABLES];
+	struct s2_orphan trees[STEP_TABLES];
 	unsigned int count;
 };
 
@@ -83,15 +85,16 @@ static bool work_step(struct sim *sim, struct sim_work *work,
 {
 	const struct sim_slot *slot = work->slot;
 	uint64_t end;
-	unsigned int room;
 
 	if (!slot || sim->max_leaf == 0)
 		return true;
 	end = slot->gpa + slot->size;
 	s2_lock(&sim->s2);
-	trees->count = s2_take_orphans(&sim->s2, true, trees->trees);
-	room = trees->count + STEP_TABLES;
-	while (work->at < end && trees->count < room) {
+	trees->count =
+		s2_take_orphans(&sim->s2, true, trees->trees, STEP_TABLES);
+	for (unsigned int i = 0;
+	     i < STEP_PIECES && work->at < end && trees->count < STEP_TABLES;
+	     i++) {
 		work->at = take_piece(sim, slot, work->at, trees);
 		if (s2_is_wanted(&sim->s2))
 			break;
@@ -100,7 +103,7 @@ static bool work_step(struct sim *sim, struct sim_work *work,
 	return work->at >= end;
 }
 
-/* With no lock. */
+/* With no lock.  What else is reachable no more may go after this as well. */
 static void free_trees(struct sim *sim, const struct trees *trees)
 {
 	sim_wait_epoch(sim);
@@ -130,21 +133,24 @@ static uint64_t work_on(struct sim *sim, struct sim_work *work)
 	return clock_read_ns(CLOCK_THREAD_CPUTIME_ID) - start_ns;
 }
 
-/* For some time nothing is to be done: vCPUs keep no more tables for the worker.
- * With slots_lock, which is released when there are some: true then. */
-static bool take_rest(struct sim *sim)
+/* No slot is to be worked on: vCPUs keep no more tables, and some of those that they have
+ * kept go.  With slots_lock, which is released meanwhile; returns how long it worked, 0:
+ * there is none. */
+static uint64_t clean_up(struct sim *sim)
 {
+	uint64_t start_ns = clock_read_ns(CLOCK_THREAD_CPUTIME_ID);
 	struct trees trees;
 
 	s2_lock(&sim->s2);
-	trees.count = s2_take_orphans(&sim->s2, false, trees.trees);
+	trees.count =
+		s2_take_orphans(&sim->s2, false, trees.trees, STEP_TABLES);
 	s2_unlock(&sim->s2);
 	if (!trees.count)
-		return false;
+		return 0;
 	sim_slots_unlock(sim);
 	free_trees(sim, &trees);
 	sim_slots_lock(sim);
-	return true;
+	return clock_read_ns(CLOCK_THREAD_CPUTIME_ID) - start_ns;
 }
 
 /* With slots_lock: one that was struck off, or else the one that may begin first, or
@@ -171,15 +177,21 @@ static void *collapse_thread(void *opaque)
 	sim_slots_lock(sim);
 	while (!collapse->is_ending) {
 		struct sim_work *work = next_work(collapse);
-		uint64_t now = clock_mono_ns(), begin_ns = UINT64_MAX;
+		uint64_t now = clock_mono_ns(), worked_ns;
 
-		if (work)
-			begin_ns = due_ns > work->begin_ns ? due_ns
-							   : work->begin_ns;
-		if (work && (!work->slot || begin_ns <= now))
+		if (due_ns > now && !(work && !work->slot)) {
+			sim_slots_wait(sim, &collapse->wake, due_ns);
+			continue;
+		}
+		if (work && (!work->slot || work->begin_ns <= now)) {
 			due_ns = now + (REST_FACTOR + 1) * work_on(sim, work);
-		else if ((work && work->begin_ns <= now) || !take_rest(sim))
-			sim_slots_wait(sim, &collapse->wake, begin_ns);
+			continue;
+		}
+		worked_ns = clean_up(sim);
+		due_ns = now + (REST_FACTOR + 1) * worked_ns;
+		if (!worked_ns)
+			sim_slots_wait(sim, &collapse->wake,
+				       work ? work->begin_ns : UINT64_MAX);
 	}
 	sim_slots_unlock(sim);
 	return NULL;

@@ -85,8 +85,8 @@ static uint64_t report_words(const struct sim_slot *slot, uint64_t first_word,
 	for (; named; named &= named - 1) {
 		unsigned int bit = (unsigned int)__builtin_ctzll(named);
 		uint64_t w = first_word + bit;
-		uint64_t word = __atomic_load_n(&slot->log->bits[w],
-						__ATOMIC_SEQ_CST);
+		uint64_t word =
+			__atomic_load_n(&slot->log->bits[w], __ATOMIC_SEQ_CST);
 
 		if (!word)
 			continue;
@@ -107,9 +107,9 @@ static void report_log(const struct sim_slot *slot)
 	if (!__atomic_exchange_n(&log->is_used, false, __ATOMIC_SEQ_CST))
 		return;
 	for (uint64_t s = 0; s < words; s++) {
-		uint64_t kept = report_words(
-			slot, s * BITMAP_WORD_BITS,
-			bitmap_take_word_atomic(log->summary, s));
+		uint64_t kept =
+			report_words(slot, s * BITMAP_WORD_BITS,
+				     bitmap_take_word_atomic(log->summary, s));
 
 		if (kept)
 			bitmap_or_word_atomic(log->summary, s, kept);

@@ -264,7 +264,7 @@ struct sim_collapse {
 	pthread_cond_t wake;
 	/* protected by slots_lock */
 	bool is_ending;
-	struct list works;  /* struct sim_work */
+	struct list works; /* struct sim_work */
 };
 
 struct sim {

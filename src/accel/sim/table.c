@@ -3,7 +3,6 @@
 #include "accel/sim/table.h"
 
 #include <errno.h>
-#include <string.h>
 
 #include "accel/sim/table_priv.h"
 #include "base/bytes.h"
@@ -127,8 +126,8 @@ int s2_fault(struct s2 *s2, const struct s2_range *range, uint64_t gpa,
 			table = s2_table_take(s2);
 			if (!table)
 				return -ENOMEM;
-			s2_store(entry, (uint64_t)(uintptr_t)table | S2_PRESENT |
-					     S2_WRITE);
+			s2_store(entry, (uint64_t)(uintptr_t)table |
+						S2_PRESENT | S2_WRITE);
 			continue;
 		}
 		if (s2_is_table(value)) {
@@ -291,12 +290,12 @@ static void zap_below(struct s2 *s2, uint64_t *table, unsigned int level)
 }
 
 unsigned int s2_take_orphans(struct s2 *s2, bool keeps_more,
-			     struct s2_orphan *ret_orphans)
+			     struct s2_orphan *ret_orphans, unsigned int room)
 {
-	unsigned int count = s2->orphan_count;
+	unsigned int count = 0;
 
-	memcpy(ret_orphans, s2->orphans, count * sizeof(*ret_orphans));
-	s2->orphan_count = 0;
+	while (count < room && s2->orphan_count)
+		ret_orphans[count++] = s2->orphans[--s2->orphan_count];
 	s2->keeps_orphans = keeps_more;
 	return count;
 }
@@ -329,8 +328,8 @@ static int tables_down_to(struct s2 *s2, uint64_t gpa, unsigned int level,
 			table = s2_table_take(s2);
 			if (!table)
 				return -ENOMEM;
-			s2_store(entry, (uint64_t)(uintptr_t)table | S2_PRESENT |
-					     S2_WRITE);
+			s2_store(entry, (uint64_t)(uintptr_t)table |
+						S2_PRESENT | S2_WRITE);
 		}
 	}
 	*ret_table = table;

@@ -57,8 +57,9 @@ struct s2_orphan {
 	unsigned int level;
 };
 
-/* So many wait for the worker; a GiB that was split has 2 MiB of tables. */
-#define S2_ORPHANS 64u
+/* So many wait for whoever frees them: those of 4 TiB that was mapped by leaves of 1 GiB
+ * before. */
+#define S2_ORPHANS 4096u
 
 struct s2_stats {
 	uint64_t tables; /* of 4 KiB; those that wait to be freed included */
@@ -79,7 +80,7 @@ struct s2 {
 	size_t chunk_count, chunk_room;
 	uint64_t **free_tables;
 	size_t free_count, free_room;
-	bool keeps_orphans; /* somebody will come for them */
+	bool keeps_orphans; /* somebody will come for more */
 	unsigned int orphan_count;
 	struct s2_orphan orphans[S2_ORPHANS];
 	struct s2_stats stats;
@@ -158,10 +159,10 @@ uint64_t *s2_detach_table(struct s2 *s2, uint64_t gpa, unsigned int level);
 /* Every leaf below the entry of @level goes, one by one; the tables stay. */
 void s2_zap(struct s2 *s2, uint64_t gpa, unsigned int level);
 
-/* Take the orphans, into room for S2_ORPHANS; returns how many.  From now on they are
- * kept, or not (as at first).  For s2_free_tree() after a grace period. */
+/* Take orphans, at most @room; returns how many.  From now on more are kept, or not (as
+ * at first).  For s2_free_tree() after a grace period. */
 unsigned int s2_take_orphans(struct s2 *s2, bool keeps_more,
-			     struct s2_orphan *ret_orphans);
+			     struct s2_orphan *ret_orphans, unsigned int room);
 
 /* Without the lock: give back a tree whose root was in an entry of @level; its
  * leaves are counted as gone. */

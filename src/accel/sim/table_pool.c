@@ -1,13 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 /* Second-stage tables: their lock and their counters, where they come from, and how
  * trees of them are given back. */
-#include "accel/sim/table_priv.h"
-
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 
+#include "accel/sim/table_priv.h"
 #include "base/clock.h"
 
 #define TABLE_BYTES (S2_ENTRIES * sizeof(uint64_t))
@@ -15,6 +14,9 @@
 
 /* A holder lets go within this, or sleeps itself. */
 #define SPIN_NS (20 * NS_PER_US)
+
+/* Given back with the lock held once. */
+#define GIVE_BACK_BATCH 64u
 
 /* ---- the lock ---- */
 
@@ -128,6 +130,19 @@ struct trees {
 	uint64_t leaves[S2_TOP_LEVEL + 1];
 };
 
+static void give_back_some(struct s2 *s2, struct trees *trees)
+{
+	unsigned int n =
+		trees->count < GIVE_BACK_BATCH ? trees->count : GIVE_BACK_BATCH;
+
+	s2_lock(s2);
+	s2->stats.tables -= n;
+	for (; n > 0; n--)
+		s2->free_tables[s2->free_count++] =
+			trees->tables[--trees->count];
+	s2_unlock(s2);
+}
+
 /* The pages go back to the host, and read as zero when they are used again. */
 static void give_back(struct s2 *s2, struct trees *trees)
 {
@@ -142,12 +157,11 @@ static void give_back(struct s2 *s2, struct trees *trees)
 		i += n;
 	}
 	s2_lock(s2);
-	for (unsigned int i = trees->count; i-- > 0;)
-		s2->free_tables[s2->free_count++] = trees->tables[i];
-	s2->stats.tables -= trees->count;
 	for (unsigned int level = 0; level <= S2_TOP_LEVEL; level++)
 		s2->stats.leaves[level] -= trees->leaves[level];
 	s2_unlock(s2);
+	while (trees->count)
+		give_back_some(s2, trees);
 	*trees = (struct trees){ .count = 0 };
 }
 

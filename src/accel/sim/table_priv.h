@@ -27,7 +27,8 @@ static inline bool s2_is_table(uint64_t value)
 	return (value & (S2_PRESENT | S2_LEAF)) == S2_PRESENT;
 }
 
-static inline uint64_t *s2_entry_in(uint64_t *table, uint64_t gpa, unsigned int level)
+static inline uint64_t *s2_entry_in(uint64_t *table, uint64_t gpa,
+				    unsigned int level)
 {
 	return &table[gpa >> s2_shift(level) & (S2_ENTRIES - 1)];
 }

@@ -184,8 +184,8 @@ static void *interrupt(void *opaque)
 
 	for (uint64_t n = 0; !__atomic_load_n(&from->is_over, __ATOMIC_ACQUIRE);
 	     n++) {
-		struct accel_msi msi = { .address = 0xfee00000 |
-						    n % CPUS << 12 };
+		struct accel_msi msi = { .address =
+						 0xfee00000 | n % CPUS << 12 };
 
 		accel->ops->msi_send(accel, &msi);
 		usleep(100);
