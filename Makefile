@@ -31,6 +31,10 @@ lab: deps ## only Linux guests, in nested hosts that QEMU emulates
 	@tools/install-deps lab
 	@tools/check --build $(BUILD) --only lab
 
+all-sim: deps ## all system tests on the simulated accelerator, as where there is no KVM
+	@tools/install-deps test
+	@tools/check --build $(BUILD) --only all-sim
+
 sanitize: deps ## only the unit tests, under address+undefined and thread
 	@tools/install-deps test
 	@tools/check --build $(BUILD) --only asan,tsan
@@ -56,4 +60,4 @@ format: ## lay out all C files by .clang-format
 clean: ## remove what was built
 	rm -rf $(BUILD) $(BUILD)-debug $(BUILD)-asan $(BUILD)-tsan
 
-.PHONY: all help deps build demo check lab sanitize fuzz bench install format clean
+.PHONY: all help deps build demo check lab all-sim sanitize fuzz bench install format clean

@@ -28,6 +28,7 @@
 #define STRIDE        (64ull << 20)
 #define QUIET_MS      2000
 #define CYCLES        21
+#define RUNS          3
 #define BUCKETS       40000 /* of 50 ns: to 2 ms */
 #define BUCKET_NS     50
 #define LIMIT_CALL_US 1000.0
@@ -61,11 +62,16 @@ struct spread {
 	int runs;
 };
 
+/* A value for each run. */
 struct outcome {
-	struct spread start, stop; /* us; collapse called off */
-	double stop_us, seconds;
-	struct stalls stalls;
-	struct s2_stats stats;
+	double start_us[CYCLES], stop_us[CYCLES]; /* collapse called off */
+	double quiet_us[RUNS], quiet_longest_us[RUNS];
+	double collapsing_stop_us[RUNS], seconds[RUNS];
+	double stall_us[RUNS], longest_us[RUNS]; /* p99.9 */
+	double hold_us[RUNS], wait_us[RUNS];     /* the second stage's lock */
+	double slots_hold_us[RUNS], slots_wait_us[RUNS];
+	double table_gib;
+	int runs;
 };
 
 static void die(const char *what, const struct err *err)
@@ -106,8 +112,7 @@ static void *vcpu_thread(void *opaque)
 
 	sim_enter(vcpu);
 	while (!__atomic_load_n(&bed->is_over, __ATOMIC_ACQUIRE)) {
-		struct stalls *stalls =
-			__atomic_load_n(&bed->stalls, __ATOMIC_ACQUIRE);
+		struct stalls *stalls;
 
 		if (sim_is_wanted(vcpu)) {
 			sim_leave(vcpu);
@@ -116,10 +121,13 @@ static void *vcpu_thread(void *opaque)
 			sim_enter(vcpu);
 			before = clock_mono_ns();
 		}
+		/* Behind the note of the epoch, for leave_phase(). */
+		stalls = __atomic_load_n(&bed->stalls, __ATOMIC_SEQ_CST);
 		place = (place + 2654435761u) % places;
 		sim_store(vcpu, place * STRIDE, ++n, sizeof(n));
 		now = clock_mono_ns();
-		note(stalls, now - before);
+		if (stalls)
+			note(stalls, now - before);
 		before = now;
 	}
 	sim_leave(vcpu);
@@ -132,9 +140,17 @@ static void set_urgent(struct bed *bed, bool is_urgent)
 	thread_set_urgent(bed->sim->collapse.thread, is_urgent);
 }
 
+/* From now on @stalls, as long as nobody says otherwise; NULL: none. */
 static void phase(struct bed *bed, struct stalls *stalls)
 {
-	__atomic_store_n(&bed->stalls, stalls, __ATOMIC_RELEASE);
+	__atomic_store_n(&bed->stalls, stalls, __ATOMIC_SEQ_CST);
+}
+
+/* The vCPU counts no more where it did. */
+static void leave_phase(struct bed *bed)
+{
+	phase(bed, NULL);
+	sim_wait_epoch(bed->sim);
 }
 
 static void bed_init(struct bed *bed, uint64_t size, const char *options)
@@ -186,11 +202,19 @@ static void bed_fini(struct bed *bed)
 /* Every page present, by a leaf of its own. */
 static void map_small(struct bed *bed)
 {
+	struct s2 *s2 = &bed->sim->s2;
 	struct s2_range range =
 		sim_slot_range(bed->sim, sim_slot_find(bed->sim, 0));
 	struct err err = ERR_INIT;
+	int ret = s2_populate(s2, &range, 0);
 
-	if (s2_populate(&bed->sim->s2, &range, 0))
+	for (uint64_t gpa = 0; !ret && gpa < bed->memory_size;
+	     gpa += s2_size(2)) {
+		s2_lock(s2);
+		ret = s2_split_range(s2, gpa, s2_size(2));
+		s2_unlock(s2);
+	}
+	if (ret)
 		die("tables", &err);
 }
 
@@ -217,11 +241,14 @@ static int compare(const void *a, const void *b)
 	return (x > y) - (x < y);
 }
 
-static struct spread spread_of(double *values)
+static struct spread spread_of(const double *values, int count)
 {
-	qsort(values, CYCLES, sizeof(*values), compare);
-	return (struct spread){ values[CYCLES / 2], values[0],
-				values[CYCLES - 1], CYCLES };
+	double sorted[CYCLES];
+
+	memcpy(sorted, values, (size_t)count * sizeof(*values));
+	qsort(sorted, (size_t)count, sizeof(*sorted), compare);
+	return (struct spread){ sorted[count / 2], sorted[0], sorted[count - 1],
+				count };
 }
 
 static double start_log(struct bed *bed)
@@ -245,49 +272,102 @@ static double stop_log(struct bed *bed, uint64_t grace_ns)
 /* The collapse is called off by the next start, each time. */
 static void measure_calls(struct bed *bed, struct outcome *out)
 {
-	double starts[CYCLES], stops[CYCLES];
-
 	for (int i = 0; i < CYCLES; i++) {
-		starts[i] = start_log(bed);
+		out->start_us[i] = start_log(bed);
 		usleep(10 * 1000);
-		stops[i] = stop_log(bed, 3600 * NS_PER_SEC);
+		out->stop_us[i] = stop_log(bed, 3600 * NS_PER_SEC);
 	}
-	out->start = spread_of(starts);
-	out->stop = spread_of(stops);
+}
+
+static void measure_quiet(struct bed *bed, struct outcome *out)
+{
+	static struct stalls stalls;
+
+	stalls = (struct stalls){ .count = 0 };
+	set_urgent(bed, true);
+	phase(bed, &stalls);
+	usleep(QUIET_MS * 1000);
+	leave_phase(bed);
+	set_urgent(bed, false);
+	out->quiet_us[out->runs] = percentile(&stalls, 0.999);
+	out->quiet_longest_us[out->runs] = (double)stalls.max_ns / NS_PER_US;
+}
+
+static struct sim_lock_times slots_times_restart(struct sim *sim)
+{
+	struct sim_lock_times times;
+
+	lock_acquire(&sim->slots_lock);
+	times = sim->slots_times;
+	sim->slots_times.hold_max_ns = sim->slots_times.wait_max_ns = 0;
+	lock_release(&sim->slots_lock);
+	return times;
 }
 
 /* Logging on for a while, and off; until large leaves have come back. */
-static void measure(struct bed *bed, struct outcome *out)
+static void measure_collapse(struct bed *bed, struct outcome *out)
 {
+	static struct stalls stalls;
+	struct sim_lock_times times;
+	struct s2_stats stats;
 	uint64_t start_ns;
+	int run = out->runs;
 
+	stalls = (struct stalls){ .count = 0 };
 	start_log(bed);
 	usleep(200 * 1000);
 	set_urgent(bed, true);
-	thread_set_urgent(pthread_self(), true); /* from here to the stop */
+	thread_set_urgent(pthread_self(), true); /* it takes the locks too */
+	mem_log_sync(bed->mem, true);            /* as at a migration's end */
 	s2_stats_restart(&bed->sim->s2);
-	phase(bed, &out->stalls);
+	slots_times_restart(bed->sim);
+	phase(bed, &stalls);
 	start_ns = clock_mono_ns();
-	out->stop_us = stop_log(bed, 0);
-	thread_set_urgent(pthread_self(), false);
+	out->collapsing_stop_us[run] = stop_log(bed, 0);
 	while (!is_collapsed(bed))
 		usleep(1000);
-	out->seconds = (double)(clock_mono_ns() - start_ns) / 1e9;
-	s2_stats(&bed->sim->s2, &out->stats);
+	out->seconds[run] = (double)(clock_mono_ns() - start_ns) / NS_PER_SEC;
+	s2_stats(&bed->sim->s2, &stats);
+	times = slots_times_restart(bed->sim);
+	leave_phase(bed);
+	thread_set_urgent(pthread_self(), false);
 	set_urgent(bed, false);
+	out->stall_us[run] = percentile(&stalls, 0.999);
+	out->longest_us[run] = (double)stalls.max_ns / NS_PER_US;
+	out->hold_us[run] = (double)stats.hold_max_ns / NS_PER_US;
+	out->wait_us[run] = (double)stats.wait_max_ns / NS_PER_US;
+	out->slots_hold_us[run] = (double)times.hold_max_ns / NS_PER_US;
+	out->slots_wait_us[run] = (double)times.wait_max_ns / NS_PER_US;
+}
+
+static void measure(struct bed *bed, const char *options, uint64_t memory,
+		    int runs, struct outcome *out)
+{
+	struct s2_stats stats;
+
+	bed_init(bed, memory, options);
+	map_small(bed);
+	s2_stats(&bed->sim->s2, &stats);
+	out->table_gib = (double)stats.tables * 4096 / (1ull << 30);
+	pthread_create(&bed->thread, NULL, vcpu_thread, bed);
+	for (; out->runs < runs; out->runs++) {
+		if (out->runs)
+			map_small(bed);
+		usleep(QUIET_MS * 1000);
+		measure_quiet(bed, out);
+		if (!out->runs && !bed->sim->options.is_collapse_inline)
+			measure_calls(bed, out);
+		measure_collapse(bed, out);
+	}
+	bed_fini(bed);
 }
 
 struct figure {
-	const char *name, *unit;
+	const char *name, *unit; /* after the memory's size */
 	struct spread own, peer;
 	const char *peer_name;     /* or NULL */
 	double limit, ratio_limit; /* 0: none */
 };
-
-static struct spread once(double value)
-{
-	return (struct spread){ value, value, value, 1 };
-}
 
 static bool figure_is_ok(const struct figure *f)
 {
@@ -296,13 +376,14 @@ static bool figure_is_ok(const struct figure *f)
 		f->own.median <= f->ratio_limit * f->peer.median);
 }
 
-static void print_table(const struct figure *figures, size_t count)
+static void print_table(const struct figure *figures, size_t count,
+			const char *size)
 {
 	for (size_t i = 0; i < count; i++) {
 		const struct figure *f = &figures[i];
 
-		printf("%-42s %10.2f (%.2f-%.2f) %s", f->name, f->own.median,
-		       f->own.min, f->own.max, f->unit);
+		printf("%s: %-42s %10.2f (%.2f-%.2f) %s", size, f->name,
+		       f->own.median, f->own.min, f->own.max, f->unit);
 		if (f->peer_name)
 			printf(", beside %.2f (%s)", f->peer.median,
 			       f->peer_name);
@@ -318,14 +399,15 @@ static void print_spread(const struct spread *s)
 	       s->median, s->min, s->max, s->runs);
 }
 
-static void print_json(const struct figure *figures, size_t count)
+static void print_json(const struct figure *figures, size_t count,
+		       const char *size)
 {
 	printf("{\"bench\":\"sim-collapse\",\"figures\":[");
 	for (size_t i = 0; i < count; i++) {
 		const struct figure *f = &figures[i];
 
-		printf("%s{\"name\":\"%s\",\"unit\":\"%s\",", i ? "," : "",
-		       f->name, f->unit);
+		printf("%s{\"name\":\"%s: %s\",\"unit\":\"%s\",", i ? "," : "",
+		       size, f->name, f->unit);
 		print_spread(&f->own);
 		if (f->peer_name) {
 			printf(",\"peer\":{\"name\":\"%s\",", f->peer_name);
@@ -345,45 +427,45 @@ static void print_json(const struct figure *figures, size_t count)
 	printf("]}\n");
 }
 
-static int report(const struct stalls *quiet, const struct outcome *worker,
-		  const struct outcome *inlined, double table_gib, bool is_json)
+static int report(const struct outcome *worker, const struct outcome *inlined,
+		  const char *size, bool is_json)
 {
 	const struct spread none = { 0 };
-	const double us = 1000;
+#define OF(member)     spread_of(worker->member, worker->runs)
+#define INLINE(member) spread_of(inlined->member, inlined->runs), "inline"
 	const struct figure figures[] = {
-		{ "tables, all mapped small", "GiB", once(table_gib), none,
+		{ "tables, all mapped small", "GiB",
+		  spread_of(&worker->table_gib, 1), none, NULL, 0, 0 },
+		{ "starting logging", "us", spread_of(worker->start_us, CYCLES),
+		  none, NULL, LIMIT_CALL_US, 0 },
+		{ "stopping logging", "us", spread_of(worker->stop_us, CYCLES),
+		  INLINE(collapsing_stop_us), LIMIT_CALL_US, 0 },
+		{ "until all is large again", "s", OF(seconds), INLINE(seconds),
+		  0, 0 },
+		{ "longest hold of the lock meanwhile", "us", OF(hold_us),
+		  INLINE(hold_us), LIMIT_LOCK_US, 0 },
+		{ "longest wait for the lock meanwhile", "us", OF(wait_us),
+		  INLINE(wait_us), LIMIT_LOCK_US, 0 },
+		{ "longest hold of the memslots' lock", "us", OF(slots_hold_us),
+		  none, NULL, LIMIT_LOCK_US, 0 },
+		{ "longest wait for the memslots' lock", "us",
+		  OF(slots_wait_us), none, NULL, LIMIT_LOCK_US, 0 },
+		{ "stall of the vCPU meanwhile, p99.9", "us", OF(stall_us),
+		  OF(quiet_us), "undisturbed", 0, LIMIT_RATIO },
+		{ "stall of the vCPU meanwhile, longest", "us", OF(longest_us),
+		  INLINE(longest_us), 0, 0 },
+		{ "the same, undisturbed", "us", OF(quiet_longest_us), none,
 		  NULL, 0, 0 },
-		{ "starting logging", "us", worker->start, none, NULL,
-		  LIMIT_CALL_US, 0 },
-		{ "stopping logging", "us", worker->stop,
-		  once(inlined->stop_us), "inline", LIMIT_CALL_US, 0 },
-		{ "until all is large again", "s", once(worker->seconds),
-		  once(inlined->seconds), "inline", 0, 0 },
-		{ "longest hold of the lock meanwhile", "us",
-		  once((double)worker->stats.hold_max_ns / us),
-		  once((double)inlined->stats.hold_max_ns / us), "inline",
-		  LIMIT_LOCK_US, 0 },
-		{ "longest wait for the lock meanwhile", "us",
-		  once((double)worker->stats.wait_max_ns / us),
-		  once((double)inlined->stats.wait_max_ns / us), "inline",
-		  LIMIT_LOCK_US, 0 },
-		{ "stall of the vCPU meanwhile, p99.9", "us",
-		  once(percentile(&worker->stalls, 0.999)),
-		  once(percentile(quiet, 0.999)), "undisturbed", 0,
-		  LIMIT_RATIO },
-		{ "stall of the vCPU meanwhile, longest", "us",
-		  once((double)worker->stalls.max_ns / us),
-		  once((double)inlined->stalls.max_ns / us), "inline", 0, 0 },
-		{ "the same, undisturbed", "us",
-		  once((double)quiet->max_ns / us), none, NULL, 0, 0 },
 	};
+#undef OF
+#undef INLINE
 	int status = 0;
 
-	print_table(figures, array_size(figures));
+	print_table(figures, array_size(figures), size);
 	for (size_t i = 0; i < array_size(figures); i++)
 		status |= !figure_is_ok(&figures[i]);
 	if (is_json)
-		print_json(figures, array_size(figures));
+		print_json(figures, array_size(figures), size);
 	return status;
 }
 
@@ -397,13 +479,12 @@ static uint64_t default_memory(void)
 
 int main(int argc, char **argv)
 {
-	static struct stalls warm, quiet;
 	static struct outcome worker, inlined;
 	static struct bed bed;
-	struct s2_stats stats;
 	struct err err = ERR_INIT;
 	uint64_t memory = default_memory();
 	bool is_json = false;
+	char size[32];
 
 	for (int i = 1; i < argc; i++) {
 		if (strcmp(argv[i], "--json") == 0) {
@@ -411,36 +492,15 @@ int main(int argc, char **argv)
 		} else if (strcmp(argv[i], "--memory") == 0 && i + 1 < argc) {
 			if (parse_size(argv[++i], &memory, &err))
 				die("--memory", &err);
+			memory = align_up(memory, s2_size(2));
 		} else {
 			fprintf(stderr, "usage: sim-collapse [--json] "
 					"[--memory SIZE]\n");
 			return 64;
 		}
 	}
-	bed_init(&bed, memory, "sim,dirty=ring");
-	map_small(&bed);
-	s2_stats(&bed.sim->s2, &stats);
-	phase(&bed, &warm);
-	pthread_create(&bed.thread, NULL, vcpu_thread, &bed);
-	usleep(QUIET_MS * 1000);
-	set_urgent(&bed, true);
-	phase(&bed, &quiet);
-	usleep(QUIET_MS * 1000);
-	phase(&bed, &warm);
-	set_urgent(&bed, false);
-	measure_calls(&bed, &worker);
-	measure(&bed, &worker);
-	phase(&bed, &warm);
-	bed_fini(&bed);
-
-	bed_init(&bed, memory, "sim,dirty=ring,collapse=inline");
-	map_small(&bed);
-	phase(&bed, &warm);
-	pthread_create(&bed.thread, NULL, vcpu_thread, &bed);
-	usleep(QUIET_MS * 1000);
-	measure(&bed, &inlined);
-	phase(&bed, &warm);
-	bed_fini(&bed);
-	return report(&quiet, &worker, &inlined,
-		      (double)stats.tables * 4096 / (1ull << 30), is_json);
+	snprintf(size, sizeof(size), "%lu GiB", memory >> 30);
+	measure(&bed, "sim,dirty=ring", memory, RUNS, &worker);
+	measure(&bed, "sim,dirty=ring,collapse=inline", memory, 1, &inlined);
+	return report(&worker, &inlined, size, is_json);
 }

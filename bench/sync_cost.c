@@ -3,11 +3,12 @@
  * What a round of a migration costs the dirty log, in godwit's own code on real KVM, or
  * on the simulated accelerator, without a machine around it:
  *
- *	sync_cost ACCEL MEMORY-MIB DIRTY-PAGES RUNS [STEP]
+ *	sync_cost ACCEL MEMORY-MIB DIRTY-PAGES RUNS ORDER [STEP]
  *
- * A guest of one vCPU wrote @DIRTY-PAGES pages once, one after the other; they were
- * sent, and it writes them again.  One page of each memslot was touched, or one of each
- * STEP.  A line for each run, in microseconds:
+ * A guest of one vCPU wrote @DIRTY-PAGES pages once; they were sent, and it writes them
+ * again: ORDER is `row`, one after the other, of which a reset protects 64 at once, or
+ * `scattered`, no two that follow each other close together.  One page of each memslot
+ * was touched, or one of each STEP.  A line for each run, in microseconds:
  *
  *	guest    the second writing, with a ring: with the harvests meanwhile
  *	log      mem_log_sync(): the kernel's log alone
@@ -44,7 +45,7 @@ struct bed {
 	struct accel *accel;
 	struct accel_vcpu *vcpu;
 	struct ram_watch watch;
-	uint64_t pages;
+	uint64_t pages, stride; /* from one page to the next, round and round */
 	bool is_sim;
 };
 
@@ -89,11 +90,14 @@ static void bed_init(struct bed *bed, const char *accel, uint64_t size,
 {
 	static const uint8_t program[] = {
 		0x48, 0xff, 0x07, /* next: inc qword [rdi] */
-		0x48, 0x81, 0xc7, 0x00, 0x10, 0x00, 0x00, /* add rdi, 4096 */
-		0x48, 0xff, 0xc9,                         /* dec rcx */
-		0x75, 0xf1,                               /* jnz next */
-		0xe6, 0x80,                               /* out 0x80, al */
-		0xeb, 0xfc,                               /* again */
+		0x48, 0x01, 0xdf, /* add rdi, rbx */
+		0x48, 0x39, 0xd7, /* cmp rdi, rdx */
+		0x72, 0x03,       /* jb below */
+		0x48, 0x29, 0xf7, /* sub rdi, rsi */
+		0x48, 0xff, 0xc9, /* below: dec rcx */
+		0x75, 0xed,       /* jnz next */
+		0xe6, 0x80,       /* out 0x80, al */
+		0xeb, 0xfc,       /* again */
 	};
 	const struct sigaction action = { .sa_handler = on_kick };
 	struct accel_config config = { .cpus = 1 };
@@ -138,11 +142,11 @@ static double us_since(uint64_t start_ns)
 static double sim_guest_us(struct bed *bed)
 {
 	struct sim_vcpu *vcpu = sim_vcpu_of(bed->vcpu);
-	uint64_t start = clock_mono_ns();
+	uint64_t start = clock_mono_ns(), page = 0;
 
 	sim_enter(vcpu);
 	for (uint64_t i = 0; i < bed->pages; i++) {
-		uint64_t gpa = DATA + i * RAM_PAGE_SIZE;
+		uint64_t gpa = DATA + page * RAM_PAGE_SIZE;
 		uint64_t *at;
 
 		if (sim_is_wanted(vcpu)) {
@@ -153,6 +157,9 @@ static double sim_guest_us(struct bed *bed)
 		at = sim_write_begin(vcpu, gpa);
 		++*at;
 		sim_write_end(vcpu, gpa);
+		page += bed->stride;
+		if (page >= bed->pages)
+			page -= bed->pages;
 	}
 	sim_leave(vcpu);
 	return us_since(start);
@@ -160,7 +167,13 @@ static double sim_guest_us(struct bed *bed)
 
 static double guest_us(struct bed *bed)
 {
-	const struct kvm_regs regs = { .rdi = DATA, .rcx = bed->pages };
+	const struct kvm_regs regs = {
+		.rdi = DATA,
+		.rcx = bed->pages,
+		.rbx = bed->stride * RAM_PAGE_SIZE,
+		.rdx = DATA + bed->pages * RAM_PAGE_SIZE,
+		.rsi = bed->pages * RAM_PAGE_SIZE,
+	};
 	struct err err = ERR_INIT;
 	uint64_t start;
 
@@ -242,14 +255,35 @@ static void run(struct bed *bed)
 	fflush(stdout);
 }
 
+/* As many steps as there are pages come to each once, and the next one is a good third
+ * of them away. */
+static uint64_t scattered(uint64_t pages)
+{
+	uint64_t stride = pages * 618 / 1000;
+
+	for (;; stride++) {
+		uint64_t a = pages, b = stride;
+
+		while (b) {
+			uint64_t rest = a % b;
+
+			a = b;
+			b = rest;
+		}
+		if (a <= 1)
+			return stride;
+	}
+}
+
 int main(int argc, char **argv)
 {
 	struct bed bed = { .pages = 0 };
 	uint64_t size, step = 1024 * MIB;
 
-	if (argc != 5 && argc != 6) {
+	if (argc != 6 && argc != 7) {
 		fprintf(stderr,
-			"usage: %s ACCEL MEMORY-MIB DIRTY-PAGES RUNS [STEP]\n",
+			"usage: %s ACCEL MEMORY-MIB DIRTY-PAGES RUNS "
+			"row|scattered [STEP]\n",
 			argv[0]);
 		return 64;
 	}
@@ -260,8 +294,9 @@ int main(int argc, char **argv)
 		fprintf(stderr, "sync_cost: %lu pages do not fit\n", bed.pages);
 		return 64;
 	}
-	if (argc == 6 && atoi(argv[5]) > 0)
-		step = (uint64_t)atoi(argv[5]) * RAM_PAGE_SIZE;
+	bed.stride = strcmp(argv[5], "row") == 0 ? 1 : scattered(bed.pages);
+	if (argc == 7 && atoi(argv[6]) > 0)
+		step = (uint64_t)atoi(argv[6]) * RAM_PAGE_SIZE;
 	bed_init(&bed, argv[1], size, step);
 	for (int i = atoi(argv[4]); i > 0; i--)
 		run(&bed);

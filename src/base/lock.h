@@ -27,6 +27,7 @@ enum lock_rank {
 	LOCK_VHOST_DEV,   /* one back end (vhost/) */
 	LOCK_DEVICE,      /* one device's registers (dev/) */
 	LOCK_ROUTES,      /* interrupt routes (accel/) */
+	LOCK_EOI,         /* what interrupts wrote (accel/sim/irqs.c) */
 	LOCK_SLOTS,       /* memslots and rings (accel/sim) */
 	LOCK_MMU,         /* second-stage tables (accel/sim) */
 	LOCK_RING,        /* of the dirty rings (accel/kvm/ring.c, vcpu.c) */

@@ -12,6 +12,10 @@
  * New resident pages become known and dirty.  Only what is not known yet is
  * asked for: known runs are stepped over in the bitmap, holes by SEEK_DATA, so
  * the cost follows the number of borders between the two.
+ *
+ * That the memfd has as many blocks as at the last look (one fstat()) would not do
+ * instead: under memory pressure the kernel drops pages that were only read, and counts
+ * them off when the next one is allocated (shmem_recalc_inode()).
  */
 static void scan_residency(struct ram_watch *watch, struct ram_block *block)
 {

@@ -158,7 +158,9 @@ def assert_never_ran(destination: Machine) -> None:
 def test_kill_of_the_peer_at_every_step_leaves_one_guest_at_most(fleet: Fleet, arc: str) -> None:
     scene = play(fleet, arc, "stall")
     scene.peer.kill()
-    assert scene.peer.wait_end() == -signal.SIGKILL
+    ended = scene.peer.wait_end()
+    # One that was told of a cancel may have ended by itself.
+    assert ended == -signal.SIGKILL or (arc == "cancelling-cancelled" and ended == INCOMING_FAILED)
     if arc.endswith(BEGINS) or arc in ("none-listening", "cancelling-cancelled"):
         scene.broken.qmp.command("migrate_cancel")  # no link is there that could end with it
     outcome = seen(scene)

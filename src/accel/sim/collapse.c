@@ -6,7 +6,8 @@
  * A worker does that slot by slot, from a list of the slots concerned.  It holds
  * its locks for one step (some tables, each one store to take out), and frees them
  * with none.  A slot that is logged again, or goes, is struck off the list; between
- * two steps that is all there is to it.
+ * two steps that is all there is to it.  While it works, vCPUs that fault replace
+ * tables by themselves (table.c), and leave it those.
  *
  * With collapse=inline the one who stops logging does it, at once and with the
  * lock held from first to last, leaf by leaf, as KVM did before it had a worker:
@@ -23,8 +24,10 @@
 #include "mem/ram.h"
 #include "sim_priv.h"
 
-/* Tables taken out in one step, if nobody wants the lock before. */
+/* One step, if nobody wants the lock before: so many tables taken out, so many pieces
+ * looked at. */
 #define STEP_TABLES 16u
+#define STEP_PIECES 128u
 /* It rests nine times as long as it worked, as the worker of accel/kvm does. */
 #define REST_FACTOR 9
 
@@ -37,9 +40,9 @@ struct sim_work {
 	uint64_t begin_ns;     /* not before */
 };
 
+/* Taken out in one step, or by vCPUs before it. */
 struct trees {
-	uint64_t *tables[STEP_TABLES];
-	unsigned int levels[STEP_TABLES];
+	struct s2_orphan trees[STEP_TABLES];
 	unsigned int count;
 };
 
@@ -70,10 +73,9 @@ static uint64_t take_piece(struct sim *sim, const struct sim_slot *slot,
 	if (level == 0) /* to where a larger one can begin */
 		return align_down(gpa, s2_size(1)) + s2_size(1);
 	table = s2_detach_table(&sim->s2, gpa, level);
-	if (table) {
-		trees->levels[trees->count] = level;
-		trees->tables[trees->count++] = table;
-	}
+	if (table)
+		trees->trees[trees->count++] =
+			(struct s2_orphan){ table, level };
 	return gpa + s2_size(level);
 }
 
@@ -88,22 +90,26 @@ static bool work_step(struct sim *sim, struct sim_work *work,
 		return true;
 	end = slot->gpa + slot->size;
 	s2_lock(&sim->s2);
-	while (work->at < end && trees->count < STEP_TABLES) {
+	trees->count =
+		s2_take_orphans(&sim->s2, true, trees->trees, STEP_TABLES);
+	for (unsigned int i = 0;
+	     i < STEP_PIECES && work->at < end && trees->count < STEP_TABLES;
+	     i++) {
 		work->at = take_piece(sim, slot, work->at, trees);
 		if (s2_is_wanted(&sim->s2))
 			break;
 	}
 	s2_unlock(&sim->s2);
-	sim->collapse.collapsed += trees->count;
 	return work->at >= end;
 }
 
-/* With no lock. */
+/* With no lock.  What else is reachable no more may go after this as well. */
 static void free_trees(struct sim *sim, const struct trees *trees)
 {
 	sim_wait_epoch(sim);
 	for (unsigned int i = 0; i < trees->count; i++)
-		s2_free_tree(&sim->s2, trees->tables[i], trees->levels[i]);
+		s2_free_tree(&sim->s2, trees->trees[i].table,
+			     trees->trees[i].level);
 }
 
 /* With slots_lock, which is released meanwhile; returns how long it worked. */
@@ -114,15 +120,52 @@ static uint64_t work_on(struct sim *sim, struct sim_work *work)
 	struct sim_log *log = NULL;
 
 	if (work_step(sim, work, &trees)) {
+		if (work->slot)
+			trace(sim_collapsed, "slot %u", work->slot->id);
 		log = work->log;
 		list_del(&work->link);
 		free(work);
 	}
-	lock_release(&sim->slots_lock);
+	sim_slots_unlock(sim);
 	free_trees(sim, &trees);
 	sim_log_free(log);
-	lock_acquire(&sim->slots_lock);
+	sim_slots_lock(sim);
 	return clock_read_ns(CLOCK_THREAD_CPUTIME_ID) - start_ns;
+}
+
+/* No slot is to be worked on: vCPUs keep no more tables, and some of those that they have
+ * kept go.  With slots_lock, which is released meanwhile; returns how long it worked, 0:
+ * there is none. */
+static uint64_t clean_up(struct sim *sim)
+{
+	uint64_t start_ns = clock_read_ns(CLOCK_THREAD_CPUTIME_ID);
+	struct trees trees;
+
+	s2_lock(&sim->s2);
+	trees.count =
+		s2_take_orphans(&sim->s2, false, trees.trees, STEP_TABLES);
+	s2_unlock(&sim->s2);
+	if (!trees.count)
+		return 0;
+	sim_slots_unlock(sim);
+	free_trees(sim, &trees);
+	sim_slots_lock(sim);
+	return clock_read_ns(CLOCK_THREAD_CPUTIME_ID) - start_ns;
+}
+
+/* With slots_lock: one that was struck off, or else the one that may begin first, or
+ * has been begun; NULL: there is none. */
+static struct sim_work *next_work(struct sim_collapse *collapse)
+{
+	struct sim_work *work, *next = NULL;
+
+	list_for_each (work, &collapse->works, link) {
+		if (!work->slot)
+			return work;
+		if (!next || work->begin_ns < next->begin_ns)
+			next = work;
+	}
+	return next;
 }
 
 static void *collapse_thread(void *opaque)
@@ -131,25 +174,26 @@ static void *collapse_thread(void *opaque)
 	struct sim_collapse *collapse = &sim->collapse;
 	uint64_t due_ns = 0;
 
-	lock_acquire(&sim->slots_lock);
+	sim_slots_lock(sim);
 	while (!collapse->is_ending) {
-		struct sim_work *work;
-		uint64_t now = clock_mono_ns(), begin_ns;
+		struct sim_work *work = next_work(collapse);
+		uint64_t now = clock_mono_ns(), worked_ns;
 
-		if (list_is_empty(&collapse->works)) {
-			lock_wait(&sim->slots_lock, &collapse->wake);
+		if (due_ns > now && !(work && !work->slot)) {
+			sim_slots_wait(sim, &collapse->wake, due_ns);
 			continue;
 		}
-		work = list_entry(collapse->works.next, struct sim_work, link);
-		begin_ns = due_ns > work->begin_ns ? due_ns : work->begin_ns;
-		if (work->slot && begin_ns > now) {
-			lock_wait_until(&sim->slots_lock, &collapse->wake,
-					begin_ns);
+		if (work && (!work->slot || work->begin_ns <= now)) {
+			due_ns = now + (REST_FACTOR + 1) * work_on(sim, work);
 			continue;
 		}
-		due_ns = now + (REST_FACTOR + 1) * work_on(sim, work);
+		worked_ns = clean_up(sim);
+		due_ns = now + (REST_FACTOR + 1) * worked_ns;
+		if (!worked_ns)
+			sim_slots_wait(sim, &collapse->wake,
+				       work ? work->begin_ns : UINT64_MAX);
 	}
-	lock_release(&sim->slots_lock);
+	sim_slots_unlock(sim);
 	return NULL;
 }
 
@@ -199,23 +243,27 @@ void sim_collapse_add(struct sim *sim, struct sim_slot *slot,
 		.at = slot->gpa,
 		.begin_ns = clock_mono_ns() + grace_ns,
 	};
-	lock_acquire(&sim->slots_lock);
+	trace(sim_collapse_later, "slot %u, in %llu ms", slot->id,
+	      grace_ns / NS_PER_MS);
+	sim_slots_lock(sim);
 	list_add_tail(&sim->collapse.works, &work->link);
 	pthread_cond_signal(&sim->collapse.wake);
-	lock_release(&sim->slots_lock);
-	trace(sim_collapse, "slot %u", slot->id);
+	sim_slots_unlock(sim);
 }
 
 void sim_collapse_cancel(struct sim *sim, struct sim_slot *slot)
 {
 	struct sim_work *work;
 
-	lock_acquire(&sim->slots_lock);
+	sim_slots_lock(sim);
 	list_for_each (work, &sim->collapse.works, link) {
-		if (work->slot == slot)
-			work->slot = NULL;
+		if (work->slot != slot)
+			continue;
+		work->slot = NULL;
+		trace(sim_collapse_called_off, "slot %u", slot->id);
 	}
-	lock_release(&sim->slots_lock);
+	pthread_cond_signal(&sim->collapse.wake); /* its log is free to go */
+	sim_slots_unlock(sim);
 }
 
 int sim_collapse_init(struct sim *sim, struct err *err)
@@ -239,10 +287,10 @@ void sim_collapse_fini(struct sim *sim)
 
 	if (!sim->collapse.has_thread)
 		return;
-	lock_acquire(&sim->slots_lock);
+	sim_slots_lock(sim);
 	sim->collapse.is_ending = true;
 	pthread_cond_signal(&sim->collapse.wake);
-	lock_release(&sim->slots_lock);
+	sim_slots_unlock(sim);
 	pthread_join(sim->collapse.thread, NULL);
 	list_for_each_safe (work, next, &sim->collapse.works, link) {
 		sim_log_free(work->log);

@@ -75,16 +75,48 @@ void sim_flush_all(struct sim *sim)
 
 /* ---- bitmap ---- */
 
-/* All of it: a migration clears it page by page. */
+/* Words of the log that @named leads to, from word @first_word on: a migration clears
+ * them page by page.  Returns which were not zero. */
+static uint64_t report_words(const struct sim_slot *slot, uint64_t first_word,
+			     uint64_t named)
+{
+	uint64_t first = slot->offset >> RAM_PAGE_SHIFT, kept = 0;
+
+	for (; named; named &= named - 1) {
+		unsigned int bit = (unsigned int)__builtin_ctzll(named);
+		uint64_t w = first_word + bit;
+		uint64_t word =
+			__atomic_load_n(&slot->log->bits[w], __ATOMIC_SEQ_CST);
+
+		if (!word)
+			continue;
+		kept |= 1ull << bit;
+		ram_block_mark_word(slot->block, first + w * BITMAP_WORD_BITS,
+				    word, true);
+	}
+	return kept;
+}
+
+/* All that is set.  The summary is taken before the words are read, and gets back what
+ * leads to one that is not zero: a write meanwhile sets its bit first (log_set()). */
 static void report_log(const struct sim_slot *slot)
 {
-	uint64_t first = slot->offset >> RAM_PAGE_SHIFT;
-	const struct sim_log *log = slot->log;
+	struct sim_log *log = slot->log;
+	uint64_t words = bitmap_words(bitmap_words(log->pages)), any = 0;
 
-	for (uint64_t w = 0; w < bitmap_words(log->pages); w++)
-		ram_block_mark_word(
-			slot->block, first + w * BITMAP_WORD_BITS,
-			__atomic_load_n(&log->bits[w], __ATOMIC_ACQUIRE), true);
+	if (!__atomic_exchange_n(&log->is_used, false, __ATOMIC_SEQ_CST))
+		return;
+	for (uint64_t s = 0; s < words; s++) {
+		uint64_t kept =
+			report_words(slot, s * BITMAP_WORD_BITS,
+				     bitmap_take_word_atomic(log->summary, s));
+
+		if (kept)
+			bitmap_or_word_atomic(log->summary, s, kept);
+		any |= kept;
+	}
+	if (any)
+		__atomic_store_n(&log->is_used, true, __ATOMIC_RELEASE);
 }
 
 /* Only what the summary names, and it is zero then. */
@@ -142,13 +174,16 @@ void sim_harvest_ring(struct sim *sim, struct sim_ring *ring)
 
 void sim_harvest_all(struct sim *sim)
 {
-	lock_acquire(&sim->slots_lock);
 	for (unsigned int i = 0; sim_has_rings(sim) && i < sim->cpus; i++) {
 		struct sim_vcpu *vcpu = vcpu_get(sim, i);
 
+		/* One at a time: a vCPU whose ring is full waits for it. */
+		sim_slots_lock(sim);
 		if (vcpu)
 			sim_harvest_ring(sim, &vcpu->ring);
+		sim_slots_unlock(sim);
 	}
+	sim_slots_lock(sim);
 	for (uint32_t i = 0; i < sim->slots->count; i++) {
 		const struct sim_slot *slot = sim->slots->slots[i];
 
@@ -157,7 +192,7 @@ void sim_harvest_all(struct sim *sim)
 		else if (slot->is_logged)
 			report_log(slot);
 	}
-	lock_release(&sim->slots_lock);
+	sim_slots_unlock(sim);
 }
 
 void sim_log_sync_all(void *opaque, bool is_last)

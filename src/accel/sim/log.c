@@ -4,6 +4,7 @@
  * buffer, its ring with the flag protocol, reset by slot, offset and mask, and the
  * bitmap, which in ring mode takes what no vCPU wrote.
  */
+#include <assert.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -47,6 +48,8 @@ static void ring_push(struct sim_ring *ring, uint32_t slot, uint64_t offset)
 {
 	struct sim_ring_entry *entry = entry_at(ring, ring->dirty_index++);
 
+	/* The vCPU leaves the guest while the reserve is free. */
+	assert(!__atomic_load_n(&entry->flags, __ATOMIC_ACQUIRE));
 	entry->slot = slot;
 	entry->offset = offset;
 	/* Pairs with sim_ring_collect(). */

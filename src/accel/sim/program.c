@@ -72,10 +72,12 @@ static const struct state_field vcpu_fields[] = {
 	REG_GAUGE(interval_end),
 	REG_GAUGE(interval),
 	REG_GAUGE(interval_pages),
+	STATE_SINCE(struct sim_regs, clock_writes, STATE_U64, 2),
+	STATE_SINCE(struct sim_regs, eois, STATE_U64, 2),
 };
 
 const struct state_desc sim_vcpu_desc = {
-	.version = 1,
+	.version = 2,
 	.min_version = 1,
 	.fields = vcpu_fields,
 	.field_count = array_size(vcpu_fields),
@@ -178,8 +180,7 @@ static int share_memory(struct sim_vcpu *vcpu, struct sim_program *program,
 	    next > program->ram.pages)
 		return err_set(err, -EINVAL,
 			       "skip, hot and fill do not fit in RAM");
-	program->pv = VCPUS_BASE + index * VCPU_SIZE;
-	program->ring = program->pv + PAGE_SIZE;
+	program->ring = VCPUS_BASE + index * VCPU_SIZE + PAGE_SIZE;
 	return 0;
 }
 

@@ -44,13 +44,23 @@ static void add(struct line *line, const char *fmt, ...)
 	va_end(args);
 }
 
-/* Each line in one piece, whichever vCPU it comes from. */
+static bool may_print(struct sim *sim)
+{
+	return !__atomic_exchange_n(&sim->is_printing, true, __ATOMIC_ACQUIRE);
+}
+
+/* Each line in one piece, whichever vCPU it comes from.  Whoever waits for another's does
+ * so outside: an epoch, or a flush of all log buffers, may be waiting for him. */
 static void print(struct sim_vcpu *vcpu, const struct line *line)
 {
 	struct sim *sim = vcpu->sim;
 
-	while (__atomic_exchange_n(&sim->is_printing, true, __ATOMIC_ACQUIRE))
-		sched_yield();
+	if (!may_print(sim)) {
+		sim_leave(vcpu);
+		while (!may_print(sim))
+			sched_yield();
+		sim_enter(vcpu);
+	}
 	for (size_t at = 0; at < line->used; at += PIECE) {
 		size_t rest = line->used - at;
 

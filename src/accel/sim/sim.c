@@ -148,6 +148,7 @@ static void sim_free(struct accel *accel)
 	s2_fini(&sim->s2);
 	accel_routes_fini(&sim->routes);
 	lock_fini(&sim->slots_lock);
+	lock_fini(&sim->eoi_lock);
 	free(sim->harvest);
 	free(sim->vcpus);
 	free(sim);

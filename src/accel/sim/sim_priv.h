@@ -4,7 +4,7 @@
  *
  *	options.c   what --accel sim,... takes
  *	sim.c       the VM: creation, clock, interrupt lines, both ways
- *	table.c     second-stage tables (table.h)
+ *	table.c     second-stage tables (table.h); table_pool.c: their memory and lock
  *	slots.c     memslots, and logging on and off, as a memory listener
  *	log.c       the kernel's half of logging: buffer, rings, bitmap
  *	harvest.c   the user's half: sync, clear, collect, reset, publish
@@ -24,8 +24,9 @@
  *	      bitmap: report it; each page is cleared and protected before the read
  *	      ring: collect; reset, which protects again; publish
  *
- * Lock ranks, outermost first: the topology lock (all listener calls), slots_lock,
- * the second stage's.  vCPUs in the guest take only the last, on a fault.
+ * Lock ranks, outermost first: the topology lock (all listener calls), eoi_lock,
+ * slots_lock, the second stage's.  vCPUs in the guest take only the last, on a fault,
+ * and eoi_lock for a look at one word.
  */
 #ifndef GODWIT_ACCEL_SIM_PRIV_H
 #define GODWIT_ACCEL_SIM_PRIV_H
@@ -144,12 +145,43 @@ struct sim_regs {
 	uint64_t sum;        /* of what is expected of each hot page */
 	uint64_t sum_below;  /* of those below hot_at */
 	uint64_t check_left; /* of a full check: hot pages, then fill pages */
-	uint64_t pv_writes;  /* to the page of steal time and clock */
+	/* To the pages of steal time and clock. */
+	uint64_t pv_writes, clock_writes;
+	uint64_t eois; /* to that of interrupts; protected by eoi_lock */
 	uint64_t tick, poll, report, end; /* vCPU 0: TSC of the next */
 	uint64_t order;                   /* vCPU 0: command under way, or 0 */
 	struct pattern pattern;
 	struct gauge gauge; /* its ring is in guest memory */
 };
+
+/*
+ * Pages that are written for a vCPU and not by it, each the count of such writes:
+ *
+ *	VCPUS_BASE + n * VCPU_SIZE	steal time of vCPU n
+ *	SIM_PV_BASE + n * 8 KiB		its clock
+ *	4 KiB behind that		its interrupts: where KVM notes that an
+ *					EOI is due
+ */
+#define SIM_PV_BASE  (VCPUS_BASE + (uint64_t)MAX_VCPUS * VCPU_SIZE)
+#define SIM_PV_PAGES 2u
+
+_Static_assert(SIM_PV_BASE + MAX_VCPUS * SIM_PV_PAGES * PAGE_SIZE <= AREA_BASE,
+	       "what is written for vCPUs lies below what they write");
+
+static inline uint64_t sim_steal_gpa(unsigned int index)
+{
+	return VCPUS_BASE + (uint64_t)index * VCPU_SIZE;
+}
+
+static inline uint64_t sim_clock_gpa(unsigned int index)
+{
+	return SIM_PV_BASE + (uint64_t)index * SIM_PV_PAGES * PAGE_SIZE;
+}
+
+static inline uint64_t sim_eoi_gpa(unsigned int index)
+{
+	return sim_clock_gpa(index) + PAGE_SIZE;
+}
 
 /* As the built-in guest's. */
 enum sim_exit {
@@ -177,7 +209,6 @@ struct sim_program {
 	uint64_t fill_first, fill_pages;
 	uint64_t expected; /* gpa: the sequence of each hot page, u64 */
 	uint64_t ring;     /* gpa: stamps of each interval, u32 */
-	uint64_t pv;       /* gpa: steal time and clock */
 	uint64_t tables;   /* gpa: of the interrupt controller */
 	uint64_t stamp_tsc, max_backlog, scan_tsc, burst_tsc;
 };
@@ -221,14 +252,19 @@ struct sim_vm_state {
 	uint8_t lines[SIM_LINES];
 };
 
+/* How long a lock was held and waited for, at most. */
+struct sim_lock_times {
+	uint64_t since_ns; /* that it is held */
+	uint64_t hold_max_ns, wait_max_ns;
+};
+
 struct sim_collapse {
 	pthread_t thread;
 	bool has_thread;
 	pthread_cond_t wake;
 	/* protected by slots_lock */
 	bool is_ending;
-	struct list works;  /* struct sim_work, first come first */
-	uint64_t collapsed; /* tables taken out */
+	struct list works; /* struct sim_work */
 };
 
 struct sim {
@@ -255,11 +291,13 @@ struct sim {
 	uint32_t next_slot;
 	bool is_logging;
 	/* protected by slots_lock */
+	struct sim_lock_times slots_times;
 	struct sim_ring_entry *harvest; /* room for one ring */
 	struct accel_ring_stats rings;  /* but for full_exits */
 
 	struct sim_collapse collapse;
 	struct accel_routes routes;
+	struct lock eoi_lock; /* count and page together */
 
 	/* owned by whoever builds, saves or loads the machine */
 	struct sim_setup setup;
@@ -296,6 +334,13 @@ extern const struct accel_ops sim_accel_ops;
 uint64_t sim_tsc(const struct sim *sim);
 
 /* slots.c */
+/* For slots_lock. */
+void sim_slots_lock(struct sim *sim);
+void sim_slots_unlock(struct sim *sim);
+/* Wait on @cond at most until @deadline_ns (clock_mono_ns() time; UINT64_MAX: no limit),
+ * without the lock. */
+void sim_slots_wait(struct sim *sim, pthread_cond_t *cond,
+		    uint64_t deadline_ns);
 int sim_slots_init(struct sim *sim, struct err *err);
 void sim_slots_fini(struct sim *sim);
 /* The slot of @gpa, or NULL; who may ask, see sim.slots. */
@@ -320,8 +365,8 @@ uint32_t sim_ring_collect(struct sim_ring *ring, struct sim_ring_entry *to,
 			  uint32_t room);
 /* Protect the pages of what was collected, free the entries; with slots_lock. */
 uint32_t sim_ring_reset(struct sim *sim, struct sim_ring *ring);
-/* A write with no vCPU behind it: @size bytes at @gpa, of RAM.  Any thread that
- * holds no lock.  -EFAULT when it is not RAM. */
+/* A write with no vCPU behind it: @size bytes at @gpa, of RAM.  Any thread; takes the
+ * second stage's lock.  -EFAULT when it is not RAM. */
 int sim_write_aside(struct sim *sim, uint64_t gpa, const void *from,
 		    size_t size);
 

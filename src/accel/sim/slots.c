@@ -12,6 +12,7 @@
 #include <string.h>
 
 #include "base/bytes.h"
+#include "base/clock.h"
 #include "base/err.h"
 #include "base/trace.h"
 #include "mem/ram.h"
@@ -27,6 +28,41 @@ struct detached {
 	} trees[DETACHED_MAX];
 	unsigned int count;
 };
+
+static void note_max(uint64_t *max, uint64_t value)
+{
+	if (value > *max)
+		*max = value;
+}
+
+void sim_slots_lock(struct sim *sim)
+{
+	uint64_t start_ns = clock_mono_ns(), now_ns;
+
+	lock_acquire(&sim->slots_lock);
+	now_ns = clock_mono_ns();
+	note_max(&sim->slots_times.wait_max_ns, now_ns - start_ns);
+	sim->slots_times.since_ns = now_ns;
+}
+
+static void note_hold(struct sim *sim)
+{
+	note_max(&sim->slots_times.hold_max_ns,
+		 clock_mono_ns() - sim->slots_times.since_ns);
+}
+
+void sim_slots_unlock(struct sim *sim)
+{
+	note_hold(sim);
+	lock_release(&sim->slots_lock);
+}
+
+void sim_slots_wait(struct sim *sim, pthread_cond_t *cond, uint64_t deadline_ns)
+{
+	note_hold(sim);
+	lock_wait_until(&sim->slots_lock, cond, deadline_ns);
+	sim->slots_times.since_ns = clock_mono_ns();
+}
 
 struct sim_slot *sim_slot_find(const struct sim *sim, uint64_t gpa)
 {
@@ -96,11 +132,11 @@ static void set_publish(struct sim *sim, struct sim_slot_set *set)
 {
 	struct sim_slot_set *old = sim->slots;
 
-	lock_acquire(&sim->slots_lock);
+	sim_slots_lock(sim);
 	s2_lock(&sim->s2);
 	__atomic_store_n(&sim->slots, set, __ATOMIC_RELEASE);
 	s2_unlock(&sim->s2);
-	lock_release(&sim->slots_lock);
+	sim_slots_unlock(sim);
 	sim_wait_epoch(sim);
 	free(old);
 }

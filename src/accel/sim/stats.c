@@ -71,9 +71,9 @@ bool sim_ring_stats(struct accel *accel, struct accel_ring_stats *ret_stats)
 
 	if (!sim_has_rings(sim))
 		return false;
-	lock_acquire(&sim->slots_lock);
+	sim_slots_lock(sim);
 	*ret_stats = sim->rings;
-	lock_release(&sim->slots_lock);
+	sim_slots_unlock(sim);
 	for (unsigned int i = 0; i < sim->cpus; i++) {
 		const struct sim_vcpu *vcpu =
 			__atomic_load_n(&sim->vcpus[i], __ATOMIC_ACQUIRE);

@@ -3,148 +3,9 @@
 #include "accel/sim/table.h"
 
 #include <errno.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/mman.h>
 
+#include "accel/sim/table_priv.h"
 #include "base/bytes.h"
-#include "base/clock.h"
-
-#define TABLE_BYTES (S2_ENTRIES * sizeof(uint64_t))
-#define CHUNK_BYTES (S2_ENTRIES * TABLE_BYTES)
-
-/* A holder lets go within this, or sleeps itself. */
-#define SPIN_NS (20 * NS_PER_US)
-
-static uint64_t load(const uint64_t *entry)
-{
-	return __atomic_load_n(entry, __ATOMIC_ACQUIRE);
-}
-
-/* Release: a walk that sees the entry sees the table behind it. */
-static void store(uint64_t *entry, uint64_t value)
-{
-	__atomic_store_n(entry, value, __ATOMIC_RELEASE);
-}
-
-static uint64_t *table_in(uint64_t value)
-{
-	return (uint64_t *)(uintptr_t)(value & S2_ADDR);
-}
-
-static bool is_table(uint64_t value)
-{
-	return (value & (S2_PRESENT | S2_LEAF)) == S2_PRESENT;
-}
-
-static uint64_t *entry_in(uint64_t *table, uint64_t gpa, unsigned int level)
-{
-	return &table[gpa >> s2_shift(level) & (S2_ENTRIES - 1)];
-}
-
-/* ---- the lock ---- */
-
-static void note_max(uint64_t *max, uint64_t value)
-{
-	if (value > *max)
-		*max = value;
-}
-
-void s2_lock(struct s2 *s2)
-{
-	uint64_t start_ns = clock_mono_ns(), now_ns = start_ns;
-
-	__atomic_add_fetch(&s2->waiters, 1, __ATOMIC_SEQ_CST);
-	while (!lock_try(&s2->lock)) {
-		__builtin_ia32_pause();
-		now_ns = clock_mono_ns();
-		if (now_ns - start_ns > SPIN_NS) {
-			lock_acquire(&s2->lock);
-			now_ns = clock_mono_ns();
-			break;
-		}
-	}
-	__atomic_sub_fetch(&s2->waiters, 1, __ATOMIC_SEQ_CST);
-	note_max(&s2->stats.wait_max_ns, now_ns - start_ns);
-	s2->held_since_ns = now_ns;
-}
-
-void s2_unlock(struct s2 *s2)
-{
-	note_max(&s2->stats.hold_max_ns, clock_mono_ns() - s2->held_since_ns);
-	lock_release(&s2->lock);
-}
-
-bool s2_is_wanted(const struct s2 *s2)
-{
-	return __atomic_load_n(&s2->waiters, __ATOMIC_RELAXED) != 0;
-}
-
-/* ---- tables ---- */
-
-/* Room for one more pointer in an array that doubles. */
-static int grow(uint64_t ***array, size_t count, size_t *room)
-{
-	size_t wanted = *room ? *room * 2 : S2_ENTRIES;
-	uint64_t **larger;
-
-	if (count < *room)
-		return 0;
-	larger = realloc(*array, wanted * sizeof(**array));
-	if (!larger)
-		return -ENOMEM;
-	*array = larger;
-	*room = wanted;
-	return 0;
-}
-
-static int add_chunk(struct s2 *s2)
-{
-	uint64_t *chunk;
-
-	if (grow(&s2->chunks, s2->chunk_count, &s2->chunk_room))
-		return -ENOMEM;
-	while (s2->free_room < (s2->chunk_count + 1) * S2_ENTRIES) {
-		/* Room for all that can ever come back: giving one back cannot
-		 * fail. */
-		if (grow(&s2->free_tables, s2->free_room, &s2->free_room))
-			return -ENOMEM;
-	}
-	chunk = mmap(NULL, CHUNK_BYTES, PROT_READ | PROT_WRITE,
-		     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	if (chunk == MAP_FAILED)
-		return -ENOMEM;
-	s2->chunks[s2->chunk_count++] = chunk;
-	for (unsigned int i = S2_ENTRIES; i-- > 0;)
-		s2->free_tables[s2->free_count++] = chunk + i * S2_ENTRIES;
-	return 0;
-}
-
-/* Zeroed: free tables always are. */
-static uint64_t *table_take(struct s2 *s2)
-{
-	if (!s2->free_count && add_chunk(s2))
-		return NULL;
-	s2->stats.tables++;
-	return s2->free_tables[--s2->free_count];
-}
-
-int s2_init(struct s2 *s2)
-{
-	memset(s2, 0, sizeof(*s2));
-	lock_init(&s2->lock, LOCK_MMU);
-	s2->root = table_take(s2);
-	return s2->root ? 0 : -ENOMEM;
-}
-
-void s2_fini(struct s2 *s2)
-{
-	for (size_t i = 0; i < s2->chunk_count; i++)
-		munmap(s2->chunks[i], CHUNK_BYTES);
-	free(s2->chunks);
-	free(s2->free_tables);
-	lock_fini(&s2->lock);
-}
 
 /* ---- entries ---- */
 
@@ -152,8 +13,8 @@ void s2_fini(struct s2 *s2)
  * same write bit each. */
 static int split(struct s2 *s2, uint64_t *entry, unsigned int level)
 {
-	uint64_t old = load(entry);
-	uint64_t *table = table_take(s2);
+	uint64_t old = s2_load(entry);
+	uint64_t *table = s2_table_take(s2);
 
 	if (!table)
 		return -ENOMEM;
@@ -162,7 +23,7 @@ static int split(struct s2 *s2, uint64_t *entry, unsigned int level)
 	s2->stats.leaves[level]--;
 	s2->stats.leaves[level - 1] += S2_ENTRIES;
 	s2->stats.splits++;
-	store(entry, (uint64_t)(uintptr_t)table | S2_PRESENT | S2_WRITE);
+	s2_store(entry, (uint64_t)(uintptr_t)table | S2_PRESENT | S2_WRITE);
 	return 0;
 }
 
@@ -170,14 +31,14 @@ static int split(struct s2 *s2, uint64_t *entry, unsigned int level)
  * protect. */
 static void push_down(uint64_t *entry, uint64_t value)
 {
-	uint64_t *table = table_in(value);
+	uint64_t *table = s2_table_in(value);
 
 	for (unsigned int i = 0; i < S2_ENTRIES; i++) {
-		if (load(&table[i]) & S2_WRITE)
+		if (s2_load(&table[i]) & S2_WRITE)
 			__atomic_fetch_and(&table[i], ~S2_WRITE,
 					   __ATOMIC_SEQ_CST);
 	}
-	store(entry, value | S2_WRITE);
+	s2_store(entry, value | S2_WRITE);
 }
 
 /* Whether a leaf of @level at @gpa stays within the range, and is aligned there
@@ -202,7 +63,7 @@ static void put_leaf(struct s2 *s2, uint64_t *entry, unsigned int level,
 	uint64_t host = (uint64_t)(uintptr_t)range->host + (start - range->gpa);
 
 	s2->stats.leaves[level]++;
-	store(entry, host | S2_PRESENT | S2_LEAF | (is_open ? S2_WRITE : 0));
+	s2_store(entry, host | S2_PRESENT | S2_LEAF | (is_open ? S2_WRITE : 0));
 }
 
 /* Memory that nobody logs needs no fault for its first write. */
@@ -219,9 +80,30 @@ static void open_table(const struct s2_range *range, uint64_t *entry,
 
 	if (!range->is_logged && start >= range->gpa &&
 	    start + s2_size(level) <= range->gpa + range->size)
-		store(entry, value | S2_WRITE);
+		s2_store(entry, value | S2_WRITE);
 	else
 		push_down(entry, value);
+}
+
+/*
+ * A fault at memory that is logged no more, where a table is left over from logging: a
+ * leaf takes its place, and what else is below it needs no fault any more.  So does
+ * KVM's TDP MMU at a fault that the fast path does not repair: at the level that it
+ * wants to map, it replaces whatever is there (kvm_tdp_mmu_map()), and frees a
+ * table after a grace period.  Here that is the worker's to do: when as many
+ * wait for it as there is room for, the tables are gone through as they are.
+ */
+static bool replace_table(struct s2 *s2, const struct s2_range *range,
+			  uint64_t *entry, uint64_t gpa, unsigned int level,
+			  bool is_write)
+{
+	if (!s2->keeps_orphans || s2->orphan_count == S2_ORPHANS ||
+	    range->is_logged || !leaf_fits(range, gpa, level))
+		return false;
+	s2->orphans[s2->orphan_count++] =
+		(struct s2_orphan){ s2_table_in(s2_load(entry)), level };
+	put_leaf(s2, entry, level, range, gpa, opens(range, is_write));
+	return true;
 }
 
 int s2_fault(struct s2 *s2, const struct s2_range *range, uint64_t gpa,
@@ -231,8 +113,8 @@ int s2_fault(struct s2 *s2, const struct s2_range *range, uint64_t gpa,
 
 	s2->stats.faults++;
 	for (unsigned int level = S2_TOP_LEVEL;; level--) {
-		uint64_t *entry = entry_in(table, gpa, level);
-		uint64_t value = load(entry);
+		uint64_t *entry = s2_entry_in(table, gpa, level);
+		uint64_t value = s2_load(entry);
 
 		if (!(value & S2_PRESENT)) {
 			if (level < S2_TOP_LEVEL &&
@@ -241,17 +123,20 @@ int s2_fault(struct s2 *s2, const struct s2_range *range, uint64_t gpa,
 					 opens(range, is_write));
 				return 0;
 			}
-			table = table_take(s2);
+			table = s2_table_take(s2);
 			if (!table)
 				return -ENOMEM;
-			store(entry, (uint64_t)(uintptr_t)table | S2_PRESENT |
-					     S2_WRITE);
+			s2_store(entry, (uint64_t)(uintptr_t)table |
+						S2_PRESENT | S2_WRITE);
 			continue;
 		}
-		if (is_table(value)) {
+		if (s2_is_table(value)) {
+			if (replace_table(s2, range, entry, gpa, level,
+					  is_write))
+				return 0;
 			if (is_write && !(value & S2_WRITE))
 				open_table(range, entry, value, gpa, level);
-			table = table_in(load(entry));
+			table = s2_table_in(s2_load(entry));
 			continue;
 		}
 		if (!is_write || (value & S2_WRITE))
@@ -262,7 +147,7 @@ int s2_fault(struct s2 *s2, const struct s2_range *range, uint64_t gpa,
 		}
 		if (split(s2, entry, level))
 			return -ENOMEM;
-		table = table_in(load(entry));
+		table = s2_table_in(s2_load(entry));
 	}
 }
 
@@ -272,20 +157,20 @@ void s2_protect_page(struct s2 *s2, uint64_t gpa, bool is_eager)
 	uint64_t *table = s2->root;
 
 	for (unsigned int level = S2_TOP_LEVEL;; level--) {
-		uint64_t *entry = entry_in(table, gpa, level);
-		uint64_t value = load(entry);
+		uint64_t *entry = s2_entry_in(table, gpa, level);
+		uint64_t value = s2_load(entry);
 
 		if (!(value & S2_PRESENT))
 			return;
-		if (is_table(value)) {
-			table = table_in(value);
+		if (s2_is_table(value)) {
+			table = s2_table_in(value);
 			continue;
 		}
 		/* Without memory for the split, all of the leaf is protected:
 		 * more faults, and no less right. */
 		if (level > smallest && (value & S2_WRITE) &&
 		    split(s2, entry, level) == 0) {
-			table = table_in(load(entry));
+			table = s2_table_in(s2_load(entry));
 			continue;
 		}
 		__atomic_fetch_and(entry, ~S2_WRITE, __ATOMIC_SEQ_CST);
@@ -297,8 +182,8 @@ static void protect_in(uint64_t *table, unsigned int level, uint64_t start,
 		       uint64_t end)
 {
 	for (uint64_t at = start; at < end;) {
-		uint64_t *entry = entry_in(table, at, level);
-		uint64_t value = load(entry);
+		uint64_t *entry = s2_entry_in(table, at, level);
+		uint64_t value = s2_load(entry);
 		uint64_t next = align_down(at, s2_size(level)) + s2_size(level);
 		uint64_t stop = next < end ? next : end;
 		bool is_whole = stop - at == s2_size(level);
@@ -306,7 +191,7 @@ static void protect_in(uint64_t *table, unsigned int level, uint64_t start,
 		if ((value & S2_PRESENT) && (is_whole || (value & S2_LEAF)))
 			__atomic_fetch_and(entry, ~S2_WRITE, __ATOMIC_SEQ_CST);
 		else if (value & S2_PRESENT)
-			protect_in(table_in(value), level - 1, at, stop);
+			protect_in(s2_table_in(value), level - 1, at, stop);
 		at = stop;
 	}
 }
@@ -322,16 +207,16 @@ static int split_in(struct s2 *s2, uint64_t *table, unsigned int level,
 	int ret = 0;
 
 	for (uint64_t at = start; !ret && at < end;) {
-		uint64_t *entry = entry_in(table, at, level);
-		uint64_t value = load(entry);
+		uint64_t *entry = s2_entry_in(table, at, level);
+		uint64_t value = s2_load(entry);
 		uint64_t next = align_down(at, s2_size(level)) + s2_size(level);
 		uint64_t stop = next < end ? next : end;
 
 		if (level > 0 && (value & S2_LEAF))
 			ret = split(s2, entry, level);
-		value = load(entry);
-		if (!ret && level > 1 && is_table(value))
-			ret = split_in(s2, table_in(value), level - 1, at,
+		value = s2_load(entry);
+		if (!ret && level > 1 && s2_is_table(value))
+			ret = split_in(s2, s2_table_in(value), level - 1, at,
 				       stop);
 		at = stop;
 	}
@@ -351,8 +236,8 @@ static uint64_t *find_entry(struct s2 *s2, uint64_t gpa, unsigned int at_level,
 	uint64_t *table = s2->root;
 
 	for (unsigned int level = S2_TOP_LEVEL;; level--) {
-		uint64_t *entry = entry_in(table, gpa, level);
-		uint64_t value = load(entry);
+		uint64_t *entry = s2_entry_in(table, gpa, level);
+		uint64_t value = s2_load(entry);
 
 		if (!(value & S2_PRESENT))
 			return NULL;
@@ -360,7 +245,7 @@ static uint64_t *find_entry(struct s2 *s2, uint64_t gpa, unsigned int at_level,
 			*ret_level = level;
 			return entry;
 		}
-		table = table_in(value);
+		table = s2_table_in(value);
 	}
 }
 
@@ -372,10 +257,10 @@ uint64_t *s2_detach(struct s2 *s2, uint64_t gpa, unsigned int at_level)
 
 	if (!entry)
 		return NULL;
-	value = load(entry);
-	store(entry, 0);
-	if (is_table(value))
-		return table_in(value);
+	value = s2_load(entry);
+	s2_store(entry, 0);
+	if (s2_is_table(value))
+		return s2_table_in(value);
 	s2->stats.leaves[level]--;
 	return NULL;
 }
@@ -385,7 +270,7 @@ uint64_t *s2_detach_table(struct s2 *s2, uint64_t gpa, unsigned int at_level)
 	unsigned int level;
 	uint64_t *entry = find_entry(s2, gpa, at_level, &level);
 
-	if (!entry || !is_table(load(entry)))
+	if (!entry || !s2_is_table(s2_load(entry)))
 		return NULL;
 	return s2_detach(s2, gpa, at_level);
 }
@@ -393,10 +278,10 @@ uint64_t *s2_detach_table(struct s2 *s2, uint64_t gpa, unsigned int at_level)
 static void zap_below(struct s2 *s2, uint64_t *table, unsigned int level)
 {
 	for (unsigned int i = 0; i < S2_ENTRIES; i++) {
-		uint64_t value = load(&table[i]);
+		uint64_t value = s2_load(&table[i]);
 
-		if (is_table(value)) {
-			zap_below(s2, table_in(value), level - 1);
+		if (s2_is_table(value)) {
+			zap_below(s2, s2_table_in(value), level - 1);
 		} else if (value & S2_LEAF) {
 			__atomic_exchange_n(&table[i], 0, __ATOMIC_SEQ_CST);
 			s2->stats.leaves[level - 1]--;
@@ -404,71 +289,24 @@ static void zap_below(struct s2 *s2, uint64_t *table, unsigned int level)
 	}
 }
 
+unsigned int s2_take_orphans(struct s2 *s2, bool keeps_more,
+			     struct s2_orphan *ret_orphans, unsigned int room)
+{
+	unsigned int count = 0;
+
+	while (count < room && s2->orphan_count)
+		ret_orphans[count++] = s2->orphans[--s2->orphan_count];
+	s2->keeps_orphans = keeps_more;
+	return count;
+}
+
 void s2_zap(struct s2 *s2, uint64_t gpa, unsigned int at_level)
 {
 	unsigned int level;
 	uint64_t *entry = find_entry(s2, gpa, at_level, &level);
 
-	if (entry && is_table(load(entry)))
-		zap_below(s2, table_in(load(entry)), level);
-}
-
-/* ---- giving back ---- */
-
-struct trees {
-	uint64_t *tables[S2_ENTRIES]; /* all at one level */
-	unsigned int count;
-	uint64_t leaves[S2_TOP_LEVEL + 1];
-};
-
-/* The pages go back to the host, and read as zero when they are used again. */
-static void give_back(struct s2 *s2, struct trees *trees)
-{
-	for (unsigned int i = 0; i < trees->count;) {
-		unsigned int n = 1;
-
-		while (i + n < trees->count &&
-		       trees->tables[i + n] ==
-			       trees->tables[i] + (size_t)n * S2_ENTRIES)
-			n++;
-		madvise(trees->tables[i], n * TABLE_BYTES, MADV_DONTNEED);
-		i += n;
-	}
-	s2_lock(s2);
-	for (unsigned int i = trees->count; i-- > 0;)
-		s2->free_tables[s2->free_count++] = trees->tables[i];
-	s2->stats.tables -= trees->count;
-	for (unsigned int level = 0; level <= S2_TOP_LEVEL; level++)
-		s2->stats.leaves[level] -= trees->leaves[level];
-	s2_unlock(s2);
-	*trees = (struct trees){ .count = 0 };
-}
-
-/* @table was in an entry of @level. */
-static void free_below(struct s2 *s2, uint64_t *table, unsigned int level,
-		       struct trees *trees)
-{
-	for (unsigned int i = 0; i < S2_ENTRIES; i++) {
-		uint64_t value = load(&table[i]);
-
-		if (value & S2_LEAF)
-			trees->leaves[level - 1]++;
-		else if (value & S2_PRESENT)
-			free_below(s2, table_in(value), level - 1, trees);
-	}
-	trees->tables[trees->count++] = table;
-	if (trees->count == S2_ENTRIES)
-		give_back(s2, trees);
-}
-
-void s2_free_tree(struct s2 *s2, uint64_t *table, unsigned int level)
-{
-	struct trees trees = { .count = 0 };
-
-	if (!table)
-		return;
-	free_below(s2, table, level, &trees);
-	give_back(s2, &trees);
+	if (entry && s2_is_table(s2_load(entry)))
+		zap_below(s2, s2_table_in(s2_load(entry)), level);
 }
 
 /* ---- populating ---- */
@@ -480,18 +318,18 @@ static int tables_down_to(struct s2 *s2, uint64_t gpa, unsigned int level,
 	uint64_t *table = s2->root;
 
 	for (unsigned int at = S2_TOP_LEVEL; at > level; at--) {
-		uint64_t *entry = entry_in(table, gpa, at);
-		uint64_t value = load(entry);
+		uint64_t *entry = s2_entry_in(table, gpa, at);
+		uint64_t value = s2_load(entry);
 
 		if (value & S2_LEAF)
 			return -EEXIST;
-		table = table_in(value);
+		table = s2_table_in(value);
 		if (!(value & S2_PRESENT)) {
-			table = table_take(s2);
+			table = s2_table_take(s2);
 			if (!table)
 				return -ENOMEM;
-			store(entry, (uint64_t)(uintptr_t)table | S2_PRESENT |
-					     S2_WRITE);
+			s2_store(entry, (uint64_t)(uintptr_t)table |
+						S2_PRESENT | S2_WRITE);
 		}
 	}
 	*ret_table = table;
@@ -506,9 +344,9 @@ static int populate_table(struct s2 *s2, const struct s2_range *range,
 	int ret = tables_down_to(s2, start, level, &table);
 
 	for (uint64_t gpa = start; !ret && gpa < end; gpa += s2_size(level)) {
-		uint64_t *entry = entry_in(table, gpa, level);
+		uint64_t *entry = s2_entry_in(table, gpa, level);
 
-		if (!(load(entry) & S2_PRESENT))
+		if (!(s2_load(entry) & S2_PRESENT))
 			put_leaf(s2, entry, level, range, gpa,
 				 opens(range, false));
 	}
@@ -533,18 +371,4 @@ int s2_populate(struct s2 *s2, const struct s2_range *range, unsigned int level)
 		at = stop;
 	}
 	return ret;
-}
-
-void s2_stats(struct s2 *s2, struct s2_stats *ret_stats)
-{
-	s2_lock(s2);
-	*ret_stats = s2->stats;
-	s2_unlock(s2);
-}
-
-void s2_stats_restart(struct s2 *s2)
-{
-	s2_lock(s2);
-	s2->stats.hold_max_ns = s2->stats.wait_max_ns = 0;
-	s2_unlock(s2);
 }

@@ -51,6 +51,16 @@ struct s2_range {
 	bool is_logged;
 };
 
+/* A table that is reachable no more, by the level of the entry that it was in. */
+struct s2_orphan {
+	uint64_t *table;
+	unsigned int level;
+};
+
+/* So many wait for whoever frees them: those of 4 TiB that was mapped by leaves of 1 GiB
+ * before. */
+#define S2_ORPHANS 4096u
+
 struct s2_stats {
 	uint64_t tables; /* of 4 KiB; those that wait to be freed included */
 	uint64_t leaves[S2_TOP_LEVEL + 1]; /* by level; none at the top */
@@ -70,6 +80,9 @@ struct s2 {
 	size_t chunk_count, chunk_room;
 	uint64_t **free_tables;
 	size_t free_count, free_room;
+	bool keeps_orphans; /* somebody will come for more */
+	unsigned int orphan_count;
+	struct s2_orphan orphans[S2_ORPHANS];
 	struct s2_stats stats;
 };
 
@@ -125,7 +138,8 @@ static inline uint8_t *s2_host(const struct s2_walk *walk, uint64_t gpa)
 /* The rest with the lock. */
 
 /* Map @gpa, which @range has, and for a write make it writable: a large leaf that
- * is logged is split.  0 or -ENOMEM. */
+ * is logged is split.  While orphans are kept, a table where a large leaf would do
+ * becomes one of them, and the leaf takes its place.  0 or -ENOMEM. */
 int s2_fault(struct s2 *s2, const struct s2_range *range, uint64_t gpa,
 	     bool is_write);
 /* The next write to the page faults.  A leaf of 1 GiB is split first, so that the
@@ -144,6 +158,11 @@ uint64_t *s2_detach(struct s2 *s2, uint64_t gpa, unsigned int level);
 uint64_t *s2_detach_table(struct s2 *s2, uint64_t gpa, unsigned int level);
 /* Every leaf below the entry of @level goes, one by one; the tables stay. */
 void s2_zap(struct s2 *s2, uint64_t gpa, unsigned int level);
+
+/* Take orphans, at most @room; returns how many.  From now on more are kept, or not (as
+ * at first).  For s2_free_tree() after a grace period. */
+unsigned int s2_take_orphans(struct s2 *s2, bool keeps_more,
+			     struct s2_orphan *ret_orphans, unsigned int room);
 
 /* Without the lock: give back a tree whose root was in an entry of @level; its
  * leaves are counted as gone. */

@@ -114,8 +114,13 @@ static bool fault(struct sim_vcpu *vcpu, uint64_t gpa, bool is_write,
 	return ret == 0;
 }
 
-/* A protected 4 KiB leaf and nothing else in the way: no lock.  A slot that begins
- * to be logged meanwhile is seen by sim_write_end(). */
+/*
+ * A protected 4 KiB leaf and nothing else in the way: no lock.
+ *
+ * KVM's fast path repairs such a leaf whether or not the slot is still logged, so that
+ * every page that was protected last faults once more behind the end of logging.  Here
+ * that goes the slow way, which maps a large leaf: one fault for all that is below it.
+ */
 static bool fault_fast(struct sim_vcpu *vcpu, uint64_t gpa,
 		       struct s2_walk *walk, bool *ret_is_logged)
 {
@@ -125,7 +130,8 @@ static bool fault_fast(struct sim_vcpu *vcpu, uint64_t gpa,
 	    !(walk->value & S2_PRESENT))
 		return false;
 	slot = sim_slot_find(vcpu->sim, gpa);
-	if (!slot || slot->is_readonly)
+	if (!slot || slot->is_readonly ||
+	    !__atomic_load_n(&slot->is_logged, __ATOMIC_ACQUIRE))
 		return false;
 	if (!__atomic_compare_exchange_n(walk->entry, &walk->value,
 					 walk->value | S2_WRITE, false,
@@ -374,9 +380,9 @@ void sim_ring_full(struct sim_vcpu *vcpu)
 	struct sim *sim = vcpu->sim;
 
 	__atomic_add_fetch(&vcpu->ring_full_exits, 1, __ATOMIC_RELAXED);
-	lock_acquire(&sim->slots_lock);
+	sim_slots_lock(sim);
 	sim_harvest_ring(sim, &vcpu->ring);
-	lock_release(&sim->slots_lock);
+	sim_slots_unlock(sim);
 	trace(sim_ring_full, "vCPU %u", vcpu->vcpu.index);
 }
 

@@ -11,7 +11,8 @@
  * Where memory is, beside the areas of guest/layout.h: at the end of the RAM below
  * 4 GiB the sequence that each hot page should have, and the interrupt
  * controller's tables; each vCPU's 8 KiB from VCPUS_BASE on have the page of steal
- * time and clock, and the work of each interval.
+ * time, and the work of each interval; behind those of all are the pages of clock and
+ * interrupts (sim_priv.h).
  */
 #include <stdio.h>
 #include <string.h>
@@ -270,29 +271,61 @@ static void fill_scan(struct sim_vcpu *vcpu)
 
 /* ---- what no vCPU writes ---- */
 
+static void count_aside(struct sim_vcpu *vcpu, uint64_t gpa, uint64_t *writes)
+{
+	uint64_t count = *writes + 1;
+
+	if (sim_write_aside(vcpu->sim, gpa, &count, sizeof(count)) == 0)
+		*writes = count;
+}
+
 void sim_program_pv(struct sim_vcpu *vcpu)
 {
-	uint64_t count = vcpu->regs.pv_writes + 1;
+	unsigned int index = vcpu->vcpu.index;
 
-	if (sim_write_aside(vcpu->sim, vcpu->program->pv, &count,
-			    sizeof(count)) == 0)
-		vcpu->regs.pv_writes = count;
+	count_aside(vcpu, sim_steal_gpa(index), &vcpu->regs.pv_writes);
+	count_aside(vcpu, sim_clock_gpa(index), &vcpu->regs.clock_writes);
+}
+
+static void count_check(struct sim_vcpu *vcpu, uint64_t gpa, uint64_t expected,
+			uint64_t found)
+{
+	if (found != expected)
+		report(vcpu, &(struct finding){
+				     .fault = FAULT_STALE,
+				     .gpa = gpa,
+				     .expected = expected,
+				     .found = found,
+			     });
+}
+
+/* Reported without the lock: that is I/O. */
+static void eoi_check(struct sim_vcpu *vcpu)
+{
+	uint64_t gpa = sim_eoi_gpa(vcpu->vcpu.index), expected, found = 0;
+	const void *host;
+
+	lock_acquire(&vcpu->sim->eoi_lock);
+	expected = vcpu->regs.eois;
+	host = sim_read_begin(vcpu, gpa);
+	if (host)
+		words_in(&found, host, 1);
+	lock_release(&vcpu->sim->eoi_lock);
+	count_check(vcpu, gpa, expected, found);
 }
 
 static void pv_check(struct sim_vcpu *vcpu)
 {
-	uint64_t found;
+	unsigned int index = vcpu->vcpu.index;
+	uint64_t steal = sim_steal_gpa(index), clock = sim_clock_gpa(index);
 
 	if (!vcpu->sim->options.has_pv)
 		return;
-	found = sim_load(vcpu, vcpu->program->pv, sizeof(found));
-	if (found != vcpu->regs.pv_writes)
-		report(vcpu, &(struct finding){
-				     .fault = FAULT_STALE,
-				     .gpa = vcpu->program->pv,
-				     .expected = vcpu->regs.pv_writes,
-				     .found = found,
-			     });
+	count_check(vcpu, steal, vcpu->regs.pv_writes,
+		    sim_load(vcpu, steal, sizeof(uint64_t)));
+	count_check(vcpu, clock, vcpu->regs.clock_writes,
+		    sim_load(vcpu, clock, sizeof(uint64_t)));
+	eoi_check(vcpu);
 }
 
 uint64_t sim_table_word(uint64_t dumps, uint64_t number)

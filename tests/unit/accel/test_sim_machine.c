@@ -94,10 +94,9 @@ static void check_all(struct side *side)
 	assert_int_equal(errors(side), 0);
 }
 
-static void move(struct side *from, struct side *to)
+static void begin_move(struct side *from, struct side *to)
 {
 	const struct mig_caps caps = { .verify = true, .events = true };
-	struct mig_info info;
 	int fds[2];
 
 	assert_int_equal(mig_set_caps(from->mig, &caps, NULL), 0);
@@ -105,10 +104,22 @@ static void move(struct side *from, struct side *to)
 		socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds), 0);
 	side_receive(to, fds[0]);
 	side_send(from, fds[1]);
+}
+
+static void end_move(struct side *from, struct side *to)
+{
+	struct mig_info info;
+
 	if (side_wait_end(from) != MIG_COMPLETED)
 		fail_msg("source: %s", side_error(from, &info));
 	if (side_wait_end(to) != MIG_RUNNING)
 		fail_msg("destination: %s", side_error(to, &info));
+}
+
+static void move(struct side *from, struct side *to)
+{
+	begin_move(from, to);
+	end_move(from, to);
 }
 
 static void move_three_times(const char *accel)
@@ -156,6 +167,101 @@ static void test_what_no_vcpu_writes_moves_too(void **state)
 	(void)state;
 	move_three_times("sim,workload=zipf,hot=4M,pv=on,tables=6M");
 	move_three_times("sim,workload=zipf,hot=4M,pv=on,tables=6M,dirty=ring,"
+			 "ring-entries=1024");
+}
+
+struct interrupter {
+	struct side *side;
+	pthread_t thread;
+	bool is_over; /* atomic */
+};
+
+/* As a device does: from a thread of its own, to one vCPU after the other. */
+static void *interrupt(void *opaque)
+{
+	struct interrupter *from = opaque;
+	struct accel *accel = &vcpu_in(from->side, 0)->sim->accel;
+
+	for (uint64_t n = 0; !__atomic_load_n(&from->is_over, __ATOMIC_ACQUIRE);
+	     n++) {
+		struct accel_msi msi = { .address =
+						 0xfee00000 | n % CPUS << 12 };
+
+		accel->ops->msi_send(accel, &msi);
+		usleep(100);
+	}
+	return NULL;
+}
+
+static void set_params(struct side *side, uint64_t bandwidth,
+		       uint64_t downtime_ms)
+{
+	struct mig_params params;
+
+	mig_params(side->mig, &params);
+	params.max_bandwidth = bandwidth;
+	params.downtime_limit_ms = downtime_ms;
+	params.max_cpu_throttle = 0;
+	assert_int_equal(mig_set_params(side->mig, &params, NULL), 0);
+}
+
+static unsigned int passes(struct side *side)
+{
+	unsigned int count;
+
+	pthread_mutex_lock(&side->mutex);
+	count = side->passes;
+	pthread_mutex_unlock(&side->mutex);
+	return count;
+}
+
+/* Interrupts come in every round, and none once devices rest: this one does when the
+ * switch is not yet allowed. */
+static void move_interrupted(struct side *from, struct side *to)
+{
+	struct interrupter interrupter = { .side = from };
+
+	set_params(from, 32u << 20, 1);
+	assert_int_equal(pthread_create(&interrupter.thread, NULL, interrupt,
+					&interrupter),
+			 0);
+	begin_move(from, to);
+	for (int i = 0; passes(from) < 3; i++) {
+		assert_true(i < SIDE_LIMIT_S * 1000);
+		usleep(1000);
+	}
+	__atomic_store_n(&interrupter.is_over, true, __ATOMIC_RELEASE);
+	pthread_join(interrupter.thread, NULL);
+	set_params(from, 0, 1000);
+	end_move(from, to);
+}
+
+static void check_interrupts(const char *accel)
+{
+	struct side sides[2];
+
+	start_side(&sides[0], accel, false);
+	start_side(&sides[1], accel, true);
+	assert_int_equal(machine_start(sides[0].machine, NULL), 0);
+	wait_for_work(&sides[0], 2000);
+	move_interrupted(&sides[0], &sides[1]);
+	for (unsigned int i = 0; i < CPUS; i++) {
+		uint64_t sent = vcpu_in(&sides[0], i)->regs.eois;
+
+		assert_true(sent > 0);
+		assert_int_equal(vcpu_in(&sides[1], i)->regs.eois, sent);
+	}
+	side_fini(&sides[0]);
+	wait_for_work(&sides[1], 500);
+	check_all(&sides[1]);
+	side_fini(&sides[1]);
+}
+
+static void test_what_interrupts_write_moves_too(void **state)
+{
+	(void)state;
+	check_interrupts("sim,workload=random,hot=8M,pv=on");
+	check_interrupts("sim,workload=random,hot=8M,pv=on,dirty=ring,"
 			 "ring-entries=1024");
 }
 
@@ -224,6 +330,7 @@ int main(void)
 		cmocka_unit_test(
 			test_guest_moves_three_times_whole_in_each_mode),
 		cmocka_unit_test(test_what_no_vcpu_writes_moves_too),
+		cmocka_unit_test(test_what_interrupts_write_moves_too),
 		cmocka_unit_test(test_registers_that_cannot_be_fail_the_vcpu),
 		cmocka_unit_test(
 			test_machine_options_that_contradict_sim_are_refused),

@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "base/bitmap.h"
+#include "base/clock.h"
 #include "mem/access.h"
 #include "sim_vm.h"
 
@@ -262,6 +263,97 @@ static void test_large_leaves_come_back_after_logging(void **state)
 	check_collapse("sim,dirty=ring,split=eager");
 }
 
+/* Tables alone: where the host's memory lies is nothing to them. */
+static void tables_init(struct s2 *s2, struct s2_range *range, uint64_t size,
+			unsigned int max_leaf)
+{
+	*range = (struct s2_range){
+		.size = size,
+		.host = (uint8_t *)(uintptr_t)(1ull << 40),
+		.max_leaf = max_leaf,
+	};
+	assert_int_equal(s2_init(s2), 0);
+	assert_int_equal(s2_populate(s2, range, 0), 0);
+	s2_lock(s2);
+	s2_protect_range(s2, 0, size);
+	s2_unlock(s2);
+}
+
+static unsigned int
+level_after_fault(struct s2 *s2, const struct s2_range *range, uint64_t gpa)
+{
+	struct s2_walk walk;
+
+	s2_lock(s2);
+	assert_int_equal(s2_fault(s2, range, gpa, true), 0);
+	s2_unlock(s2);
+	s2_walk(s2, gpa, &walk);
+	assert_true(walk.is_writable);
+	assert_ptr_equal(s2_host(&walk, gpa), range->host + gpa);
+	return walk.level;
+}
+
+static unsigned int take_orphans(struct s2 *s2, bool keeps_more,
+				 struct s2_orphan *orphans)
+{
+	unsigned int count;
+
+	s2_lock(s2);
+	count = s2_take_orphans(s2, keeps_more, orphans, 2);
+	s2_unlock(s2);
+	return count;
+}
+
+static void
+test_fault_behind_logging_puts_a_large_leaf_over_a_table(void **state)
+{
+	struct s2_orphan orphans[2];
+	struct s2_range range;
+	struct s2_stats stats;
+	struct s2 s2;
+
+	(void)state;
+	tables_init(&s2, &range, 3 * GIB, 2);
+	/* Nobody would free a table. */
+	assert_int_equal(level_after_fault(&s2, &range, 5 * MIB), 0);
+	assert_int_equal(take_orphans(&s2, true, orphans), 0);
+	range.is_logged = true;
+	assert_int_equal(level_after_fault(&s2, &range, GIB), 0);
+	range.is_logged = false;
+	assert_int_equal(level_after_fault(&s2, &range, 2 * GIB + 9 * MIB), 2);
+	assert_int_equal(take_orphans(&s2, false, orphans), 1);
+	assert_int_equal(orphans[0].level, 2);
+	assert_int_equal(level_after_fault(&s2, &range, GIB + 4096), 0);
+	s2_free_tree(&s2, orphans[0].table, 2);
+	s2_stats(&s2, &stats);
+	assert_int_equal(stats.leaves[2], 1);
+	assert_int_equal(stats.leaves[0], 2 * GIB / 4096);
+	assert_int_equal(stats.tables, 2 * (1 + 512) + 2);
+	s2_fini(&s2);
+}
+
+static void test_no_more_tables_wait_than_there_is_room_for(void **state)
+{
+	struct s2_orphan orphans[2];
+	struct s2_range range;
+	struct s2 s2;
+
+	(void)state;
+	tables_init(&s2, &range, (S2_ORPHANS + 3) * 2 * MIB, 1);
+	take_orphans(&s2, true, orphans);
+	for (uint64_t i = 0; i < S2_ORPHANS; i++)
+		assert_int_equal(level_after_fault(&s2, &range, i * 2 * MIB),
+				 1);
+	assert_int_equal(
+		level_after_fault(&s2, &range, S2_ORPHANS * 2 * MIB + 4096), 0);
+	assert_int_equal(take_orphans(&s2, true, orphans), 2);
+	for (uint64_t i = S2_ORPHANS; i < S2_ORPHANS + 3; i++)
+		assert_int_equal(
+			level_after_fault(&s2, &range, i * 2 * MIB + 8192),
+			i < S2_ORPHANS + 2 ? 1 : 0);
+	s2_fini(&s2);
+}
+
 static void test_start_strikes_the_slot_off_the_workers_list(void **state)
 {
 	struct test_vm vm;
@@ -276,6 +368,54 @@ static void test_start_strikes_the_slot_off_the_workers_list(void **state)
 		mem_log_global_stop(vm.mem, 0);
 	}
 	wait_collapsed(&vm);
+	vm_fini(&vm);
+}
+
+static unsigned int works(struct test_vm *vm)
+{
+	unsigned int count = 0;
+	struct list *link;
+
+	lock_acquire(&vm->sim->slots_lock);
+	for (link = vm->sim->collapse.works.next;
+	     link != &vm->sim->collapse.works; link = link->next)
+		count++;
+	lock_release(&vm->sim->slots_lock);
+	return count;
+}
+
+static void test_what_is_struck_off_is_freed_at_once(void **state)
+{
+	const uint64_t hour_ns = 3600 * NS_PER_SEC;
+	struct test_vm vm;
+
+	(void)state;
+	vm_init(&vm, 64 * MIB, "sim");
+	assert_int_equal(mem_log_global_start(vm.mem, NULL), 0);
+	mem_log_global_stop(vm.mem, hour_ns);
+	assert_int_equal(works(&vm), 1);
+	assert_int_equal(mem_log_global_start(vm.mem, NULL), 0);
+	wait_collapsed(&vm);
+	mem_log_global_stop(vm.mem, hour_ns);
+	vm_fini(&vm);
+}
+
+static void test_what_may_begin_first_is_done_first(void **state)
+{
+	struct test_vm vm;
+
+	(void)state;
+	vm_init(&vm, 64 * MIB, "sim");
+	vm_window_new(&vm, 4 * MIB);
+	mem_region_add(vm.root, VM_WINDOW, vm.window, 0);
+	assert_int_equal(mem_log_global_start(vm.mem, NULL), 0);
+	mem_log_global_stop(vm.mem, 3600 * NS_PER_SEC);
+	assert_int_equal(works(&vm), 2);
+	mem_region_set_log(vm.window, true);
+	mem_region_set_log(vm.window, false); /* without grace */
+	while (works(&vm) > 1)
+		sched_yield();
+	mem_region_del(vm.window);
 	vm_fini(&vm);
 }
 
@@ -404,7 +544,13 @@ int main(void)
 			test_new_memory_is_small_and_logged_while_logging),
 		cmocka_unit_test(test_large_leaves_come_back_after_logging),
 		cmocka_unit_test(
+			test_fault_behind_logging_puts_a_large_leaf_over_a_table),
+		cmocka_unit_test(
+			test_no_more_tables_wait_than_there_is_room_for),
+		cmocka_unit_test(
 			test_start_strikes_the_slot_off_the_workers_list),
+		cmocka_unit_test(test_what_is_struck_off_is_freed_at_once),
+		cmocka_unit_test(test_what_may_begin_first_is_done_first),
 		cmocka_unit_test(
 			test_slot_that_goes_is_unmapped_and_its_tables_freed),
 		cmocka_unit_test(test_read_only_memory_drops_the_guests_writes),
