@@ -128,8 +128,8 @@ void machine_disclaim(struct machine *machine);
 int machine_claim(struct machine *machine, struct err *err);
 /* @to: running (the switch failed; back ends start again); paused (likewise, of
  * a guest that was, or after a save); postmigrate; or handed-over.  The first two
- * claim again what was given up: where that fails the guest is paused, and `cont`
- * tries again. */
+ * claim again what was given up: where that fails the guest is paused, `cont` tries again,
+ * and one that ran goes on by itself as soon as it can, unless somebody says `stop`. */
 int machine_switch_end(struct machine *machine, enum run_state to,
 		       struct err *err);
 

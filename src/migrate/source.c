@@ -12,6 +12,7 @@
 #include <errno.h>
 #include <poll.h>
 #include <string.h>
+#include <sys/socket.h>
 
 #include "base/clock.h"
 #include "base/err.h"
@@ -30,10 +31,14 @@
 #include "migrate/verify.h"
 #include "state/state.h"
 
-/* How long a destination may keep a stopped guest waiting beyond the downtime
- * limit, before the source takes it back. */
-#define SWITCH_GRACE_NS (1 * NS_PER_SEC)
-#define VERIFY_GRACE_NS (120 * NS_PER_SEC)
+/* The downtime limit is a promise to whoever uses the guest: a switch that has not come to
+ * GO by then is given up, and the guest goes on here.  The estimate was within the limit,
+ * so what is allowed beyond is what an estimate may be wrong by: a fourth, or what some
+ * late wake-ups on a busy host take.  Nobody waits for a guest that was paused. */
+#define SWITCH_LATE_NS        (100 * NS_PER_MS)
+#define SWITCH_LATE_PART      4
+#define SWITCH_LATE_PAUSED_NS (1 * NS_PER_SEC)
+#define VERIFY_GRACE_NS       (120 * NS_PER_SEC)
 /* After GO there is nothing to take back; this long until handed-over. */
 #define RUNNING_WAIT_NS (10 * NS_PER_SEC)
 
@@ -43,8 +48,8 @@
  * it no longer is. */
 #define FUTILE_ROUND_NS (50 * NS_PER_MS)
 
-/* Disks that the destination claimed come back within this, or it hangs. */
-#define RECLAIM_WAIT_NS  (2 * NS_PER_SEC)
+/* A destination that hears of the end gives back what it claimed within this, or it hangs. */
+#define RECLAIM_LEAST_NS (50 * NS_PER_MS)
 #define RECLAIM_AGAIN_MS 2
 
 struct source {
@@ -59,7 +64,10 @@ struct source {
 	struct record reply;
 	struct replies replies;
 	bool was_running, is_stopped, is_given;
+	bool has_cancelled; /* the destination was told */
 	struct pause pause;
+	/* GO is sent by then, or the guest goes on here */
+	uint64_t switch_until_ns;
 
 	/* of the current pass */
 	uint64_t last_remaining;
@@ -504,31 +512,49 @@ static int source_rounds(struct source *src, struct err *err)
 
 /* ---- the switch ---- */
 
+/* What was expected is above the limit only where that does not decide: of a paused guest,
+ * or by an estimate of the size alone. */
+static uint64_t switch_time(const struct source *src, bool is_paused)
+{
+	uint64_t ns = src->policy.estimate_ns > src->policy.limit_ns
+			      ? src->policy.estimate_ns
+			      : src->policy.limit_ns;
+	uint64_t late_ns = ns / SWITCH_LATE_PART;
+
+	if (late_ns < SWITCH_LATE_NS)
+		late_ns = SWITCH_LATE_NS;
+	if (is_paused && late_ns < SWITCH_LATE_PAUSED_NS)
+		late_ns = SWITCH_LATE_PAUSED_NS;
+	return ns + late_ns;
+}
+
+static void set_deadline(struct source *src, bool is_paused)
+{
+	src->switch_until_ns =
+		src->pause.begin_ns + switch_time(src, is_paused);
+	src->channel->deadline_ns =
+		src->switch_until_ns + (src->caps.verify ? VERIFY_GRACE_NS : 0);
+}
+
 /* Stop the guest and save it; from here to GO it is stopped and the source's. */
 static int source_stop(struct source *src, struct err *err)
 {
-	struct mig_params params;
 	struct fmt_stopped stopped;
-	uint64_t deadline_ns;
 	int ret;
 
-	mig_params(src->mig, &params);
 	record_put(&src->out, FMT_SWITCH, NULL, 0);
 	ret = stream_flush(src->channel, &src->out, err);
 	if (ret)
 		return ret;
 	machine_hurry(src->machine, true);
 	pause_begin(&src->pause, src->mig);
-	deadline_ns = src->pause.begin_ns +
-		      2 * params.downtime_limit_ms * NS_PER_MS +
-		      SWITCH_GRACE_NS;
-	src->channel->deadline_ns =
-		deadline_ns + (src->caps.verify ? VERIFY_GRACE_NS : 0);
-	ret = machine_switch_begin(src->machine, deadline_ns, &src->was_running,
-				   err);
+	set_deadline(src, false);
+	ret = machine_switch_begin(src->machine, src->switch_until_ns,
+				   &src->was_running, err);
 	if (ret)
 		return ret;
 	src->is_stopped = true;
+	set_deadline(src, !src->was_running);
 	converge_end(src->mig->converge); /* none that runs again is held */
 	phase_end(&src->pause.phases, MIG_PHASE_STOP_VCPUS);
 	ret = mig_set_state(src->mig, MIG_DEVICE, err);
@@ -544,7 +570,7 @@ static int source_stop(struct source *src, struct err *err)
 	ret = stream_flush(src->channel, &src->out, err);
 	if (ret)
 		return ret;
-	ret = machine_stop_backends(src->machine, deadline_ns, err);
+	ret = machine_stop_backends(src->machine, src->switch_until_ns, err);
 	phase_end(&src->pause.phases, MIG_PHASE_STOP_BACKENDS);
 	if (!ret)
 		ret = machine_save_accel(src->machine, err);
@@ -720,19 +746,45 @@ static int source_hand_over(struct source *src, struct err *err)
 	return 0;
 }
 
+/* Tell the destination that the guest stays here, if it still listens. */
+static void source_send_cancel(struct source *src, const struct err *err)
+{
+	const char *reason =
+		is_cancelled(src) ? "cancelled by the source" : err_msg(err);
+	struct bytes_writer w = { .data = NULL };
+	struct channel quick = *src->channel;
+
+	/* Before the header nobody would know it for a migration. */
+	if (quick.fd < 0 || quick.is_file || !quick.sent || src->has_cancelled)
+		return;
+	src->has_cancelled = true;
+	/* Only what fits at once.  In the middle of a RAM record it is taken for
+	 * pages: the destination fails all the same, without the reason. */
+	quick.stop_fd = -1;
+	quick.deadline_ns = 1;
+	record_put(&w, FMT_CANCEL, reason, strnlen(reason, FMT_REASON_MAX));
+	stream_flush(&quick, &w, NULL);
+	bytes_writer_fini(&w);
+	if (quick.is_socket)
+		shutdown(quick.fd, SHUT_WR);
+}
+
 /* The destination gives back what it claimed as soon as it knows; locks of files
- * tell nobody when, so they are asked for again and again. */
+ * tell nobody when, so they are asked for again and again.  Within the time of the
+ * switch: later the machine does so by itself. */
 static void reclaim(struct source *src)
 {
-	uint64_t deadline_ns = clock_mono_ns() + RECLAIM_WAIT_NS;
+	uint64_t deadline_ns = clock_mono_ns() + RECLAIM_LEAST_NS;
 
+	if (deadline_ns < src->switch_until_ns)
+		deadline_ns = src->switch_until_ns;
 	while (machine_claim(src->machine, NULL) &&
 	       clock_mono_ns() < deadline_ns)
 		poll(NULL, 0, RECLAIM_AGAIN_MS);
 }
 
 /* Not given away: the guest is the source's, and runs on if it ran.  Unless
- * somebody has its disks: then it is paused. */
+ * somebody has its disks: then it is paused until they are free. */
 static void source_resume(struct source *src, struct err *err)
 {
 	struct err reason = ERR_INIT;
@@ -744,7 +796,10 @@ static void source_resume(struct source *src, struct err *err)
 			       src->was_running ? RUN_STATE_RUNNING
 						: RUN_STATE_PAUSED,
 			       &reason))
-		err_prefix(err, "the guest is paused (%s)", err_msg(&reason));
+		err_prefix(
+			err,
+			"the guest is paused until it has its disks again (%s)",
+			err_msg(&reason));
 }
 
 /* The way in which what is stopped and sent becomes another's. */
@@ -767,8 +822,11 @@ static int source_switch(struct source *src, struct err *err)
 	if (!ret)
 		ret = source_pass_on(src, err);
 	pause_end(&src->pause, src->mig, &src->replies);
-	if (ret && !src->is_given)
+	if (ret && !src->is_given) {
+		if (src->is_stopped) /* it may have the disks */
+			source_send_cancel(src, err);
 		source_resume(src, err);
+	}
 	machine_hurry(src->machine, false);
 	lock_acquire(&src->mig->lock);
 	src->mig->info.precopy_bytes = precopy;
@@ -787,25 +845,6 @@ static void source_stop_log(struct source *src)
 
 	mig_params(src->mig, &params);
 	ram_send_stop(&src->ram, params.log_stop_delay_ms * NS_PER_MS);
-}
-
-/* Tell the destination that the guest stays here, if it still listens. */
-static void source_send_cancel(struct source *src, const struct err *err)
-{
-	const char *reason =
-		is_cancelled(src) ? "cancelled by the source" : err_msg(err);
-	struct bytes_writer w = { .data = NULL };
-	struct channel quick = *src->channel;
-
-	if (quick.fd < 0 || quick.is_file)
-		return;
-	/* Only what fits at once.  In the middle of a RAM record it is taken for
-	 * pages: the destination fails all the same, without the reason. */
-	quick.stop_fd = -1;
-	quick.deadline_ns = 1;
-	record_put(&w, FMT_CANCEL, reason, strnlen(reason, FMT_REASON_MAX));
-	stream_flush(&quick, &w, NULL);
-	bytes_writer_fini(&w);
 }
 
 static void source_fail(struct source *src, int code, struct err *err)

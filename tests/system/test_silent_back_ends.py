@@ -20,9 +20,9 @@ from test_back_ends import (OPTIONS, SLOW, assert_whole, image, options_of,  # n
 
 pytestmark = pytest.mark.alone  # it measures times, and KVM ends slowly beside others
 
-DOWNTIME_LIMIT_MS = 100
-STOP_MAX_S = 0.1 * 2 + 1  # what a source gives its devices
-SLACK_S = 1.5             # for a busy machine
+DOWNTIME_LIMIT_MS = 500
+STOP_MAX_S = DOWNTIME_LIMIT_MS / 1000
+SLACK_S = 1.0  # for a busy machine, with the fourth of the limit that a switch may be late
 
 
 def runs_on(source: Machine, destination: Machine, longest_s: float) -> str:
