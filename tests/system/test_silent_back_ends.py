@@ -131,6 +131,25 @@ def test_back_end_that_does_not_answer_at_the_switch_fails_it_in_time(
     assert_moves_next(fleet, source, **sides[1])
 
 
+def test_cancel_while_a_back_end_does_not_stop_gives_the_guest_back_in_time(
+        kvm: None, back_ends: BackEnds, fleet: Fleet, image: Path) -> None:  # noqa: F811
+    ends = [back_ends.recorded(f"blk{number}", image) for number in range(2)]
+    sides = [options_of(end, extra=()) for end in ends]
+    source, destination = in_rounds(fleet, *sides)
+    ends[0].pause()
+    source.qmp.take_events()
+    source.qmp.command("migrate-set-parameters", max_bandwidth=0, max_cpu_throttle=99,
+                       downtime_limit=DOWNTIME_LIMIT_MS)
+    wait(source, 60, "device")
+    start_s = time.monotonic()
+    source.qmp.command("migrate_cancel")
+    assert wait(source, 60) == "cancelled"
+    assert time.monotonic() - start_s < STOP_MAX_S + SLACK_S
+    runs_on(source, destination, STOP_MAX_S + SLACK_S)
+    ends[0].go_on()
+    assert_moves_next(fleet, source, **sides[1])
+
+
 # tests/backend/back_end.h: from the second time on that its features are asked for, which is when
 # a connection has been negotiated and its rings have begun
 COMES_BACK_SILENT = "fault=1,2,1,4000"
