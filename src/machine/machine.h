@@ -133,8 +133,11 @@ int machine_claim(struct machine *machine, struct err *err);
 int machine_switch_end(struct machine *machine, enum run_state to,
 		       struct err *err);
 
-/* The source, running: the pre-state is put into the registered structures. */
-int machine_save_setup(struct machine *machine, struct err *err);
+/* The source, running: the pre-state is put into the registered structures.  -ETIMEDOUT
+ * and -ECANCELED as vcpu_set_interrupt(): that of vCPUs is not whole, which comes early
+ * only, and all else is. */
+int machine_save_setup(struct machine *machine, uint64_t deadline_ns,
+		       int stop_fd, struct err *err);
 /* The destination: the pre-state is in the registered structures. */
 int machine_load_setup(struct machine *machine, struct err *err);
 /* How long a machine like this one takes here to stop, to save its kernel state, to

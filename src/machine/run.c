@@ -259,12 +259,14 @@ static int activate(struct state_registry *registry, struct err *err)
 	return 0;
 }
 
-int machine_save_setup(struct machine *machine, struct err *err)
+int machine_save_setup(struct machine *machine, uint64_t deadline_ns,
+		       int stop_fd, struct err *err)
 {
 	const struct accel_ops *ops = machine->accel->ops;
 
 	return ops->vcpu_setup_load
-		       ? vcpu_set_interrupt(machine->vcpus, ops->vcpu_save, err)
+		       ? vcpu_set_interrupt(machine->vcpus, ops->vcpu_save,
+					    deadline_ns, stop_fd, err)
 		       : 0;
 }
 

@@ -42,6 +42,10 @@
 /* After GO there is nothing to take back; this long until handed-over. */
 #define RUNNING_WAIT_NS (10 * NS_PER_SEC)
 
+/* A vCPU inside a device comes back within this: its back end has answered, or was let go
+ * (VH_REPLY_NS).  The guest runs on meanwhile. */
+#define EARLY_WAIT_NS (10 * NS_PER_SEC)
+
 /* How often a sender that sleeps for the bandwidth limit looks around. */
 #define LIMIT_CHECK_NS (50 * NS_PER_MS)
 /* While the downtime limit is out of reach, a round serves only to notice that
@@ -60,6 +64,7 @@ struct source {
 	struct ram_send ram;
 	struct state_send ahead;
 	struct policy policy;
+	uint64_t save_ns;        /* a rehearsed save of all vCPUs; 0: none */
 	struct bytes_writer out; /* records on their way */
 	struct record reply;
 	struct replies replies;
@@ -184,14 +189,49 @@ static void put_machine(struct source *src)
 	record_end(&src->out, begin);
 }
 
+/* The vCPUs leave the guest and are saved, as they will be in the switch and as urgently:
+ * so what that takes is known, too. */
+static int save_vcpus(struct source *src, struct err *err)
+{
+	uint64_t start;
+	int ret;
+
+	machine_hurry(src->machine, true);
+	start = clock_mono_ns();
+	ret = machine_save_setup(src->machine, start + EARLY_WAIT_NS,
+				 src->channel->stop_fd, err);
+	src->save_ns = ret ? 0 : clock_mono_ns() - start;
+	machine_hurry(src->machine, false);
+	return ret;
+}
+
+/* Of the vCPUs, which may do without it. */
+static int save_early(struct source *src, bool *ret_has_early, struct err *err)
+{
+	struct err why = ERR_INIT;
+	int ret = save_vcpus(src, &why);
+
+	*ret_has_early = !ret;
+	if (!ret || ret == -ETIMEDOUT) {
+		if (ret)
+			trace(mig_no_early, "%s", err_msg(&why));
+		return 0;
+	}
+	return err_set(err, ret, "%s", err_msg(&why));
+}
+
 static int source_setup(struct source *src, struct err *err)
 {
 	struct mig *mig = src->mig;
-	bool is_file;
+	bool is_file, has_early;
 	int ret;
 
 	ret = channel_connect(src->channel, mig->uri, mig->stop_fd, mig_take_fd,
 			      mig, err);
+	/* First: a vCPU inside a device may have locks for as long as its back end is
+	 * silent. */
+	if (!ret)
+		ret = save_early(src, &has_early, err);
 	if (ret)
 		return ret;
 	is_file = src->channel->is_file;
@@ -203,10 +243,9 @@ static int source_setup(struct source *src, struct err *err)
 	put_machine(src);
 	state_send_schemas(&src->out, machine_setup_state(src->machine));
 	state_send_schemas(&src->out, machine_state(src->machine));
-	ret = machine_save_setup(src->machine, err);
-	if (!ret)
-		ret = state_send_setup(&src->ahead, &src->out,
-				       machine_setup_state(src->machine), err);
+	ret = state_send_setup(&src->ahead, &src->out,
+			       machine_setup_state(src->machine), has_early,
+			       err);
 	if (ret)
 		return ret;
 	record_put(&src->out, FMT_SETUP_END, NULL, 0);

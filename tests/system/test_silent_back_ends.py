@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from harness import guest
-from harness.back_end import BackEnd, BackEnds
+from harness.back_end import BackEnd, BackEnds, connections
 from harness.machine import Fleet, Machine
 from harness.move import start, wait
 from harness.qmp import QmpError
@@ -105,6 +105,37 @@ def test_stop_gives_up_on_a_vcpu_that_waits_for_a_back_end(
     machine.qmp.command("stop")
     machine.qmp.command("cont")
     assert_whole(machine)
+
+
+AT_ONCE_S = 0.5
+
+
+def test_move_whose_vcpu_waits_for_a_back_end_can_be_cancelled(
+        kvm: None, back_ends: BackEnds, fleet: Fleet, image: Path) -> None:  # noqa: F811
+    """The same, as it is to leave the guest for the pre-state."""
+    ends = [back_ends.recorded(f"blk{number}", image) for number in range(2)]
+    sides = [options_of(end, program=",churn=100ms,what=shmem",
+                        extra=("--shmem", "size=1M", "--trace", "vh_table")) for end in ends]
+    source = working(fleet, **sides[0])
+    destination, uri = listening(fleet, **sides[1])
+    ends[0].pause()
+    source.output_seen = len(source.output)
+    source.wait_output("vh_table")
+    start(source, uri)
+    while not connections(uri.removeprefix("unix:")):
+        time.sleep(0.001)
+    assert source.qmp.command("query-migrate")["status"] == "setup"
+    start_s = time.monotonic()
+    source.qmp.command("migrate_cancel")
+    assert wait(source, 60) == "cancelled"
+    assert time.monotonic() - start_s < AT_ONCE_S + SLACK_S
+    ends[0].go_on()
+    wait_progress(source)
+    start(source, uri)  # nothing had been sent
+    assert wait(source) == "completed", source.qmp.command("query-migrate")
+    assert not resets(source)
+    destination.serial.wait_ticks(20)
+    assert_whole(destination)
 
 
 def assert_moves_next(fleet: Fleet, source: Machine, **options: Any) -> None:

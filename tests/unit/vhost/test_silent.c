@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-/* How long a stop waits when a back end has not answered something else yet: no longer
- * than it may, and the device works on when the answer has come. */
+/* How long a stop waits when a back end has not answered something else yet, and a start: no
+ * longer than it may, and the device works on when the answer has come. */
 #include <errno.h>
 #include <linux/virtio_net.h>
 #include <poll.h>
