@@ -133,7 +133,7 @@ struct vh_ops {
 	/* Wait until one that is leaving has gone, at most until @deadline_ns.  NULL:
 	 * none ever is. */
 	void (*wait_left)(struct vh_dev *dev, uint64_t deadline_ns);
-	/* A stop was given up, or its reply is not waited for: it is to go on working,
+	/* A stop was given up, or a start's reply is not waited for: it is to go on working,
 	 * when the back end has answered.  With any lock.  NULL: it answers at once. */
 	void (*resume)(struct vh_dev *dev);
 	/* The driver reset the device: a record of requests is worthless.  Optional. */

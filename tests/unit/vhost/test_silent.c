@@ -130,6 +130,23 @@ test_stop_is_in_time_though_a_back_end_came_back_silent(void **state)
 	assert_int_equal(f->be.counts.connections, 2);
 }
 
+/* Nor its machine, which has its run state meanwhile. */
+static void
+test_start_holds_up_no_vcpu_though_its_back_end_is_silent(void **state)
+{
+	struct fixture *f = *state;
+	uint64_t start_ns = clock_mono_ns();
+
+	start(f, UM_GET_FEATURES, 1); /* what is asked behind the kicks */
+	disk(f);
+	assert_true(clock_mono_ns() - start_ns < (LATE_MS - 200) * NS_PER_MS);
+	assert_true(write_once(f));
+	assert_stops(f);
+	assert_true(write_once(f));
+	assert_false(bed_needs_reset(&f->bed));
+	assert_int_equal(f->be.counts.connections, 1);
+}
+
 static bool is_asked(void *opaque)
 {
 	struct fixture *f = opaque;
@@ -219,6 +236,7 @@ int main(void)
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 	const struct CMUnitTest tests[] = {
 		TEST(test_stop_is_in_time_though_a_back_end_came_back_silent),
+		TEST(test_start_holds_up_no_vcpu_though_its_back_end_is_silent),
 		TEST(test_stop_is_in_time_though_the_configuration_is_not_told),
 		TEST(test_reset_holds_up_no_vcpu_though_the_configuration_is_not_told),
 		TEST(test_stop_is_in_time_though_a_command_is_not_done),
