@@ -146,6 +146,9 @@ int machine_load_setup(struct machine *machine, struct err *err);
  * was. */
 int machine_rehearse(struct machine *machine, uint64_t *ret_switch_ns,
 		     struct err *err);
+/* The source, running: what the back ends at work here take of that, in ns; 0 when one does
+ * not answer. */
+uint64_t machine_time_backends(struct machine *machine);
 /* The guest is about to stop there: ask back ends that were built whether they are at
  * work still.  Activation sees what they say. */
 void machine_probe(struct machine *machine);

@@ -14,6 +14,7 @@
 #include "dev/ns16550.h"
 #include "machine/vcpu.h"
 #include "machine_priv.h"
+#include "vhost/vhost.h"
 
 /* How long `stop` waits for vCPUs that are in a device, and for requests that are under
  * way. */
@@ -354,6 +355,32 @@ int machine_rehearse(struct machine *machine, uint64_t *ret_switch_ns,
 	if (!ret)
 		*ret_switch_ns = accel_ns + devices_ns;
 	return ret;
+}
+
+/* One that does not answer within this is silent, which is no matter of an estimate: a
+ * switch fails for it. */
+#define BACKENDS_WAIT_NS (500 * NS_PER_MS)
+
+static int time_backends(struct machine *machine, uint64_t *ret_ns,
+			 struct err *err)
+{
+	struct vh_board *board = devices_vhost(machine->devices);
+	int ret;
+
+	(void)err;
+	*ret_ns = 0;
+	if (!board)
+		return 0;
+	ret = vh_board_time(board, clock_mono_ns() + BACKENDS_WAIT_NS, ret_ns);
+	*ret_ns *= RING_QUESTIONS;
+	return ret;
+}
+
+uint64_t machine_time_backends(struct machine *machine)
+{
+	uint64_t ns;
+
+	return rehearse(machine, &ns, time_backends, NULL) ? 0 : ns;
 }
 
 void machine_probe(struct machine *machine)

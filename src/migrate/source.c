@@ -483,6 +483,35 @@ static int measure_round_trip(struct source *src, struct err *err)
 	return ret;
 }
 
+/* What stopping, saving, loading and starting take, by the destination's rehearsal or by
+ * what was seen here, whichever is more: hosts differ.  A vCPU or a back end that was busy
+ * once is not believed at once. */
+static int take_costs(struct source *src, struct err *err)
+{
+	uint64_t backends_ns, here_ns, there_ns = src->policy.switch_ns;
+	uint64_t first_ns = src->save_ns;
+	int ret = 0;
+
+	if (src->replies.has_costs)
+		there_ns = src->replies.switch_ns;
+	machine_hurry(src->machine, true);
+	backends_ns = machine_time_backends(src->machine);
+	machine_hurry(src->machine, false);
+	if (first_ns && first_ns + backends_ns > there_ns) {
+		ret = save_vcpus(src, err);
+		if (ret == -ETIMEDOUT)
+			ret = 0;
+		if (src->save_ns > first_ns || !src->save_ns)
+			src->save_ns = first_ns;
+	}
+	here_ns = src->save_ns + backends_ns;
+	trace(mig_costs, "a save %lu us, back ends %lu us; there all %lu us",
+	      src->save_ns / 1000, backends_ns / 1000, there_ns / 1000);
+	policy_set_costs(&src->policy, here_ns > there_ns ? here_ns : there_ns,
+			 src->replies.has_costs ? src->replies.state_bytes : 0);
+	return ret;
+}
+
 /* Before any RAM is sent: what waits for a destination that is still being built
  * says nothing about the link.  It reads none before that either. */
 static int await_built(struct source *src, struct err *err)
@@ -490,16 +519,13 @@ static int await_built(struct source *src, struct err *err)
 	int ret;
 
 	if (src->channel->is_file)
-		return 0;
+		return take_costs(src, err);
 	/* What is resident is looked for meanwhile. */
 	ram_watch_look(&src->ram.watch);
 	ret = await_reply(src, FMT_BUILT, err);
-	if (ret)
-		return ret;
-	if (src->replies.has_costs)
-		policy_set_costs(&src->policy, src->replies.switch_ns,
-				 src->replies.state_bytes);
-	return measure_round_trip(src, err);
+	if (!ret)
+		ret = take_costs(src, err);
+	return ret ? ret : measure_round_trip(src, err);
 }
 
 static int pace_rounds(struct source *src, struct err *err)

@@ -165,6 +165,11 @@ void vh_board_free(struct vh_board *board); /* without devices; NULL too */
 void vh_board_counts(struct vh_board *board, enum vh_type type,
 		     struct vh_counts *ret_counts);
 
+/* How long all back ends at work take, at a time, to answer a question for each ring.  With
+ * no lock.  -ETIMEDOUT at @deadline_ns (clock_mono_ns()), or what is wrong with one. */
+int vh_board_time(struct vh_board *board, uint64_t deadline_ns,
+		  uint64_t *ret_ns);
+
 /* --disk vhost-user=SOCK[,queues=N] */
 int vh_user_blk_new(const struct vdev_site *site, const char *text,
 		    struct vdev **ret_dev, struct err *err);
