@@ -18,7 +18,7 @@ from harness.scene import assert_moves_after_all, assert_works, working
 
 SMALL = {"memory": "64M", "cpus": 1, "guest_options": "hot=1M,rate=1000/s,tick=1ms"}
 DOWNTIME_LIMIT_MS = 500
-# A stopped guest waits for its destination a fourth of the limit beyond it; a busy
+# A stopped guest waits for its destination 200 ms beyond the limit; a busy
 # machine adds to that, and makes a guest that runs miss ticks.
 GAP_MAX_NS = DOWNTIME_LIMIT_MS * 1_000_000 + 1_000_000_000
 END_S = 30.0

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.alone  # it measures times, and KVM ends slowly beside 
 
 DOWNTIME_LIMIT_MS = 500
 STOP_MAX_S = DOWNTIME_LIMIT_MS / 1000
-SLACK_S = 1.0  # for a busy machine, with the fourth of the limit that a switch may be late
+SLACK_S = 1.0  # for a busy machine, with the 200 ms that a switch may be late
 
 
 def runs_on(source: Machine, destination: Machine, longest_s: float) -> str:
