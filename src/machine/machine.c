@@ -509,6 +509,7 @@ int machine_new(const struct machine_options *options,
 	machine->run_state = options->is_incoming ? RUN_STATE_INMIGRATE
 						  : RUN_STATE_PRELAUNCH;
 	lock_init(&machine->lock, LOCK_RUN_STATE);
+	lock_cond_init(&machine->owed);
 	state_registry_init(&machine->setup_state);
 	state_registry_init(&machine->state);
 
@@ -554,6 +555,7 @@ void machine_free(struct machine *machine)
 	/* Whoever ends it from now on (Ctrl-A x, say) finds it ended. */
 	__atomic_compare_exchange_n(&machine->cause, &none, SHUTDOWN_HOST,
 				    false, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE);
+	machine_reclaim_join(machine);
 	if (machine->vcpus)
 		vcpu_set_pause(machine->vcpus);
 	if (machine->serial)
@@ -583,6 +585,7 @@ void machine_free(struct machine *machine)
 		mem_synchronize(machine->mem);
 	ram_block_free(machine->ram);
 	mem_free(machine->mem);
+	pthread_cond_destroy(&machine->owed);
 	lock_fini(&machine->lock);
 	free(machine);
 }

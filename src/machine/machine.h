@@ -128,13 +128,16 @@ void machine_disclaim(struct machine *machine);
 int machine_claim(struct machine *machine, struct err *err);
 /* @to: running (the switch failed; back ends start again); paused (likewise, of
  * a guest that was, or after a save); postmigrate; or handed-over.  The first two
- * claim again what was given up: where that fails the guest is paused, and `cont`
- * tries again. */
+ * claim again what was given up: where that fails the guest is paused, `cont` tries again,
+ * and one that ran goes on by itself as soon as it can, unless somebody says `stop`. */
 int machine_switch_end(struct machine *machine, enum run_state to,
 		       struct err *err);
 
-/* The source, running: the pre-state is put into the registered structures. */
-int machine_save_setup(struct machine *machine, struct err *err);
+/* The source, running: the pre-state is put into the registered structures.  -ETIMEDOUT
+ * and -ECANCELED as vcpu_set_interrupt(): that of vCPUs is not whole, which comes early
+ * only, and all else is. */
+int machine_save_setup(struct machine *machine, uint64_t deadline_ns,
+		       int stop_fd, struct err *err);
 /* The destination: the pre-state is in the registered structures. */
 int machine_load_setup(struct machine *machine, struct err *err);
 /* How long a machine like this one takes here to stop, to save its kernel state, to
@@ -143,6 +146,9 @@ int machine_load_setup(struct machine *machine, struct err *err);
  * was. */
 int machine_rehearse(struct machine *machine, uint64_t *ret_switch_ns,
 		     struct err *err);
+/* The source, running: what the back ends at work here take of that, in ns; 0 when one does
+ * not answer. */
+uint64_t machine_time_backends(struct machine *machine);
 /* The guest is about to stop there: ask back ends that were built whether they are at
  * work still.  Activation sees what they say. */
 void machine_probe(struct machine *machine);

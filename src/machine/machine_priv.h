@@ -4,6 +4,7 @@
  *
  *	machine.c    building, booting, ends
  *	run.c        run state, and the steps of a switch
+ *	reclaim.c    a guest that goes on when its disks are free
  *	run_state.c  which run state may follow which
  */
 #ifndef GODWIT_MACHINE_MACHINE_PRIV_H
@@ -41,6 +42,11 @@ struct machine {
 	/* written with lock, read with it or atomically: whoever only asks does not wait
 	 * for back ends */
 	enum run_state run_state;
+	/* protected by lock (reclaim.c) */
+	bool is_owed; /* paused, it goes on as soon as it can be claimed */
+	bool is_ending, has_reclaimer;
+	pthread_t reclaimer;
+	pthread_cond_t owed;
 
 	/* atomic: set once by whoever is first, -1 before */
 	int cause;
@@ -48,5 +54,17 @@ struct machine {
 	/* written before the event of it is queued, which orders the two */
 	struct err cause_err;
 };
+
+/* ---- with the lock ---- */
+
+/* vCPUs and back ends go, if this copy of the guest may have what only one may; else what
+ * devices_claim() said. */
+int machine_go(struct machine *machine, struct err *err);
+/* Have a machine that is paused do so as soon as it can; whatever ends that. */
+void machine_reclaim_begin(struct machine *machine);
+void machine_reclaim_end(struct machine *machine);
+
+/* Without it: for good, as the machine ends. */
+void machine_reclaim_join(struct machine *machine);
 
 #endif

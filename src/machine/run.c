@@ -14,6 +14,7 @@
 #include "dev/ns16550.h"
 #include "machine/vcpu.h"
 #include "machine_priv.h"
+#include "vhost/vhost.h"
 
 /* How long `stop` waits for vCPUs that are in a device, and for requests that are under
  * way. */
@@ -33,6 +34,7 @@ static void set_run_state(struct machine *machine, enum run_state to)
 	trace(run_state, "%s to %s", run_state_name(machine->run_state),
 	      run_state_name(to));
 	__atomic_store_n(&machine->run_state, to, __ATOMIC_RELEASE);
+	machine_reclaim_end(machine);
 }
 
 enum run_state machine_run_state(struct machine *machine)
@@ -44,9 +46,7 @@ enum run_state machine_run_state(struct machine *machine)
 	return __atomic_load_n(&machine->run_state, __ATOMIC_ACQUIRE);
 }
 
-/* With the lock: vCPUs and back ends go, if this copy of the guest may have what
- * only one may. */
-static int go(struct machine *machine, struct err *err)
+int machine_go(struct machine *machine, struct err *err)
 {
 	int ret = devices_claim(machine->devices, err);
 
@@ -75,7 +75,7 @@ int machine_start(struct machine *machine, struct err *err)
 
 	lock_acquire(&machine->lock);
 	ret = machine->run_state == RUN_STATE_PRELAUNCH
-		      ? go(machine, err)
+		      ? machine_go(machine, err)
 		      : refuse(machine, "start", err);
 	lock_release(&machine->lock);
 	return ret;
@@ -108,9 +108,12 @@ int machine_stop(struct machine *machine, struct err *err)
 		if (!ret) {
 			ret = machine_stop_backends(machine, deadline_ns, err);
 			if (ret)
-				go(machine, NULL); /* it has what it had */
+				machine_go(machine,
+					   NULL); /* it has what it had */
 		}
-	} else if (machine->run_state != RUN_STATE_PAUSED) {
+	} else if (machine->run_state == RUN_STATE_PAUSED) {
+		machine_reclaim_end(machine);
+	} else {
 		ret = refuse(machine, "stop", err);
 	}
 	lock_release(&machine->lock);
@@ -126,11 +129,11 @@ int machine_cont(struct machine *machine, bool force, struct err *err)
 	case RUN_STATE_RUNNING:
 		break;
 	case RUN_STATE_PAUSED:
-		ret = go(machine, err);
+		ret = machine_go(machine, err);
 		break;
 	case RUN_STATE_HANDED_OVER:
 		if (force)
-			ret = go(machine, err);
+			ret = machine_go(machine, err);
 		else
 			ret = err_set(err, -EPERM,
 				      "this guest was handed over, and no "
@@ -229,13 +232,15 @@ int machine_switch_end(struct machine *machine, enum run_state to,
 
 	lock_acquire(&machine->lock);
 	if (to == RUN_STATE_RUNNING)
-		ret = go(machine, err);
+		ret = machine_go(machine, err);
 	else if (to == RUN_STATE_PAUSED)
 		ret = devices_claim(machine->devices, err);
 	if (ret)
 		set_run_state(machine, RUN_STATE_PAUSED);
 	else if (to != RUN_STATE_RUNNING)
 		set_run_state(machine, to);
+	if (ret && to == RUN_STATE_RUNNING)
+		machine_reclaim_begin(machine);
 	lock_release(&machine->lock);
 	return ret;
 }
@@ -255,12 +260,14 @@ static int activate(struct state_registry *registry, struct err *err)
 	return 0;
 }
 
-int machine_save_setup(struct machine *machine, struct err *err)
+int machine_save_setup(struct machine *machine, uint64_t deadline_ns,
+		       int stop_fd, struct err *err)
 {
 	const struct accel_ops *ops = machine->accel->ops;
 
 	return ops->vcpu_setup_load
-		       ? vcpu_set_interrupt(machine->vcpus, ops->vcpu_save, err)
+		       ? vcpu_set_interrupt(machine->vcpus, ops->vcpu_save,
+					    deadline_ns, stop_fd, err)
 		       : 0;
 }
 
@@ -350,6 +357,32 @@ int machine_rehearse(struct machine *machine, uint64_t *ret_switch_ns,
 	return ret;
 }
 
+/* One that does not answer within this is silent, which is no matter of an estimate: a
+ * switch fails for it. */
+#define BACKENDS_WAIT_NS (500 * NS_PER_MS)
+
+static int time_backends(struct machine *machine, uint64_t *ret_ns,
+			 struct err *err)
+{
+	struct vh_board *board = devices_vhost(machine->devices);
+	int ret;
+
+	(void)err;
+	*ret_ns = 0;
+	if (!board)
+		return 0;
+	ret = vh_board_time(board, clock_mono_ns() + BACKENDS_WAIT_NS, ret_ns);
+	*ret_ns *= RING_QUESTIONS;
+	return ret;
+}
+
+uint64_t machine_time_backends(struct machine *machine)
+{
+	uint64_t ns;
+
+	return rehearse(machine, &ns, time_backends, NULL) ? 0 : ns;
+}
+
 void machine_probe(struct machine *machine)
 {
 	devices_probe(machine->devices);
@@ -399,7 +432,7 @@ int machine_take_over(struct machine *machine, bool is_running, struct err *err)
 	else if (machine->run_state != RUN_STATE_INMIGRATE)
 		ret = refuse(machine, "take over", err);
 	else if (is_running)
-		ret = go(machine, err);
+		ret = machine_go(machine, err);
 	else
 		set_run_state(machine, RUN_STATE_PAUSED);
 	if (!ret)

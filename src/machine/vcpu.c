@@ -10,13 +10,16 @@
 
 #include <assert.h>
 #include <errno.h>
+#include <poll.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/eventfd.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "base/bytes.h"
 #include "base/clock.h"
 #include "base/err.h"
 #include "base/lock.h"
@@ -53,12 +56,14 @@ struct vcpu_set {
 	struct vcpu *vcpus;
 	vcpu_exit_fn *on_exit;
 	void *opaque;
+	int worked_fd; /* owned eventfd */
 
 	struct lock lock;
 	/* protected by lock */
 	/* Of their own: somebody may pause all while another waits for work. */
 	pthread_cond_t all_parked; /* parked == count */
 	pthread_cond_t all_worked; /* work_left == 0 */
+	bool is_interrupting;      /* and worked_fd tells of it, too */
 	bool want_run, is_ending;
 	bool is_urgent;  /* vcpu_set_urgent() */
 	bool is_awaited; /* vcpu_set_pause() sleeps until all are parked */
@@ -75,6 +80,16 @@ static void on_kick(int signal)
 	(void)signal; /* its delivery is all that counts */
 }
 
+/* With the lock: one less has work to do. */
+static void end_work(struct vcpu_set *set)
+{
+	if (--set->work_left > 0)
+		return;
+	pthread_cond_signal(&set->all_worked);
+	if (set->is_interrupting)
+		eventfd_write(set->worked_fd, 1);
+}
+
 /* With the lock, which is dropped meanwhile. */
 static void do_work(struct vcpu *vcpu)
 {
@@ -85,8 +100,7 @@ static void do_work(struct vcpu *vcpu)
 	err_clear(&vcpu->work_err);
 	vcpu->work_ret = set->work(vcpu->accel_vcpu, &vcpu->work_err);
 	lock_acquire(&set->lock);
-	if (--set->work_left == 0)
-		pthread_cond_signal(&set->all_worked);
+	end_work(set);
 }
 
 /* With the lock. */
@@ -244,11 +258,12 @@ int vcpu_set_new(struct accel *accel, unsigned int count, vcpu_exit_fn *on_exit,
 	lock_init(&set->lock, LOCK_VCPU);
 	lock_cond_init(&set->all_parked);
 	pthread_cond_init(&set->all_worked, NULL);
+	set->worked_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	set->accel = accel;
 	set->on_exit = on_exit;
 	set->opaque = opaque;
 	set->vcpus = calloc(count, sizeof(*set->vcpus));
-	if (!set->vcpus) {
+	if (!set->vcpus || set->worked_fd < 0) {
 		vcpu_set_free(set);
 		return err_set(err, -ENOMEM, "no memory for %u vCPUs", count);
 	}
@@ -287,6 +302,8 @@ void vcpu_set_free(struct vcpu_set *set)
 	}
 	pthread_cond_destroy(&set->all_parked);
 	pthread_cond_destroy(&set->all_worked);
+	if (set->worked_fd >= 0)
+		close(set->worked_fd);
 	lock_fini(&set->lock);
 	free(set->vcpus);
 	free(set);
@@ -500,22 +517,82 @@ int vcpu_set_work(struct vcpu_set *set, vcpu_work_fn *work, struct err *err)
 	return ret;
 }
 
-int vcpu_set_interrupt(struct vcpu_set *set, vcpu_work_fn *work,
-		       struct err *err)
+/* 0; -ETIMEDOUT; or -ECANCELED: @stop_fd is readable. */
+static int await_worked(struct vcpu_set *set, uint64_t deadline_ns, int stop_fd)
 {
+	struct pollfd fds[] = {
+		{ .fd = set->worked_fd, .events = POLLIN },
+		{ .fd = stop_fd, .events = POLLIN },
+	};
 	int ret;
 
+	do {
+		uint64_t now = clock_mono_ns();
+		uint64_t left = deadline_ns > now ? deadline_ns - now : 0;
+		const struct timespec wait = {
+			.tv_sec = (time_t)(left / NS_PER_SEC),
+			.tv_nsec = (long)(left % NS_PER_SEC),
+		};
+
+		ret = ppoll(fds, array_size(fds), &wait, NULL);
+	} while (ret < 0 && errno == EINTR);
+	if (ret < 0)
+		return -errno;
+	if (fds[0].revents)
+		return 0;
+	return fds[1].revents ? -ECANCELED : -ETIMEDOUT;
+}
+
+/* With the lock: who has not begun does not any more.  The first of these, or count. */
+static unsigned int cancel_work(struct vcpu_set *set)
+{
+	unsigned int first = set->count;
+
+	for (unsigned int i = set->count; i-- > 0;) {
+		struct vcpu *vcpu = &set->vcpus[i];
+
+		if (vcpu->work_done == set->work_seq)
+			continue;
+		vcpu->work_done = set->work_seq;
+		vcpu->work_ret = 0;
+		end_work(set);
+		first = i;
+	}
+	return first;
+}
+
+int vcpu_set_interrupt(struct vcpu_set *set, vcpu_work_fn *work,
+		       uint64_t deadline_ns, int stop_fd, struct err *err)
+{
+	unsigned int late = set->count;
+	eventfd_t count;
+	int given_up, ret;
+
 	lock_acquire(&set->lock);
+	eventfd_read(set->worked_fd, &count); /* of one that was given up */
+	set->is_interrupting = true;
 	begin_work(set, work);
 	for (unsigned int i = 0; i < set->count; i++) {
 		struct vcpu *vcpu = &set->vcpus[i];
 
-		if (vcpu->is_parked)
+		if (vcpu->is_parked) {
 			pthread_cond_signal(&vcpu->wake);
-		else
-			kick(vcpu);
+			continue;
+		}
+		kick(vcpu);
+		if (set->is_urgent) /* as kick_all() */
+			set_urgent(vcpu, true);
 	}
-	ret = finish_work(set, err);
 	lock_release(&set->lock);
-	return ret;
+	given_up = await_worked(set, deadline_ns, stop_fd);
+	lock_acquire(&set->lock);
+	if (given_up)
+		late = cancel_work(set);
+	ret = finish_work(set, err);
+	set->is_interrupting = false;
+	lock_release(&set->lock);
+	if (ret || late == set->count)
+		return ret;
+	return err_set(err, given_up,
+		       "vCPU %u does not leave the guest, or a device", late);
 }

@@ -92,8 +92,10 @@ void vcpu_set_halt(struct vcpu_set *set);
 typedef int vcpu_work_fn(struct accel_vcpu *vcpu, struct err *err);
 int vcpu_set_work(struct vcpu_set *set, vcpu_work_fn *work, struct err *err);
 /* The same for vCPUs that may run: each leaves the guest for it, on its own thread,
- * and goes on. */
+ * and goes on.  -ETIMEDOUT when one has not left at @deadline_ns (clock_mono_ns()), being
+ * inside a device, -ECANCELED when @stop_fd (an eventfd; -1: none) became readable before
+ * that: the work is not done on those that had not begun, and not later either. */
 int vcpu_set_interrupt(struct vcpu_set *set, vcpu_work_fn *work,
-		       struct err *err);
+		       uint64_t deadline_ns, int stop_fd, struct err *err);
 
 #endif

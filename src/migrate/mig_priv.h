@@ -5,7 +5,7 @@
  *	mig.c          parameters, queries, threads, the state setter
  *	states.c       the two state machines
  *	fail.c         breaks a migration at an arc, for tests
- *	source.c       the outgoing migration
+ *	source.c       the outgoing migration; its switch is source_switch.c
  *	destination.c  the incoming one
  *
  * The threads report by mig_set_state() and, under mig->lock, in mig->info.

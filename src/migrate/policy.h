@@ -12,8 +12,8 @@
  * dozen, or when nothing is left at all.
  *
  * The fixed costs are what no round makes less.  Most of them were measured in
- * this migration: what the destination told in COSTS (machine_rehearse()), the
- * round trip, the cheapest sync, and the state's way over the link at the
+ * this migration: what the destination told in COSTS (machine_rehearse()), or what the
+ * source saw of the same where that is more, the round trip, the cheapest sync, and the state's way over the link at the
  * bandwidth seen.  Where they alone are above the limit, it is out of reach,
  * and rounds go on until it is raised or the migration cancelled: a limit is a
  * promise to whoever uses the guest.  A guest that is paused has no pause to
@@ -34,7 +34,7 @@ struct policy {
 	uint64_t limit_ns;
 	bool divides_only;
 	uint64_t bandwidth;   /* bytes a second while busy, smoothed */
-	uint64_t switch_ns;   /* of COSTS; a guess before */
+	uint64_t switch_ns;   /* of COSTS, or seen here; a guess before */
 	uint64_t state_bytes; /* likewise; 0 before */
 	uint64_t rtt_ns;      /* of a message and its answer; 0 before */
 	uint64_t least_sync_ns;
@@ -56,7 +56,7 @@ struct policy_round {
 
 void policy_init(struct policy *policy, uint64_t limit_ns);
 
-/* What COSTS said, and the shortest round trip. */
+/* What COSTS said, or the source measured, and the shortest round trip. */
 void policy_set_costs(struct policy *policy, uint64_t switch_ns,
 		      uint64_t state_bytes);
 void policy_set_rtt(struct policy *policy, uint64_t rtt_ns);

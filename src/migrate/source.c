@@ -10,7 +10,6 @@
  * it is no copy before that, and the guest stays here.
  */
 #include <errno.h>
-#include <poll.h>
 #include <string.h>
 
 #include "base/clock.h"
@@ -20,59 +19,18 @@
 #include "machine/machine.h"
 #include "mem/ram.h"
 #include "mem/space.h"
-#include "mig_priv.h"
-#include "migrate/pause.h"
-#include "migrate/policy.h"
-#include "migrate/ram_send.h"
-#include "migrate/replies.h"
-#include "migrate/state_send.h"
-#include "migrate/stream.h"
-#include "migrate/verify.h"
+#include "source_priv.h"
 #include "state/state.h"
 
-/* How long a destination may keep a stopped guest waiting beyond the downtime
- * limit, before the source takes it back. */
-#define SWITCH_GRACE_NS (1 * NS_PER_SEC)
-#define VERIFY_GRACE_NS (120 * NS_PER_SEC)
-/* After GO there is nothing to take back; this long until handed-over. */
-#define RUNNING_WAIT_NS (10 * NS_PER_SEC)
+/* A vCPU inside a device comes back within this: its back end has answered, or was let go
+ * (VH_REPLY_NS).  The guest runs on meanwhile. */
+#define EARLY_WAIT_NS (10 * NS_PER_SEC)
 
 /* How often a sender that sleeps for the bandwidth limit looks around. */
 #define LIMIT_CHECK_NS (50 * NS_PER_MS)
 /* While the downtime limit is out of reach, a round serves only to notice that
  * it no longer is. */
 #define FUTILE_ROUND_NS (50 * NS_PER_MS)
-
-/* Disks that the destination claimed come back within this, or it hangs. */
-#define RECLAIM_WAIT_NS  (2 * NS_PER_SEC)
-#define RECLAIM_AGAIN_MS 2
-
-struct source {
-	struct mig *mig;
-	struct machine *machine;
-	struct channel *channel;
-	struct mig_caps caps;
-	struct ram_send ram;
-	struct state_send ahead;
-	struct policy policy;
-	struct bytes_writer out; /* records on their way */
-	struct record reply;
-	struct replies replies;
-	bool was_running, is_stopped, is_given;
-	struct pause pause;
-
-	/* of the current pass */
-	uint64_t last_remaining;
-	uint64_t sync_start_ns;
-
-	bool has_rings;
-	struct accel_ring_stats rings; /* as the migration began */
-
-	/* bandwidth limit */
-	uint64_t limit, limit_start_ns, limit_start_sent;
-
-	uint64_t hash, hash_pages;
-};
 
 /* ---- replies ---- */
 
@@ -96,7 +54,7 @@ static int read_reply(struct source *src, struct err *err)
 }
 
 /* Read replies until one of @type. */
-static int await_reply(struct source *src, uint32_t type, struct err *err)
+int source_await_reply(struct source *src, uint32_t type, struct err *err)
 {
 	int ret;
 
@@ -176,14 +134,49 @@ static void put_machine(struct source *src)
 	record_end(&src->out, begin);
 }
 
+/* The vCPUs leave the guest and are saved, as they will be in the switch and as urgently:
+ * so what that takes is known, too. */
+static int save_vcpus(struct source *src, struct err *err)
+{
+	uint64_t start;
+	int ret;
+
+	machine_hurry(src->machine, true);
+	start = clock_mono_ns();
+	ret = machine_save_setup(src->machine, start + EARLY_WAIT_NS,
+				 src->channel->stop_fd, err);
+	src->save_ns = ret ? 0 : clock_mono_ns() - start;
+	machine_hurry(src->machine, false);
+	return ret;
+}
+
+/* Of the vCPUs, which may do without it. */
+static int save_early(struct source *src, bool *ret_has_early, struct err *err)
+{
+	struct err why = ERR_INIT;
+	int ret = save_vcpus(src, &why);
+
+	*ret_has_early = !ret;
+	if (!ret || ret == -ETIMEDOUT) {
+		if (ret)
+			trace(mig_no_early, "%s", err_msg(&why));
+		return 0;
+	}
+	return err_set(err, ret, "%s", err_msg(&why));
+}
+
 static int source_setup(struct source *src, struct err *err)
 {
 	struct mig *mig = src->mig;
-	bool is_file;
+	bool is_file, has_early;
 	int ret;
 
 	ret = channel_connect(src->channel, mig->uri, mig->stop_fd, mig_take_fd,
 			      mig, err);
+	/* First: a vCPU inside a device may have locks for as long as its back end is
+	 * silent. */
+	if (!ret)
+		ret = save_early(src, &has_early, err);
 	if (ret)
 		return ret;
 	is_file = src->channel->is_file;
@@ -195,10 +188,9 @@ static int source_setup(struct source *src, struct err *err)
 	put_machine(src);
 	state_send_schemas(&src->out, machine_setup_state(src->machine));
 	state_send_schemas(&src->out, machine_state(src->machine));
-	ret = machine_save_setup(src->machine, err);
-	if (!ret)
-		ret = state_send_setup(&src->ahead, &src->out,
-				       machine_setup_state(src->machine), err);
+	ret = state_send_setup(&src->ahead, &src->out,
+			       machine_setup_state(src->machine), has_early,
+			       err);
 	if (ret)
 		return ret;
 	record_put(&src->out, FMT_SETUP_END, NULL, 0);
@@ -257,7 +249,7 @@ static int obey_bandwidth_limit(struct source *src, struct err *err)
 	}
 }
 
-static void update_info(struct source *src, uint64_t remaining_pages)
+void source_update_info(struct source *src, uint64_t remaining_pages)
 {
 	struct mig_info *info = &src->mig->info;
 	struct accel_ring_stats rings = src->rings;
@@ -283,7 +275,7 @@ static void update_info(struct source *src, uint64_t remaining_pages)
 	lock_release(&src->mig->lock);
 }
 
-static bool is_cancelled(struct source *src)
+bool source_is_cancelled(struct source *src)
 {
 	bool ret;
 
@@ -294,19 +286,19 @@ static bool is_cancelled(struct source *src)
 }
 
 /* After each record of a pass. */
-static int between_records(void *opaque, uint64_t pages, struct err *err)
+int source_between_records(void *opaque, uint64_t pages, struct err *err)
 {
 	struct source *src = opaque;
 	int ret;
 
 	/* A file never makes the channel wait, where it would be noticed. */
-	if (is_cancelled(src))
+	if (source_is_cancelled(src))
 		return err_set(err, -ECANCELED, "cancelled");
 	if (src->is_stopped)
 		return 0;
-	update_info(src, src->last_remaining > pages
-				 ? src->last_remaining - pages
-				 : 0);
+	source_update_info(src, src->last_remaining > pages
+					? src->last_remaining - pages
+					: 0);
 	ret = poll_replies(src, err);
 	return ret ? ret : obey_bandwidth_limit(src, err);
 }
@@ -354,7 +346,7 @@ static int end_round(struct source *src, uint64_t number, uint32_t flags,
 	record_put(&src->out, FMT_ROUND, &note, sizeof(note));
 	ret = stream_flush(src->channel, &src->out, err);
 	if (!ret && !src->channel->is_file)
-		ret = await_reply(src, FMT_ROUND_DONE, err);
+		ret = source_await_reply(src, FMT_ROUND_DONE, err);
 	if (ret || src->channel->is_file)
 		return ret;
 	memcpy(&done, src->reply.body, sizeof(done));
@@ -372,7 +364,7 @@ static int send_round(struct source *src, struct policy_round *round,
 	uint64_t start;
 	int ret;
 
-	ret = ram_send_pass(&src->ram, false, between_records, src, err);
+	ret = ram_send_pass(&src->ram, false, source_between_records, src, err);
 	if (ret)
 		return ret;
 	busy = src->channel->busy_ns - busy;
@@ -436,6 +428,35 @@ static int measure_round_trip(struct source *src, struct err *err)
 	return ret;
 }
 
+/* What stopping, saving, loading and starting take, by the destination's rehearsal or by
+ * what was seen here, whichever is more: hosts differ.  A vCPU or a back end that was busy
+ * once is not believed at once. */
+static int take_costs(struct source *src, struct err *err)
+{
+	uint64_t backends_ns, here_ns, there_ns = src->policy.switch_ns;
+	uint64_t first_ns = src->save_ns;
+	int ret = 0;
+
+	if (src->replies.has_costs)
+		there_ns = src->replies.switch_ns;
+	machine_hurry(src->machine, true);
+	backends_ns = machine_time_backends(src->machine);
+	machine_hurry(src->machine, false);
+	if (first_ns && first_ns + backends_ns > there_ns) {
+		ret = save_vcpus(src, err);
+		if (ret == -ETIMEDOUT)
+			ret = 0;
+		if (src->save_ns > first_ns || !src->save_ns)
+			src->save_ns = first_ns;
+	}
+	here_ns = src->save_ns + backends_ns;
+	trace(mig_costs, "a save %lu us, back ends %lu us; there all %lu us",
+	      src->save_ns / 1000, backends_ns / 1000, there_ns / 1000);
+	policy_set_costs(&src->policy, here_ns > there_ns ? here_ns : there_ns,
+			 src->replies.has_costs ? src->replies.state_bytes : 0);
+	return ret;
+}
+
 /* Before any RAM is sent: what waits for a destination that is still being built
  * says nothing about the link.  It reads none before that either. */
 static int await_built(struct source *src, struct err *err)
@@ -443,16 +464,13 @@ static int await_built(struct source *src, struct err *err)
 	int ret;
 
 	if (src->channel->is_file)
-		return 0;
+		return take_costs(src, err);
 	/* What is resident is looked for meanwhile. */
 	ram_watch_look(&src->ram.watch);
-	ret = await_reply(src, FMT_BUILT, err);
-	if (ret)
-		return ret;
-	if (src->replies.has_costs)
-		policy_set_costs(&src->policy, src->replies.switch_ns,
-				 src->replies.state_bytes);
-	return measure_round_trip(src, err);
+	ret = source_await_reply(src, FMT_BUILT, err);
+	if (!ret)
+		ret = take_costs(src, err);
+	return ret ? ret : measure_round_trip(src, err);
 }
 
 static int pace_rounds(struct source *src, struct err *err)
@@ -489,7 +507,7 @@ static int source_rounds(struct source *src, struct err *err)
 		      src->policy.bandwidth / 1000000,
 		      src->policy.switch_ns / 1000,
 		      src->policy.estimate_ns / 1000);
-		update_info(src, src->last_remaining);
+		source_update_info(src, src->last_remaining);
 		if (is_time)
 			return 0;
 		hold_back(src, &round);
@@ -502,282 +520,6 @@ static int source_rounds(struct source *src, struct err *err)
 	return ret;
 }
 
-/* ---- the switch ---- */
-
-/* Stop the guest and save it; from here to GO it is stopped and the source's. */
-static int source_stop(struct source *src, struct err *err)
-{
-	struct mig_params params;
-	struct fmt_stopped stopped;
-	uint64_t deadline_ns;
-	int ret;
-
-	mig_params(src->mig, &params);
-	record_put(&src->out, FMT_SWITCH, NULL, 0);
-	ret = stream_flush(src->channel, &src->out, err);
-	if (ret)
-		return ret;
-	machine_hurry(src->machine, true);
-	pause_begin(&src->pause, src->mig);
-	deadline_ns = src->pause.begin_ns +
-		      2 * params.downtime_limit_ms * NS_PER_MS +
-		      SWITCH_GRACE_NS;
-	src->channel->deadline_ns =
-		deadline_ns + (src->caps.verify ? VERIFY_GRACE_NS : 0);
-	ret = machine_switch_begin(src->machine, deadline_ns, &src->was_running,
-				   err);
-	if (ret)
-		return ret;
-	src->is_stopped = true;
-	converge_end(src->mig->converge); /* none that runs again is held */
-	phase_end(&src->pause.phases, MIG_PHASE_STOP_VCPUS);
-	ret = mig_set_state(src->mig, MIG_DEVICE, err);
-	if (ret)
-		return ret;
-	/* Ahead of the state, so that it is awake when that comes. */
-	stopped = (struct fmt_stopped){
-		.want = le32_of(src->was_running ? FMT_WANT_RUN
-						 : FMT_WANT_PAUSE),
-		.flags = le32_of(src->caps.verify ? FMT_STOPPED_VERIFY : 0),
-	};
-	record_put(&src->out, FMT_STOPPED, &stopped, sizeof(stopped));
-	ret = stream_flush(src->channel, &src->out, err);
-	if (ret)
-		return ret;
-	ret = machine_stop_backends(src->machine, deadline_ns, err);
-	phase_end(&src->pause.phases, MIG_PHASE_STOP_BACKENDS);
-	if (!ret)
-		ret = machine_save_accel(src->machine, err);
-	if (ret)
-		return ret;
-	ret = state_send_all(&src->out, machine_state(src->machine), err);
-	phase_end(&src->pause.phases, MIG_PHASE_SAVE_VCPUS);
-	return ret;
-}
-
-/* D3: everything has stopped and is saved; what was written is found now.  The
- * state travels meanwhile. */
-static int source_send_rest(struct source *src, struct err *err)
-{
-	int ret = stream_flush(src->channel, &src->out, err);
-
-	phase_end(&src->pause.phases, MIG_PHASE_SEND_STATE);
-	if (ret)
-		return ret;
-	src->last_remaining = ram_send_sync(&src->ram, true);
-	phase_end(&src->pause.phases, MIG_PHASE_LAST_SYNC);
-	ret = ram_send_pass(&src->ram, true, between_records, src, err);
-	phase_end(&src->pause.phases, MIG_PHASE_SEND_RAM);
-	return ret;
-}
-
-static void put_end(struct source *src)
-{
-	struct fmt_end end = { .pages = le64_of(src->ram.pages),
-			       .zero_pages = le64_of(src->ram.zero_pages) };
-
-	record_put(&src->out, FMT_END, &end, sizeof(end));
-}
-
-static int put_verify(struct source *src, struct err *err)
-{
-	struct fmt_verify verify;
-	int ret = verify_ram(machine_mem(src->machine), src->channel->stop_fd,
-			     &src->hash, &src->hash_pages, err);
-
-	if (ret)
-		return ret;
-	verify = (struct fmt_verify){ le64_of(src->hash),
-				      le64_of(src->hash_pages) };
-	record_put(&src->out, FMT_VERIFY, &verify, sizeof(verify));
-	return 0;
-}
-
-/* Both sides hash at the same time. */
-static int source_send_end(struct source *src, struct err *err)
-{
-	int ret;
-
-	put_end(src);
-	ret = stream_flush(src->channel, &src->out, err);
-	phase_end(&src->pause.phases, MIG_PHASE_SEND_STATE);
-	if (!ret && src->caps.verify) {
-		ret = put_verify(src, err);
-		if (!ret)
-			ret = stream_flush(src->channel, &src->out, err);
-		phase_end(&src->pause.phases, MIG_PHASE_VERIFY);
-	}
-	return ret ? ret : mig_set_state(src->mig, MIG_SENT, err);
-}
-
-/* Whether the destination's hash agrees, when there is one to compare. */
-static int check_ready(struct source *src, struct err *err)
-{
-	struct fmt_report report;
-
-	memcpy(&report, src->reply.body, sizeof(report));
-	pause_take_report(src->mig, &report);
-	if (!src->caps.verify)
-		return 0;
-	if (le64_get(report.verify_hash) != src->hash ||
-	    le64_get(report.verified_pages) != src->hash_pages)
-		return err_set(err, -EIO,
-			       "RAM differs: hash 0x%lx of %lu pages here, "
-			       "0x%lx of %lu at the destination",
-			       src->hash, src->hash_pages,
-			       le64_get(report.verify_hash),
-			       le64_get(report.verified_pages));
-	lock_acquire(&src->mig->lock);
-	src->mig->info.is_verified = true;
-	src->mig->info.verified_pages = src->hash_pages;
-	src->mig->info.verify_hash = src->hash;
-	lock_release(&src->mig->lock);
-	return 0;
-}
-
-/* The guest changes hands here, by what is about to be sent.  With an error
- * too, when a part of that was: is_given tells. */
-static int source_give(struct source *src, struct err *err)
-{
-	uint64_t sent = src->channel->sent;
-	int ret = mig_set_state(src->mig, MIG_READY, err);
-
-	if (ret)
-		return ret;
-	ret = stream_flush(src->channel, &src->out, err);
-	if (ret && src->channel->sent == sent)
-		return ret;
-	src->is_given = true;
-	return mig_set_state(src->mig, MIG_HANDED_OVER, err) ? -ECANCELED : ret;
-}
-
-/* Nobody will answer, and whoever has read END, and that nothing follows, may
- * run the guest: a reader at the other end of a pipe does.  So all that may
- * fail comes before END, and it goes out once it is too late to cancel. */
-static int source_let_go(struct source *src, struct err *err)
-{
-	int ret = 0;
-
-	put_end(src);
-	if (src->caps.verify) {
-		ret = put_verify(src, err);
-		phase_end(&src->pause.phases, MIG_PHASE_VERIFY);
-	}
-	if (!ret) {
-		machine_disclaim(src->machine);
-		ret = source_give(src, err);
-	}
-	phase_end(&src->pause.phases, MIG_PHASE_SEND_STATE);
-	return ret ? ret : channel_sync(src->channel, err);
-}
-
-/* A file has the guest once it has its name. */
-static int source_save(struct source *src, struct err *err)
-{
-	int ret = source_send_end(src, err);
-
-	if (!ret)
-		ret = channel_sync(src->channel, err);
-	if (!ret)
-		ret = mig_set_state(src->mig, MIG_READY, err);
-	return ret ? ret : channel_commit(src->channel, err);
-}
-
-static int source_hand_over(struct source *src, struct err *err)
-{
-	struct fmt_report report;
-	int ret;
-
-	/* The destination claims its disks once it has END. */
-	machine_disclaim(src->machine);
-	ret = source_send_end(src, err);
-	if (ret)
-		return ret;
-	src->channel->spin_ns = MIG_SPIN_NS;
-	ret = await_reply(src, FMT_READY, err);
-	src->channel->spin_ns = 0;
-	phase_end(&src->pause.phases, MIG_PHASE_WAIT_READY);
-	if (!ret)
-		ret = check_ready(src, err);
-	if (ret)
-		return ret;
-	record_put(&src->out, FMT_GO, NULL, 0);
-	src->pause.moments.go_ns = clock_mono_ns();
-	ret = source_give(src, err);
-	if (ret)
-		return ret;
-	/* On a host that it shares with the destination an urgent thread that wakes
-	 * for RUNNING would take its CPU from the guest that has just begun there,
-	 * for 200 us. */
-	machine_hurry(src->machine, false);
-	src->channel->deadline_ns = clock_mono_ns() + RUNNING_WAIT_NS;
-	ret = await_reply(src, FMT_RUNNING, err);
-	phase_end(&src->pause.phases, MIG_PHASE_WAIT_RUNNING);
-	if (ret)
-		return ret;
-	memcpy(&report, src->reply.body, sizeof(report));
-	pause_take_report(src->mig, &report);
-	return 0;
-}
-
-/* The destination gives back what it claimed as soon as it knows; locks of files
- * tell nobody when, so they are asked for again and again. */
-static void reclaim(struct source *src)
-{
-	uint64_t deadline_ns = clock_mono_ns() + RECLAIM_WAIT_NS;
-
-	while (machine_claim(src->machine, NULL) &&
-	       clock_mono_ns() < deadline_ns)
-		poll(NULL, 0, RECLAIM_AGAIN_MS);
-}
-
-/* Not given away: the guest is the source's, and runs on if it ran.  Unless
- * somebody has its disks: then it is paused. */
-static void source_resume(struct source *src, struct err *err)
-{
-	struct err reason = ERR_INIT;
-
-	if (!src->is_stopped)
-		return;
-	reclaim(src);
-	if (machine_switch_end(src->machine,
-			       src->was_running ? RUN_STATE_RUNNING
-						: RUN_STATE_PAUSED,
-			       &reason))
-		err_prefix(err, "the guest is paused (%s)", err_msg(&reason));
-}
-
-/* The way in which what is stopped and sent becomes another's. */
-static int source_pass_on(struct source *src, struct err *err)
-{
-	if (!src->channel->is_file)
-		return source_hand_over(src, err);
-	return src->channel->save.name ? source_save(src, err)
-				       : source_let_go(src, err);
-}
-
-static int source_switch(struct source *src, struct err *err)
-{
-	uint64_t precopy = src->channel->sent;
-	int ret;
-
-	ret = source_stop(src, err);
-	if (!ret)
-		ret = source_send_rest(src, err);
-	if (!ret)
-		ret = source_pass_on(src, err);
-	pause_end(&src->pause, src->mig, &src->replies);
-	if (ret && !src->is_given)
-		source_resume(src, err);
-	machine_hurry(src->machine, false);
-	lock_acquire(&src->mig->lock);
-	src->mig->info.precopy_bytes = precopy;
-	src->mig->info.downtime_bytes = src->channel->sent - precopy;
-	lock_release(&src->mig->lock);
-	update_info(src, ret ? src->last_remaining : 0);
-	return ret;
-}
-
 /* ---- ends ---- */
 
 /* What nothing waits for; it returns at once. */
@@ -787,25 +529,6 @@ static void source_stop_log(struct source *src)
 
 	mig_params(src->mig, &params);
 	ram_send_stop(&src->ram, params.log_stop_delay_ms * NS_PER_MS);
-}
-
-/* Tell the destination that the guest stays here, if it still listens. */
-static void source_send_cancel(struct source *src, const struct err *err)
-{
-	const char *reason =
-		is_cancelled(src) ? "cancelled by the source" : err_msg(err);
-	struct bytes_writer w = { .data = NULL };
-	struct channel quick = *src->channel;
-
-	if (quick.fd < 0 || quick.is_file)
-		return;
-	/* Only what fits at once.  In the middle of a RAM record it is taken for
-	 * pages: the destination fails all the same, without the reason. */
-	quick.stop_fd = -1;
-	quick.deadline_ns = 1;
-	record_put(&w, FMT_CANCEL, reason, strnlen(reason, FMT_REASON_MAX));
-	stream_flush(&quick, &w, NULL);
-	bytes_writer_fini(&w);
 }
 
 static void source_fail(struct source *src, int code, struct err *err)

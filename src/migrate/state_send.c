@@ -102,8 +102,15 @@ static void put_now(struct state_send *send, struct bytes_writer *out,
 	send->now = last;
 }
 
+/* Of vCPUs: they have to leave the guest for it. */
+static bool is_early(const struct state_entry *entry)
+{
+	return entry->desc->is_optional && !state_is_built(entry);
+}
+
 int state_send_setup(struct state_send *send, struct bytes_writer *out,
-		     struct state_registry *registry, struct err *err)
+		     struct state_registry *registry, bool has_early,
+		     struct err *err)
 {
 	struct state_entry *entry;
 	size_t i = 0;
@@ -116,14 +123,18 @@ int state_send_setup(struct state_send *send, struct bytes_writer *out,
 	send->count = i;
 	i = 0;
 	list_for_each (entry, &registry->entries, link) {
-		int ret = save_now(send, entry, err);
+		size_t index = i++;
+		int ret;
 
+		if (!has_early && is_early(entry))
+			continue;
+		ret = save_now(send, entry, err);
 		if (ret)
 			return ret;
 		put_now(send, out,
 			entry->desc->is_optional ? FMT_EARLY_STATE
 						 : FMT_SETUP_STATE,
-			entry, i++);
+			entry, index);
 	}
 	return 0;
 }

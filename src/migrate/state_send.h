@@ -30,9 +30,11 @@ void state_send_schemas(struct bytes_writer *out,
 /* A STATE of each. */
 int state_send_all(struct bytes_writer *out, struct state_registry *registry,
 		   struct err *err);
-/* A SETUP_STATE of each, or an EARLY_STATE of what may be skipped.  Once. */
+/* A SETUP_STATE of each, or an EARLY_STATE of what may be skipped; nothing of what an
+ * accelerator could not save early (!@has_early).  Once. */
 int state_send_setup(struct state_send *send, struct bytes_writer *out,
-		     struct state_registry *registry, struct err *err);
+		     struct state_registry *registry, bool has_early,
+		     struct err *err);
 /* A SETUP_AGAIN of each that is not as it was sent last; *@ret_any: there was one. */
 int state_send_changed(struct state_send *send, struct bytes_writer *out,
 		       struct state_registry *registry, bool *ret_any,

@@ -135,7 +135,7 @@ struct vh_ops {
 	/* Wait until one that is leaving has gone, at most until @deadline_ns.  NULL:
 	 * none ever is. */
 	void (*wait_left)(struct vh_dev *dev, uint64_t deadline_ns);
-	/* A stop was given up, or its reply is not waited for: it is to go on working,
+	/* A stop was given up, or a start's reply is not waited for: it is to go on working,
 	 * when the back end has answered.  With any lock.  NULL: it answers at once. */
 	void (*resume)(struct vh_dev *dev);
 	/* The driver reset the device: a record of requests is worthless.  Optional. */
@@ -166,6 +166,11 @@ int vh_board_new(struct mem *mem, struct addr_space *memory, bool scan_each,
 void vh_board_free(struct vh_board *board); /* without devices; NULL too */
 void vh_board_counts(struct vh_board *board, enum vh_type type,
 		     struct vh_counts *ret_counts);
+
+/* How long all back ends at work take, at a time, to answer a question for each ring.  With
+ * no lock.  -ETIMEDOUT at @deadline_ns (clock_mono_ns()), or what is wrong with one. */
+int vh_board_time(struct vh_board *board, uint64_t deadline_ns,
+		  uint64_t *ret_ns);
 
 /* --disk vhost-user=SOCK[,queues=N] */
 int vh_user_blk_new(const struct vdev_site *site, const char *text,

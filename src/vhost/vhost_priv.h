@@ -289,7 +289,8 @@ int vh_dev_build(struct vh_dev *dev, const struct vh_queues *queues,
 void vh_dev_probe(struct vh_dev *dev);
 /* Have @queues worked on.  -EFAULT: a ring is not in RAM; or what the back end said.
  * Without a back end, 0: it will begin when there is one.  All is sent, and what the
- * back end says is seen by vh_dev_start_wait(), so that many begin at a time. */
+ * back end says is seen by vh_dev_start_wait(), so that many begin at a time; or, when it
+ * says nothing for half a second, by the device's thread (ops->resume). */
 int vh_dev_start(struct vh_dev *dev, const struct vh_queues *queues,
 		 struct err *err);
 int vh_dev_start_wait(struct vh_dev *dev, struct err *err);

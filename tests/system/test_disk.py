@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import re
+import signal
 import struct
 import time
 from pathlib import Path
@@ -17,6 +18,7 @@ from harness.back_end import BackEnd, tool
 from harness.machine import Fleet, Machine, run
 from harness.move import start, wait
 from harness.qmp import QmpClosed, QmpError
+from harness.relay import Link
 from harness.travel import goes_on, last_report, travel
 
 SPAN = 8 << 20
@@ -192,6 +194,56 @@ def test_guest_is_paused_when_a_third_process_has_its_disk_at_the_end_of_a_faile
         assert not has_lock(source, image)
         with pytest.raises(QmpError, match="locked"):
             source.qmp.command("cont")
+        source.qmp.take_events()
+    source.qmp.wait_event("RESUME")
+    assert_owner(image, source)
+    goes_on(source)
+    last_report(source)
+
+
+LIMIT_MS, BUSY_S = 500, 1.0
+
+
+def hung(fleet: Fleet, image: Path) -> tuple[Machine, Machine]:
+    """A source that gave up on a destination that hangs with the disk; events are forgotten."""
+    source, destination, uri = sides(fleet, image)
+    link = Link(f"{fleet.folder}/link", uri.removeprefix("unix:"), hold_before="READY")
+    source.qmp.command("migrate-set-parameters", downtime_limit=LIMIT_MS)
+    start(source, f"unix:{fleet.folder}/link")
+    link.wait_held()
+    destination.kill(signal.SIGSTOP)
+    start_s = time.monotonic()
+    assert wait(source, 20) == "failed"
+    assert time.monotonic() - start_s < LIMIT_MS / 1000 + BUSY_S
+    assert has_lock(destination, image)
+    assert source.status == "paused"
+    told = source.qmp.command("query-migrate")["error-desc"]
+    assert "the guest is paused until it has its disks again" in told and "locked" in told, told
+    source.qmp.take_events()
+    return source, destination
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGCONT], ids=["killed", "awake"])
+def test_guest_goes_on_as_a_destination_that_hung_with_its_disk_lets_go(
+        kvm: None, fleet: Fleet, image: Path, number: signal.Signals) -> None:
+    source, destination = hung(fleet, image)
+    destination.kill(number)
+    source.qmp.wait_event("RESUME")
+    destination.wait_end()
+    assert_owner(image, source)
+    goes_on(source)
+    last_report(source)
+
+
+def test_stop_keeps_a_guest_whose_disk_comes_back_paused(kvm: None, fleet: Fleet, image: Path
+                                                         ) -> None:
+    source, destination = hung(fleet, image)
+    source.qmp.command("stop")
+    destination.kill()
+    destination.wait_end()
+    for _ in range(20):  # nothing tells of what does not happen
+        time.sleep(0.01)
+        assert source.status == "paused" and not is_locked(image)
     source.qmp.command("cont")
     assert_owner(image, source)
     goes_on(source)

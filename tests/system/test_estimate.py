@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -93,6 +94,34 @@ def test_fixed_costs_have_what_back_ends_take(kvm: None, back_ends: BackEnds, fl
     assert wait(source) == "completed"
     destination.serial.wait_ticks(20)
     assert_whole(destination)
+
+
+# At work, they are asked behind their start and behind the log's.
+ASKED_LATE = f"fault=1,2,3,{LATE_MS},100"
+
+
+def test_fixed_costs_have_what_the_sources_own_back_ends_take(
+        kvm: None, back_ends: BackEnds, fleet: Fleet, image: Path) -> None:  # noqa: F811
+    sides = [options_of(back_ends.recorded(f"blk{number}", image, *faults))
+             for number, faults in enumerate([(ASKED_LATE,), ()])]
+    source = working(fleet, **sides[0])
+    destination, uri = listening(fleet, **sides[1])
+    source.qmp.command("migrate-set-parameters", downtime_limit=LATE_MS)
+    start(source, uri)
+    assert fixed_us(source) > LATE_MS * 1000
+    source.qmp.command("migrate-set-parameters", downtime_limit=20 * LATE_MS)
+    assert wait(source) == "completed"
+    destination.serial.wait_ticks(20)
+    assert_whole(destination)
+
+
+def test_source_times_a_save_of_its_vcpus(kvm: None, fleet: Fleet) -> None:
+    source = idle(fleet, 16, extra=["--trace", "mig_costs"])
+    destination, uri = listening(fleet, memory="32M", cpus=16, guest_options=IDLE)
+    assert move(source, destination, uri).status == "completed"
+    told = re.search(r"mig_costs.*a save (\d+) us, back ends 0 us; there all (\d+) us",
+                     source.output)
+    assert told and int(told[1]) > 0 and int(told[2]) > 0, source.output
 
 
 def test_limit_below_the_fixed_costs_is_told_and_held_until_it_is_raised(kvm: None, fleet: Fleet

@@ -24,9 +24,9 @@ from harness.scene import assert_works, listening
 FEW = 20  # ticks: there are hundreds of cases
 ENDED_BY_HOST, INCOMING_FAILED, WRONG_COMMAND_LINE = 0, 6, 64  # docs/exit-codes.md
 SIGNALS = {"kill": signal.SIGKILL, "term": signal.SIGTERM, "int": signal.SIGINT}
-# A stopped guest waits for its destination this long at most: 1 s beyond twice
-# the downtime limit of 300 ms, and what a busy machine adds.
-STOP_MAX_NS = 1_600_000_000 + 1_500_000_000
+# A stopped guest waits for its destination this long at most: 200 ms beyond the
+# downtime limit of 300 ms, and what a busy machine adds.
+STOP_MAX_NS = 500_000_000 + 1_000_000_000
 NAMES = list(injector.printed())
 
 

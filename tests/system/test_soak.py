@@ -36,6 +36,7 @@ ASAN_MOVES, ASAN_FOUND = 60, 99
 CHECK_EACH = 20     # moves between two checks of all pages
 VERIFIED = 0.2      # of the moves compare RAM on both sides
 FAILURES = 100
+LIMIT_MS = 1200  # of so many, some take long to stop a vCPU on a machine that does much else
 GROWTH_MAX_KIB = 16  # over the last three quarters of them: 200 bytes of each
 MOVED_MAX_KIB = 384  # more than a fresh process, of one that took the guest in or gave it away
 ENDED = (0, 6, -signal.SIGKILL)  # told to, as incoming failed, killed
@@ -99,7 +100,7 @@ class Chain:
         self.next = self.destination()
         destination.ready().serial
         # Logging of a move that fails ends before its threads are counted, or in the next one.
-        source.qmp.command("migrate-set-parameters", x_log_stop_delay=0)
+        source.qmp.command("migrate-set-parameters", x_log_stop_delay=0, downtime_limit=LIMIT_MS)
         source.qmp.command("migrate-set-capabilities", capabilities=[
             {"capability": "verify", "state": self.dice.random() < VERIFIED}])
         return source, destination

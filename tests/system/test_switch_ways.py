@@ -14,6 +14,7 @@ from harness.back_end import BackEnds
 from harness.machine import Fleet, Machine
 from harness.move import move, start, wait
 from harness.scene import listening, slow
+from harness.second import reader
 from harness.travel import leave
 from test_back_ends import assert_whole, image, options_of, wait_progress, working  # noqa: F401
 from test_net_user import assert_all_came_back, forwarder, wait_more
@@ -88,6 +89,76 @@ def test_guest_that_changes_its_devices_is_whole_whichever_way_it_goes(
         machine = there
     test_churn.wait_changes(machine, test_churn.CHANGES)
     assert test_churn.last_report(machine)["errors"] == 0
+
+
+# Of a guest that is paused, by entry and field: what goes on by itself between two saves.
+CLOCKS = {("acpi-pm", "passed_ns"), ("acpi-pm", "realtime_ns"), ("kvm", "host_tsc"),
+          ("kvm", "kvmclock_ns"), ("kvm", "pit"), ("kvm", "realtime_ns")}
+
+
+def saved(machine: Machine, path: Path) -> dict[tuple[str, str], bytes]:
+    """All that it would send, by entry and field; it is paused, and stays here."""
+    machine.qmp.take_events()
+    start(machine, f"file:{path}")
+    assert wait(machine) == "completed", machine.qmp.command("query-migrate")
+    stream = reader.verify(path.read_bytes())
+    path.unlink()
+    return {(state.name, value.field.name): value.raw
+            for state in stream.states.values() for value in state.values}
+
+
+def test_each_way_ends_in_the_same_state(kvm: None, fleet: Fleet, folder: Path) -> None:
+    every = options(folder, ",msix=on,queues=all")
+    every["extra"] += ["--rng", "on", "--console", "null", "--shmem", "size=64K"]
+    machine = fleet.start("m0", **every)
+    machine.serial.wait_ticks(50)
+    machine.qmp.command("stop")
+    states: dict[str, dict[tuple[str, str], bytes]] = {}
+    # Whoever arrives gets an interrupt for each queue: that of the first move is in all of them.
+    for number, way in enumerate(("early", *WAYS)):
+        there, uri = listening(fleet, f"m{number + 1}", **every)
+        there.qmp.command("migrate-set-parameters", x_switch=way)
+        moved = move(machine, there, uri, is_silent=True)
+        assert moved.status == "completed", moved.info
+        leave(fleet, machine)
+        machine = there
+        states[way] = saved(machine, folder / "state")
+    early = states["early"]
+    assert len(early) > 100 and {name for name, _ in early} >= {"disk0", "rng0", "console0", "vcpu0"}
+    for way in WAYS[1:]:
+        assert states[way].keys() == early.keys()
+        others = {key for key in early if states[way][key] != early[key]}
+        assert others <= CLOCKS, (way, others - CLOCKS)
+    machine.qmp.command("cont")
+    machine.serial.wait_ticks(50)
+    assert machine.report()["errors"] == 0 and not guest.complaints(machine.serial)
+
+
+AGAIN = 5  # changes that are sent
+
+
+@pytest.mark.parametrize("what, entries", [
+    ("bars", r"disk\d-pci-setup"), ("msix", r"disk\d-(pci|msix)-setup|disk\d-setup"),
+    ("reset", r"disk\d-(pci|msix)-setup|disk\d-setup"),
+])
+def test_only_what_the_guest_changed_is_sent_again(kvm: None, fleet: Fleet, folder: Path, what: str,
+                                                   entries: str) -> None:
+    every = test_churn.disk_machine(folder, f"what={what}")
+    every["extra"] += ["--trace", "mig_setup_again"]
+    source = fleet.start("m0", **every)
+    source.serial.wait_ticks(20)
+    there, uri = listening(fleet, "m1", **every)
+    slow(source, test_churn.TRICKLE)
+    start(source, uri)
+    while source.output.count("mig_setup_again") < AGAIN:
+        assert source.qmp.command("query-migrate")["status"] in ("setup", "active")
+        source.serial.wait_ticks(2)
+    source.qmp.command("migrate-set-parameters", max_bandwidth=0, downtime_limit=300)
+    assert wait(source) == "completed", source.qmp.command("query-migrate")
+    sent = re.findall(r"mig_setup_again\W+(\S+)", source.output)
+    assert len(sent) >= AGAIN and all(re.fullmatch(entries, name) for name in sent), set(sent)
+    test_churn.wait_changes(there, test_churn.CHANGES)
+    assert test_churn.last_report(there)["errors"] == 0
 
 
 @pytest.mark.parametrize("kind", ["recorded", "daemon"])

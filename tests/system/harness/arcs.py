@@ -113,6 +113,8 @@ def killed_destination_at(entry: str) -> Callable[[Scene], None]:
 def without_its_source_at(entry: str) -> Callable[[Scene], None]:
     """The source gives up, and keeps its guest, while the destination is at @entry."""
     def reach(scene: Scene) -> None:
+        # It does not before it is told to.
+        scene.source.qmp.command("migrate-set-parameters", downtime_limit=5000)
         scene.stall_at(scene.destination, entry)
         scene.arm()
         scene.tell(scene.source, "migrate_cancel")

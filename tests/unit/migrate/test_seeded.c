@@ -39,7 +39,7 @@
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
 #define MOVES 60u
 #else
-#define MOVES 2000u
+#define MOVES 3000u
 #endif
 #define CHANGES_SEEN 400u /* so many moves have each change in each phase */
 #define ROUNDS_MAX   3u
@@ -205,8 +205,10 @@ static void begin_phase(struct scene *scene, enum phase phase)
 
 /* ---- phases ---- */
 
-int __real_machine_save_setup(struct machine *machine, struct err *err);
-int __wrap_machine_save_setup(struct machine *machine, struct err *err);
+int __real_machine_save_setup(struct machine *machine, uint64_t deadline_ns,
+			      int stop_fd, struct err *err);
+int __wrap_machine_save_setup(struct machine *machine, uint64_t deadline_ns,
+			      int stop_fd, struct err *err);
 int __real_ram_send_start(struct ram_send *send, struct mem *mem,
 			  struct channel *channel, bool has_checksum,
 			  struct err *err);
@@ -234,10 +236,11 @@ static void reach(enum phase phase)
 		mig_cancel(owner_of(scene)->mig);
 }
 
-int __wrap_machine_save_setup(struct machine *machine, struct err *err)
+int __wrap_machine_save_setup(struct machine *machine, uint64_t deadline_ns,
+			      int stop_fd, struct err *err)
 {
 	reach(PHASE_SETUP);
-	return __real_machine_save_setup(machine, err);
+	return __real_machine_save_setup(machine, deadline_ns, stop_fd, err);
 }
 
 int __wrap_ram_send_start(struct ram_send *send, struct mem *mem,

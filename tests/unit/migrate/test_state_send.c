@@ -116,8 +116,9 @@ static uint32_t next_word(struct bytes_reader *r, uint32_t type,
 
 static void send_setup(struct fixture *f)
 {
-	assert_int_equal(
-		state_send_setup(&f->send, &f->out, &f->registry, &f->err), 0);
+	assert_int_equal(state_send_setup(&f->send, &f->out, &f->registry, true,
+					  &f->err),
+			 0);
 	f->out.size = 0;
 }
 
@@ -139,8 +140,9 @@ static void test_all_of_the_pre_state_goes_out_once(void **state)
 
 	f->chips[0].word = 10;
 	f->chips[1].word = 11;
-	assert_int_equal(
-		state_send_setup(&f->send, &f->out, &f->registry, &f->err), 0);
+	assert_int_equal(state_send_setup(&f->send, &f->out, &f->registry, true,
+					  &f->err),
+			 0);
 	r = bytes_read(f->out.data, f->out.size);
 	assert_int_equal(next_word(&r, FMT_SETUP_STATE, "a-setup"), 10);
 	assert_int_equal(next_word(&r, FMT_SETUP_STATE, "b-setup"), 11);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-/* How long a stop waits when a back end has not answered something else yet: no longer
- * than it may, and the device works on when the answer has come. */
+/* How long a stop waits when a back end has not answered something else yet, and a start: no
+ * longer than it may, and the device works on when the answer has come. */
 #include <errno.h>
 #include <linux/virtio_net.h>
 #include <poll.h>
@@ -130,6 +130,61 @@ test_stop_is_in_time_though_a_back_end_came_back_silent(void **state)
 	assert_int_equal(f->be.counts.connections, 2);
 }
 
+/* Nor its machine, which has its run state meanwhile. */
+static void
+test_start_holds_up_no_vcpu_though_its_back_end_is_silent(void **state)
+{
+	struct fixture *f = *state;
+	uint64_t start_ns = clock_mono_ns();
+
+	start(f, UM_GET_FEATURES, 1); /* what is asked behind the kicks */
+	disk(f);
+	assert_true(clock_mono_ns() - start_ns < (LATE_MS - 200) * NS_PER_MS);
+	assert_true(write_once(f));
+	assert_stops(f);
+	assert_true(write_once(f));
+	assert_false(bed_needs_reset(&f->bed));
+	assert_int_equal(f->be.counts.connections, 1);
+}
+
+/* What a source asks for its estimate. */
+static void test_question_of_a_silent_back_end_has_a_limit(void **state)
+{
+	struct fixture *f = *state;
+	uint64_t start_ns, took_ns;
+	unsigned int messages;
+
+	start(f, UM_GET_FEATURES, 2); /* two at its beginning */
+	disk(f);
+	assert_true(write_once(f));
+	start_ns = clock_mono_ns();
+	assert_int_equal(
+		vh_board_time(f->bed.vhost, start_ns + STOP_NS, &took_ns),
+		-ETIMEDOUT);
+	assert_true(clock_mono_ns() - start_ns < IN_TIME_NS);
+	assert_true(write_once(f));
+	assert_int_equal(vh_board_time(f->bed.vhost,
+				       clock_mono_ns() + BED_LIMIT_NS,
+				       &took_ns),
+			 0);
+	assert_true(took_ns > 0 && took_ns < IN_TIME_NS);
+	assert_stops(f);
+	/* Nobody is at work: nobody is asked. */
+	vdev_pause_begin(f->bed.vdev);
+	assert_int_equal(
+		vdev_pause(f->bed.vdev, clock_mono_ns() + BED_LIMIT_NS, NULL),
+		0);
+	messages = __atomic_load_n(&f->be.counts.messages, __ATOMIC_RELAXED);
+	assert_int_equal(vh_board_time(f->bed.vhost, 0, &took_ns), 0);
+	assert_int_equal(
+		__atomic_load_n(&f->be.counts.messages, __ATOMIC_RELAXED),
+		messages);
+	vdev_run(f->bed.vdev);
+	assert_true(write_once(f));
+	assert_false(bed_needs_reset(&f->bed));
+	assert_int_equal(f->be.counts.connections, 1);
+}
+
 static bool is_asked(void *opaque)
 {
 	struct fixture *f = opaque;
@@ -257,6 +312,8 @@ int main(void)
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 	const struct CMUnitTest tests[] = {
 		TEST(test_stop_is_in_time_though_a_back_end_came_back_silent),
+		TEST(test_start_holds_up_no_vcpu_though_its_back_end_is_silent),
+		TEST(test_question_of_a_silent_back_end_has_a_limit),
 		TEST(test_stop_is_in_time_though_the_configuration_is_not_told),
 		TEST(test_reset_holds_up_no_vcpu_though_the_configuration_is_not_told),
 		TEST(test_queue_reset_waits_for_a_stop_that_is_not_answered),
