@@ -16,8 +16,10 @@ double throttle_share(const struct policy *policy, double share,
 	double rest = (double)remaining_bytes;
 	double over, excess, step;
 
+	if (policy->is_out_of_reach)
+		return 1;
 	if (policy->estimate_ns <= policy->limit_ns || !policy->idle_rounds ||
-	    !remaining_bytes || policy->is_out_of_reach)
+	    !remaining_bytes)
 		return share;
 	over = (double)(policy->estimate_ns - policy->limit_ns);
 	excess = over * (double)policy->bandwidth / (double)NS_PER_SEC;

@@ -23,7 +23,7 @@ struct policy;
  * share from now on.  It is lower only when the estimate is above the limit and did
  * not fall, and then in proportion to what is too much, by a tenth to a half at a
  * time.  Where the fixed costs alone are above the limit (is_out_of_reach), holding
- * back does not help, and is not done.
+ * back does not help, and is not done: 1, whatever it was.
  */
 double throttle_share(const struct policy *policy, double share,
 		      uint64_t remaining_bytes);

@@ -151,6 +151,24 @@ def test_nobody_stays_held_after_a_migration_that_came_to_nothing(fleet: Fleet, 
     assert_moves(fleet, source, **options(accelerator))
 
 
+def test_limit_that_falls_out_of_reach_lets_the_guest_go(fleet: Fleet, accelerator: str) -> None:
+    source, _ = held(fleet, accelerator)
+    # No pause is that short, so that nothing is to be had for holding anybody.
+    source.qmp.command("migrate-set-parameters", max_bandwidth=SLOW, downtime_limit=0)
+    source.qmp.take_events()
+    for _ in range(ROUNDS_MAX):
+        info = source.qmp.command("query-migrate")
+        if "cpu-throttle-percentage" not in info:
+            break
+        source.qmp.wait_event("MIGRATION_PASS", 60)
+    else:
+        pytest.fail(f"still held after {ROUNDS_MAX} rounds: {info}")
+    assert info["status"] == "active"
+    source.qmp.command("migrate_cancel")
+    assert wait(source, 5) == "cancelled"
+    assert_works(source)
+
+
 def test_lesson_held_guest_stops_at_once(fleet: Fleet, accelerator: str) -> None:
     source, _ = held(fleet, accelerator)
     for _ in range(30):

@@ -200,6 +200,29 @@ static void test_no_more_is_denied_than_the_parameter_says(void **state)
 	assert_int_equal(scene.limits[0], GOVERNOR_ANY);
 }
 
+static void test_limit_out_of_reach_lets_those_go_that_are_held(void **state)
+{
+	const struct policy policy = {
+		.limit_ns = LIMIT,
+		.bandwidth = 1000 * MIB,
+		.idle_rounds = 1,
+		.estimate_ns = NS_PER_SEC,
+		.is_out_of_reach = true,
+	};
+
+	(void)state;
+	round_of(true, 99);
+	assert_int_equal(report_of_it().percent, 50);
+	converge_round(scene.converge, &policy, REST, 99);
+	assert_int_equal(report_of_it().percent, 0);
+	assert_int_equal(report_of_it().most_percent, 50);
+	for (unsigned int i = 0; i < CPUS; i++)
+		assert_int_equal(scene.limits[i], GOVERNOR_ANY);
+	/* Within reach again. */
+	round_of(true, 99);
+	assert_int_equal(report_of_it().percent, 50);
+}
+
 static void test_parameter_of_nothing_leaves_all_alone(void **state)
 {
 	(void)state;
@@ -282,6 +305,7 @@ int main(void)
 		fact(test_idle_round_limits_all_to_what_the_heaviest_may),
 		fact(test_limits_stay_while_rounds_shrink_again),
 		fact(test_no_more_is_denied_than_the_parameter_says),
+		fact(test_limit_out_of_reach_lets_those_go_that_are_held),
 		fact(test_parameter_of_nothing_leaves_all_alone),
 		fact(test_guest_that_writes_nothing_is_not_limited),
 		fact(test_nobody_is_limited_where_it_is_not_known_who_writes),

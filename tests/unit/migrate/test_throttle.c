@@ -87,6 +87,9 @@ static void test_fixed_costs_above_the_limit_hold_nobody_back(void **state)
 	policy.is_out_of_reach = true;
 	assert_true(throttle_share(&policy, 1, 50 * MIB) == 1);
 	assert_true(throttle_share(&policy, 1, 0) == 1);
+	/* The limit was lowered, or the link became slower, in between. */
+	assert_true(throttle_share(&policy, 0.3, 50 * MIB) == 1);
+	assert_true(throttle_share(&policy, 0.3, 0) == 1);
 }
 
 /* As when the vCPUs were slow to leave the guest: they will not always be. */
