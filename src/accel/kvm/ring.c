@@ -121,14 +121,16 @@ static bool is_dirty(const struct kvm_dirty_gfn *entry)
 		KVM_DIRTY_GFN_F_MASK) == KVM_DIRTY_GFN_F_DIRTY;
 }
 
-/* Move entries of @vcpu's ring into the batch, in order, as far as it has room. */
-static uint32_t collect(struct kv_ring *ring, struct kv_vcpu *vcpu)
+/* Move entries of @vcpu's ring into the batch, in order, @most of them and as far
+ * as it has room. */
+static uint32_t collect(struct kv_ring *ring, struct kv_vcpu *vcpu,
+			uint32_t most)
 {
 	struct kv_vcpu_ring *from = &vcpu->ring;
 	uint64_t start = clock_mono_ns();
 	uint32_t taken = 0;
 
-	while (ring->batch_used < RING_BATCH) {
+	while (taken < most && ring->batch_used < RING_BATCH) {
 		struct kvm_dirty_gfn *entry =
 			entry_at(ring, vcpu, from->collected);
 
@@ -263,21 +265,11 @@ static void publish(struct kv_ring *ring)
 	ring->batch_used = 0;
 }
 
-/* One batch of @only's entries, or of all vCPUs' for NULL; *@ret_taken tells how
- * many.  -errno: they were not reset, see is_lossy. */
-static int harvest(struct kv_ring *ring, struct kv_vcpu *only,
-		   uint32_t *ret_taken)
+/* With what was collected.  -errno: it was not reset, see is_lossy. */
+static int reset_and_publish(struct kv_ring *ring)
 {
-	int ret;
+	int ret = reset(ring);
 
-	if (only)
-		collect(ring, only);
-	for (unsigned int i = 0; !only && i < ring->kv->cpus; i++) {
-		if (ring->vcpus[i])
-			collect(ring, ring->vcpus[i]);
-	}
-	*ret_taken = ring->batch_used;
-	ret = reset(ring);
 	if (!ret) {
 		publish(ring);
 		return 0;
@@ -287,19 +279,57 @@ static int harvest(struct kv_ring *ring, struct kv_vcpu *only,
 	return ret;
 }
 
-/* Until every ring was seen empty, or emptied once. */
-static uint64_t harvest_all(struct kv_ring *ring)
+/* All rings in a row, in as many turns as that takes: each until it was seen empty or
+ * gave as much as it holds, so that all that it had when the walk began is taken,
+ * and one that fills as fast as it is emptied keeps nobody waiting for the next. */
+struct walk {
+	unsigned int vcpu;
+	uint32_t taken; /* of its entries */
+};
+
+static bool walk_is_over(const struct kv_ring *ring, const struct walk *walk)
 {
-	uint64_t limit = (uint64_t)ring->entries * ring->kv->cpus, total = 0;
+	return walk->vcpu >= ring->kv->cpus;
+}
+
+/* One batch, in this turn.  Returns how many entries it was; -errno as
+ * reset_and_publish(). */
+static int walk_on(struct kv_ring *ring, struct walk *walk)
+{
 	uint32_t taken;
 	int ret;
 
-	do {
+	while (!walk_is_over(ring, walk)) {
+		struct kv_vcpu *vcpu = ring->vcpus[walk->vcpu];
+
+		if (vcpu)
+			walk->taken +=
+				collect(ring, vcpu,
+					ring->entries - walk->taken);
+		if (ring->batch_used == RING_BATCH &&
+		    walk->taken < ring->entries)
+			break; /* it may have more */
+		walk->vcpu++;
+		walk->taken = 0;
+	}
+	taken = ring->batch_used;
+	ret = reset_and_publish(ring);
+	return ret ? ret : (int)taken;
+}
+
+/* Returns how many entries there were. */
+static uint64_t harvest_all(struct kv_ring *ring)
+{
+	struct walk walk = { .vcpu = 0 };
+	uint64_t total = 0;
+	int taken = 0;
+
+	while (taken >= 0 && !walk_is_over(ring, &walk)) {
 		turn_take(ring);
-		ret = harvest(ring, NULL, &taken);
+		taken = walk_on(ring, &walk);
 		turn_give(ring);
-		total += taken;
-	} while (!ret && taken == RING_BATCH && total < limit);
+		total += taken > 0 ? (uint64_t)taken : 0;
+	}
 	return total;
 }
 
@@ -324,21 +354,32 @@ static bool vcpu_is_running(const struct kv_ring *ring)
 	return false;
 }
 
+static bool reaper_is_wanted(struct kv_ring *ring)
+{
+	bool is_wanted;
+
+	lock_acquire(&ring->lock);
+	is_wanted = ring->is_active;
+	lock_release(&ring->lock);
+	return is_wanted;
+}
+
 /* Harvest while vCPUs run: what those leave that have stopped is the sync's, and
- * nothing keeps it waiting then.  Returns when to look again, in ns from now; 0:
- * when something is written again. */
+ * nothing keeps it waiting then.  Bounded, as an urgent thread has to be: vCPUs may
+ * fill their rings as fast as they are emptied here.  Returns when to look again, in
+ * ns from now; 0: when something is written again. */
 static uint64_t reap(struct kv_ring *ring, uint64_t since_ns)
 {
+	struct walk walk = { .vcpu = 0 };
 	uint64_t most = 0, rate;
-	uint32_t taken;
+	int taken = 0;
 
-	do {
+	while (taken >= 0 && !walk_is_over(ring, &walk) &&
+	       reaper_is_wanted(ring)) {
 		turn_take(ring);
-		taken = 0;
-		if (vcpu_is_running(ring))
-			harvest(ring, NULL, &taken);
+		taken = vcpu_is_running(ring) ? walk_on(ring, &walk) : -EAGAIN;
 		turn_give(ring);
-	} while (taken == RING_BATCH);
+	}
 
 	turn_take(ring);
 	for (unsigned int i = 0; i < ring->kv->cpus; i++) {
@@ -406,7 +447,8 @@ int kv_ring_full(struct kv_vcpu *vcpu, struct err *err)
 	int ret;
 
 	turn_take(ring);
-	ret = harvest(ring, vcpu, &taken);
+	taken = collect(ring, vcpu, RING_BATCH);
+	ret = reset_and_publish(ring);
 	count(&ring->stats.full_exits, 1);
 	turn_give(ring);
 	trace(kvm_ring_full, "vCPU %u: %u entries, %lu us", vcpu->vcpu.index,
@@ -425,7 +467,8 @@ static void harvest_last(struct kv_ring *ring)
 {
 	turn_take(ring);
 	for (unsigned int i = 0; i < ring->kv->cpus; i++) {
-		while (ring->vcpus[i] && collect(ring, ring->vcpus[i]))
+		while (ring->vcpus[i] &&
+		       collect(ring, ring->vcpus[i], RING_BATCH))
 			publish(ring);
 	}
 	turn_give(ring);
