@@ -5,6 +5,7 @@
  *	kvm.c        the VM: creation, capabilities, interrupt lines
  *	cpuid.c      what processor the guest sees
  *	slots.c      memslots and dirty logging on and off, as a memory listener
+ *	slot.c       one of them
  *	bitmap.c     the dirty bitmap of a memslot
  *	log_stop.c   turns logging off when nothing wants it any more
  *	ring.c       the dirty rings of vCPUs, instead
@@ -138,6 +139,11 @@ struct kv {
 
 	/* protected by the topology lock */
 	struct list slots;
+	struct {
+		struct list *link; /* in @slots; NULL: they have changed */
+		uint32_t block;    /* by index */
+		uint64_t first;    /* page */
+	} cleared;                 /* what was last: see slots.c, seek() */
 	uint8_t *slot_ids;   /* 1: in use */
 	struct err slot_err; /* the first slot that could not be set */
 	bool is_logging;     /* global logging */
@@ -228,12 +234,18 @@ int kv_cpuid_apply(struct kv_vcpu *vcpu, struct err *err);
 /* slots.c */
 int kv_slots_init(struct kv *kv, struct err *err);
 void kv_slots_fini(struct kv *kv);
+
+/* slot.c */
 /* Tell KVM of @slot; of @size 0: it goes away. */
 int kv_slot_tell(const struct kv *kv, const struct kv_slot *slot,
 		 bool is_logged, uint64_t size);
 /* Nothing is known of its writes: all of it that was touched becomes dirty (a
  * hole that is touched later is found resident). */
 void kv_slot_mark_dirty(const struct kv_slot *slot);
+/* In the order of kv.slots: negative when all of it is before pages
+ * [first, first + count) of @block, positive when all is behind them, else 0. */
+int kv_slot_order(const struct kv_slot *slot, const struct ram_block *block,
+		  uint64_t first, uint64_t count);
 
 /* log_stop.c; the last three with the topology lock */
 void kv_log_stop_init(struct kv *kv, bool is_inline);
