@@ -122,6 +122,21 @@ static int limit_all(struct converge *converge, struct err *err)
 	return ret;
 }
 
+/* A hold that is under way when the guest is stopped goes straight over into the
+ * pause, and the guest cannot tell one from the other: both together are to fit the
+ * limit.  Where nothing fits yet, the pause will be what it is at least. */
+static void limit_holds(struct converge *converge, const struct policy *policy)
+{
+	uint64_t pause_ns = policy->estimate_ns <= policy->limit_ns
+				    ? policy->estimate_ns
+				    : policy->fixed_ns;
+
+	governor_set_hold_max(converge->governor,
+			      policy->limit_ns > pause_ns
+				      ? policy->limit_ns - pause_ns
+				      : 0);
+}
+
 void converge_round(struct converge *converge, const struct policy *policy,
 		    uint64_t remaining_bytes, unsigned int max_percent)
 {
@@ -130,6 +145,7 @@ void converge_round(struct converge *converge, const struct policy *policy,
 
 	if (!converge->at_ns || !measure(converge))
 		return;
+	limit_holds(converge, policy);
 	share = throttle_share(policy, converge->share, remaining_bytes);
 	if (share < least)
 		share = least;
@@ -155,6 +171,7 @@ void converge_round(struct converge *converge, const struct policy *policy,
 void converge_end(struct converge *converge)
 {
 	governor_clear(converge->governor, GOVERNOR_MIGRATION);
+	governor_set_hold_max(converge->governor, GOVERNOR_HOLD_MAX_NS);
 	lock_acquire(&converge->lock);
 	for (unsigned int i = 0; converge->is_active && i < converge->cpus; i++)
 		machine_vcpu_held(converge->machine, i, &converge->held[i]);

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
  * Which limits a migration sets after which rounds.  The program is linked with
- * --wrap=machine_vcpu_writes, machine_vcpu_held, governor_set and governor_clear:
- * what vCPUs wrote is the test's, and limits come here.
+ * --wrap=machine_vcpu_writes, machine_vcpu_held, governor_set, governor_clear and
+ * governor_set_hold_max: what vCPUs wrote is the test's, and limits come here.
  */
 #include <cmocka.h>
 #include <errno.h>
@@ -31,7 +31,7 @@ static struct {
 	struct governor *governor;
 	struct converge *converge;
 	uint64_t writes[CPUS];
-	uint64_t limits[CPUS];
+	uint64_t limits[CPUS], hold_max_ns;
 	struct vcpu_held held[CPUS];
 	unsigned int sets, clears;
 	bool is_unknown, has_no_thread;
@@ -46,6 +46,7 @@ int __wrap_governor_set(struct governor *governor, enum governor_client client,
 			struct err *err);
 void __wrap_governor_clear(struct governor *governor,
 			   enum governor_client client);
+void __wrap_governor_set_hold_max(struct governor *governor, uint64_t hold_ns);
 
 int __wrap_machine_vcpu_writes(struct machine *machine, unsigned int vcpu,
 			       uint64_t *ret_pages)
@@ -83,6 +84,12 @@ void __wrap_governor_clear(struct governor *governor,
 	for (unsigned int i = 0; i < CPUS; i++)
 		scene.limits[i] = GOVERNOR_ANY;
 	scene.clears++;
+}
+
+void __wrap_governor_set_hold_max(struct governor *governor, uint64_t hold_ns)
+{
+	assert_ptr_equal(governor, scene.governor);
+	scene.hold_max_ns = hold_ns;
 }
 
 static void on_machine(void *opaque, enum machine_event event)
@@ -232,6 +239,30 @@ static void test_parameter_of_nothing_leaves_all_alone(void **state)
 	assert_int_equal(report_of_it().most_percent, 0);
 }
 
+static void test_hold_and_pause_together_fit_the_limit(void **state)
+{
+	struct policy policy = {
+		.limit_ns = 2 * NS_PER_MS,
+		.bandwidth = 1000 * MIB,
+		.idle_rounds = 1,
+		.fixed_ns = 700 * NS_PER_US,
+		.estimate_ns = NS_PER_SEC,
+	};
+
+	(void)state;
+	converge_round(scene.converge, &policy, REST, 99);
+	assert_int_equal(scene.hold_max_ns, 1300 * NS_PER_US);
+	/* This could be the last round: */
+	policy.estimate_ns = 1500 * NS_PER_US;
+	converge_round(scene.converge, &policy, MIB, 99);
+	assert_int_equal(scene.hold_max_ns, 500 * NS_PER_US);
+	policy.limit_ns = 600 * NS_PER_US;
+	converge_round(scene.converge, &policy, MIB, 99);
+	assert_int_equal(scene.hold_max_ns, 0);
+	converge_end(scene.converge);
+	assert_int_equal(scene.hold_max_ns, GOVERNOR_HOLD_MAX_NS);
+}
+
 static void test_guest_that_writes_nothing_is_not_limited(void **state)
 {
 	const struct policy policy = {
@@ -307,6 +338,7 @@ int main(void)
 		fact(test_no_more_is_denied_than_the_parameter_says),
 		fact(test_limit_out_of_reach_lets_those_go_that_are_held),
 		fact(test_parameter_of_nothing_leaves_all_alone),
+		fact(test_hold_and_pause_together_fit_the_limit),
 		fact(test_guest_that_writes_nothing_is_not_limited),
 		fact(test_nobody_is_limited_where_it_is_not_known_who_writes),
 		fact(test_limits_that_fail_halfway_are_taken_back),
