@@ -64,6 +64,7 @@ struct source {
 	/* of the current pass */
 	uint64_t last_remaining;
 	uint64_t sync_start_ns;
+	uint64_t round_ns; /* between the last two of these; 0: there was one */
 
 	bool has_rings;
 	struct accel_ring_stats rings; /* as the migration began */
@@ -334,6 +335,7 @@ static bool source_sync(struct source *src, struct policy_round *round)
 		mig->info.dirty_pages_rate = remaining * NS_PER_SEC / since;
 	mig->on_event(mig->opaque, &event);
 	lock_release(&mig->lock);
+	src->round_ns = src->sync_start_ns ? since : 0;
 	src->sync_start_ns = start;
 	src->last_remaining = remaining;
 	return policy_decide(&src->policy, round);
@@ -470,7 +472,7 @@ static void hold_back(struct source *src, const struct policy_round *round)
 
 	mig_params(src->mig, &params);
 	converge_round(src->mig->converge, &src->policy, round->remaining_bytes,
-		       (unsigned int)params.max_cpu_throttle);
+		       src->round_ns, (unsigned int)params.max_cpu_throttle);
 }
 
 static int source_rounds(struct source *src, struct err *err)
