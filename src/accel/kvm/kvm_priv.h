@@ -70,6 +70,9 @@ struct kv_slot {
 	bool is_readonly;
 	bool is_logged;        /* KVM_MEM_LOG_DIRTY_PAGES is set (log_stop.c) */
 	bool is_watched;       /* logged since before its first page was read */
+	/* atomic: some of it may be writable and in no ring (ring.c), until its
+	 * logging was turned off and on again */
+	bool is_doubtful;
 	bool is_region_log;    /* wanted by mem_region_set_log() */
 	struct list stop_link; /* in kv.log_stop.slots */
 };

@@ -39,7 +39,8 @@
 #define RING_ENTRIES_DEFAULT 4096u
 #define RING_BATCH           4096u /* a reset takes 40 ns an entry */
 
-/* A reset stops early for a signal (Linux 6.17), which is gone the next time. */
+/* A reset stops early for what no thread can block: a stop signal, the freezer, a
+ * debugger (Linux 6.17).  That is over the next time. */
 #define RESET_TRIES 100
 
 /* The reaper's pause is what half a ring takes to fill, but no less than this:
@@ -70,8 +71,9 @@ struct kv_ring {
 	} batch[RING_BATCH];
 	uint32_t batch_used;
 	uint64_t unreset; /* collected; the kernel has not seen to them yet */
-	/* atomic: some could not be reset, their pages are unknown */
-	bool is_lossy;
+	/* atomic: some could not be reset, their pages are unknown; and a slot's
+	 * is_doubtful was set */
+	bool is_lossy, has_doubts;
 	struct accel_ring_stats stats; /* read by any thread */
 };
 
@@ -158,7 +160,8 @@ static uint32_t collect(struct kv_ring *ring, struct kv_vcpu *vcpu,
 
 /* With no signal pending: one stops the reset (Linux 6.17), and entries that were
  * gathered until then to be protected together are forgotten by the kernel, although
- * they count as reset.  Writes to their pages would be in no log. */
+ * they count as reset.  Writes to their pages would be in no log: doubt(), but for
+ * one that comes behind the last entry, which does not show. */
 static int reset_undisturbed(struct kv_ring *ring)
 {
 	sigset_t all, before;
@@ -171,7 +174,28 @@ static int reset_undisturbed(struct kv_ring *ring)
 	return ret;
 }
 
-/* All that was ever collected is write-protected when this returns 0. */
+static void doubt_slot(struct kv_ring *ring, uint32_t id)
+{
+	struct kv_slot *slot = id < ring->kv->slot_max ? ring->slots[id] : NULL;
+
+	if (slot)
+		__atomic_store_n(&slot->is_doubtful, true, __ATOMIC_RELAXED);
+}
+
+/* A reset stopped in the middle of up to 64 pages of some memslot: of one that is in
+ * the batch, or of any, where a last sync left others to be reset. */
+static void doubt(struct kv_ring *ring, bool is_any)
+{
+	for (uint32_t i = 0; i < ring->batch_used; i++)
+		doubt_slot(ring, ring->batch[i].slot);
+	for (uint32_t id = 0; is_any && id < ring->kv->slot_max; id++)
+		doubt_slot(ring, id);
+	/* Pairs with the acquire in settle_doubts(). */
+	__atomic_store_n(&ring->has_doubts, true, __ATOMIC_RELEASE);
+}
+
+/* All that was ever collected is write-protected when this returns 0, but what is in
+ * doubt. */
 static int reset(struct kv_ring *ring)
 {
 	uint64_t start = clock_mono_ns(), before = ring->unreset;
@@ -181,6 +205,11 @@ static int reset(struct kv_ring *ring)
 		ret = reset_undisturbed(ring);
 		if (ret < 0 && errno != EINTR)
 			break;
+		if (ret > 0 && (uint64_t)ret < ring->unreset) {
+			trace(kvm_ring_reset_stopped, "%d of %lu entries", ret,
+			      ring->unreset);
+			doubt(ring, before > ring->batch_used);
+		}
 		if (ret > 0)
 			ring->unreset -= (uint64_t)ret < ring->unreset
 						 ? (uint64_t)ret
@@ -303,9 +332,8 @@ static int walk_on(struct kv_ring *ring, struct walk *walk)
 		struct kv_vcpu *vcpu = ring->vcpus[walk->vcpu];
 
 		if (vcpu)
-			walk->taken +=
-				collect(ring, vcpu,
-					ring->entries - walk->taken);
+			walk->taken += collect(ring, vcpu,
+					       ring->entries - walk->taken);
 		if (ring->batch_used == RING_BATCH &&
 		    walk->taken < ring->entries)
 			break; /* it may have more */
@@ -474,6 +502,24 @@ static void harvest_last(struct kv_ring *ring)
 	turn_give(ring);
 }
 
+/* Nothing is known of a slot in doubt: all of it is unsent, and it is watched again
+ * before its first page is read, as at the start (slots.c). */
+static void settle_doubts(struct kv *kv)
+{
+	struct kv_slot *slot;
+
+	if (!__atomic_exchange_n(&kv->ring->has_doubts, false,
+				 __ATOMIC_ACQUIRE))
+		return;
+	list_for_each (slot, &kv->slots, link) {
+		if (!slot->is_watched ||
+		    !__atomic_load_n(&slot->is_doubtful, __ATOMIC_RELAXED))
+			continue;
+		kv_slot_mark_dirty(slot);
+		slot->is_watched = false;
+	}
+}
+
 void kv_ring_sync(struct kv *kv, bool is_last)
 {
 	struct kv_ring *ring = kv->ring;
@@ -503,6 +549,7 @@ void kv_ring_sync(struct kv *kv, bool is_last)
 			lock_release(&ring->lock);
 		}
 	}
+	settle_doubts(kv);
 	is_lossy = __atomic_load_n(&ring->is_lossy, __ATOMIC_RELAXED);
 	if (!is_lossy && !(is_last && ring->has_backup_bitmap))
 		return; /* in the same time for any number of memslots */

@@ -189,15 +189,23 @@ static int kv_log_global_start(void *opaque, struct err *err)
 /* From here on writes to the slot are found.  Called before its first page is
  * read (D1): until then all that is resident in it is unsent, whoever wrote it.
  * It may be logged from before: a page that is not dirty in KVM is protected
- * then, and one that is will be cleared, or is forgotten here. */
+ * then, and one that is will be cleared, or is forgotten here.  One of which that is
+ * in doubt is turned off first: KVM then protects all of it. */
 static int slot_watch(struct kv *kv, struct kv_slot *slot, struct err *err)
 {
-	int ret;
+	bool was_doubtful = __atomic_exchange_n(&slot->is_doubtful, false,
+						__ATOMIC_RELAXED);
+	int ret = 0;
 
 	kv_log_stop_take(kv, slot);
 	if (slot->is_logged && !kv->ring) /* which the first sync emptied */
 		kv_bitmap_forget(kv, slot);
-	ret = slot_set_log(kv, slot, true);
+	if (was_doubtful)
+		ret = slot_set_log(kv, slot, false);
+	if (!ret)
+		ret = slot_set_log(kv, slot, true);
+	if (ret && was_doubtful)
+		__atomic_store_n(&slot->is_doubtful, true, __ATOMIC_RELAXED);
 	if (ret)
 		return err_set_errno(err, ret,
 				     "cannot log writes to memory at 0x%lx",
