@@ -56,7 +56,7 @@ struct kv_msr_list {
 	bool is_fixed[KV_MSR_MAX]; /* KVM refuses to set it: compared instead */
 };
 
-/* 1 GiB: turning logging off takes 5 ms, for which other changes of memslots wait;
+/* 1 GiB: turning logging off takes 9 ms, for which other changes of memslots wait;
  * why no less and no more: docs/dirty-tracking.md. */
 #define KV_SLOT_SIZE (1ull << 30)
 
