@@ -280,6 +280,7 @@ static void update_info(struct source *src, uint64_t remaining_pages)
 	info->has_rings = src->has_rings;
 	info->ring_full_exits = rings.full_exits - src->rings.full_exits;
 	info->ring_entries = rings.entries - src->rings.entries;
+	info->ring_strays = rings.strays - src->rings.strays;
 	info->ring_reset_ns = rings.reset_ns - src->rings.reset_ns;
 	lock_release(&src->mig->lock);
 }
