@@ -57,10 +57,12 @@ struct kv_msr_list {
 };
 
 /* 1 GiB: turning logging off takes 9 ms, for which other changes of memslots wait;
- * why no less and no more: docs/dirty-tracking.md. */
-#define KV_SLOT_SIZE (1ull << 30)
+ * why no less and no more: docs/dirty-tracking.md.  More where a guest would need most
+ * of the memslots that there are; KVM takes none of 8 TiB. */
+#define KV_SLOT_SIZE_MIN (1ull << 30)
+#define KV_SLOT_SIZE_MAX (1ull << 42)
 
-/* A memslot: at most KV_SLOT_SIZE of one RAM block. */
+/* A memslot: at most kv.slot_size of one RAM block. */
 struct kv_slot {
 	struct list link; /* in kv.slots, by block and offset */
 	uint32_t id;
@@ -68,8 +70,8 @@ struct kv_slot {
 	struct ram_block *block; /* borrowed while the range is mapped */
 	uint64_t offset;         /* in @block */
 	bool is_readonly;
-	bool is_logged;        /* KVM_MEM_LOG_DIRTY_PAGES is set (log_stop.c) */
-	bool is_watched;       /* logged since before its first page was read */
+	bool is_logged;  /* KVM_MEM_LOG_DIRTY_PAGES is set (log_stop.c) */
+	bool is_watched; /* logged since before its first page was read */
 	/* atomic: some of it may be writable and in no ring (ring.c), until its
 	 * logging was turned off and on again */
 	bool is_doubtful;
@@ -125,6 +127,7 @@ struct kv {
 	size_t run_size; /* of the shared kvm_run mapping */
 	uint32_t xsave_size;
 	uint32_t slot_max;
+	uint64_t slot_size; /* a power of two */
 	bool has_manual_protect;
 	bool has_clock_realtime; /* KVM_SET_CLOCK adds what passed since */
 	bool has_pit;
@@ -147,10 +150,10 @@ struct kv {
 		uint32_t block;    /* by index */
 		uint64_t first;    /* page */
 	} cleared;                 /* what was last: see slots.c, seek() */
-	uint8_t *slot_ids;   /* 1: in use */
-	struct err slot_err; /* the first slot that could not be set */
-	bool is_logging;     /* global logging */
-	uint64_t *harvest;   /* room for one slot's bitmap */
+	uint8_t *slot_ids;         /* 1: in use */
+	struct err slot_err;       /* the first slot that could not be set */
+	bool is_logging;           /* global logging */
+	uint64_t *harvest;         /* room for one slot's bitmap */
 
 	uint64_t ioeventfd_calls; /* atomic */
 	struct accel_routes routes;
@@ -235,6 +238,8 @@ void kv_tsc_rate_probe(struct kv_vcpu *vcpu);
 int kv_cpuid_apply(struct kv_vcpu *vcpu, struct err *err);
 
 /* slots.c */
+/* Choose kv->slot_size by the memory that is there. */
+void kv_slots_choose_size(struct kv *kv);
 int kv_slots_init(struct kv *kv, struct err *err);
 void kv_slots_fini(struct kv *kv);
 

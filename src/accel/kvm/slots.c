@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
  * Memslots: a listener of the machine's memory.  Each RAM range of the flat view
- * becomes memslots of at most KV_SLOT_SIZE, cut where the guest-physical address
+ * becomes memslots of at most kv->slot_size, cut where the guest-physical address
  * is a multiple of it.  The cut is private to accel/kvm.
  */
 #include <errno.h>
@@ -103,7 +103,7 @@ static void kv_region_add(void *opaque, const struct mem_section *section)
 	if (!ram_part(&section->range, &at, &end))
 		return;
 	while (at < end) {
-		uint64_t cut = (at & ~(KV_SLOT_SIZE - 1)) + KV_SLOT_SIZE;
+		uint64_t cut = (at & ~(kv->slot_size - 1)) + kv->slot_size;
 		uint64_t stop = cut < end ? cut : end;
 
 		slot_add(kv, &section->range, at, stop - at);
@@ -372,6 +372,25 @@ static const struct mem_listener_ops port_ops = {
 	.eventfd_add = kv_eventfd_add,
 	.eventfd_del = kv_eventfd_del,
 };
+
+/* Half of them at most: what devices put into the guest's memory splits it. */
+void kv_slots_choose_size(struct kv *kv)
+{
+	const struct mem_range *range;
+	u128 total = 0;
+
+	rcu_read_lock();
+	flat_view_for_each(range, addr_space_view(kv->memory))
+	{
+		if (mem_region_is_ram(range->region))
+			total += range->size;
+	}
+	rcu_read_unlock();
+	kv->slot_size = KV_SLOT_SIZE_MIN;
+	while (kv->slot_size < KV_SLOT_SIZE_MAX &&
+	       total / kv->slot_size > kv->slot_max / 2)
+		kv->slot_size *= 2;
+}
 
 int kv_slots_init(struct kv *kv, struct err *err)
 {

@@ -269,27 +269,64 @@ static void test_changes_in_one_transaction_never_overlap_in_kvm(void **state)
 	}
 }
 
-static void test_more_slots_than_kvm_has_is_an_error_at_the_start(void **state)
+/* One more VM, of @f's memory and so much from 1 GiB on, where KVM has @slot_max
+ * memslots; its state in two registries. */
+static int second_vm(struct fixture *f, uint64_t size, int slot_max,
+		     struct state_registry *state, struct accel **ret_accel,
+		     struct err *err)
 {
-	struct fixture *f = *state;
 	struct accel_config config = {
 		.cpus = 1,
 		.memory = f->vm.memory,
 		.ports = f->vm.ports,
-		.setup_state = &f->vm.setup_state,
-		.state = &f->vm.state,
+		.setup_state = &state[0],
+		.state = &state[1],
 	};
+	int ret;
+
+	state_registry_init(&state[0]);
+	state_registry_init(&state[1]);
+	vm_window_new(&f->vm, size);
+	mem_region_add(f->vm.root, GIB, f->vm.window, 0);
+	memset(seen.slots, 0, sizeof(seen.slots));
+	seen.slot_max = slot_max;
+	assert_int_equal(accel_options_parse("kvm", &config.options, NULL), 0);
+	ret = accel_new(&config, ret_accel, err);
+	seen.slot_max = 0;
+	return ret;
+}
+
+static void test_more_slots_than_kvm_has_is_an_error_at_the_start(void **state)
+{
+	struct fixture *f = *state;
+	struct state_registry registries[2];
 	struct accel *accel = NULL;
 	struct err err = ERR_INIT;
 
-	vm_window_new(&f->vm, 4 * GIB);
-	mem_region_add(f->vm.root, GIB, f->vm.window, 0);
-	seen.slot_max = 4; /* of 5 */
-	assert_int_equal(accel_options_parse("kvm", &config.options, &err), 0);
-	assert_int_equal(accel_new(&config, &accel, &err), -ENOSPC);
+	/* 3 of 4 GiB are needed, and there are 2. */
+	assert_int_equal(second_vm(f, 4 * GIB, 2, registries, &accel, &err),
+			 -ENOSPC);
 	assert_null(accel);
 	assert_non_null(strstr(err_msg(&err), "0x100000000"));
-	seen.slot_max = 0;
+}
+
+/* Of 32 half are enough for 41 pieces of 1 GiB if they are of 4. */
+static void test_guest_that_needs_too_many_slots_has_larger_ones(void **state)
+{
+	struct fixture *f = *state;
+	struct state_registry registries[2];
+	struct accel *accel = NULL;
+	struct err err = ERR_INIT;
+	const uint8_t *host;
+
+	if (second_vm(f, 40 * GIB, 32, registries, &accel, &err))
+		fail_msg("%s", err_msg(&err));
+	host = f->vm.window_block->host;
+	assert_int_equal(slot_count(), 1 + 11);
+	assert_slot(GIB, 3 * GIB, host, 0);
+	assert_slot(4 * GIB, 4 * GIB, host + 3 * GIB, 0);
+	assert_slot(40 * GIB, GIB, host + 39 * GIB, 0);
+	accel_free(accel);
 }
 
 /* ---- logging ---- */
@@ -406,9 +443,8 @@ static void add_parts(struct fixture *f, struct mem_region **part)
 		part[i] = mem_region_new_alias(f->vm.mem, "part", f->vm.window,
 					       i * PART_PAGES * PAGE,
 					       PART_PAGES * PAGE);
-		mem_region_add(f->vm.root,
-			       32 * MIB + 2 * i * PART_PAGES * PAGE, part[i],
-			       0);
+		mem_region_add(f->vm.root, 32 * MIB + 2 * i * PART_PAGES * PAGE,
+			       part[i], 0);
 	}
 	mem_commit(f->vm.mem);
 }
@@ -686,6 +722,7 @@ int main(void)
 		TEST(test_parts_of_pages_are_left_to_emulation),
 		TEST(test_changes_in_one_transaction_never_overlap_in_kvm),
 		TEST(test_more_slots_than_kvm_has_is_an_error_at_the_start),
+		TEST(test_guest_that_needs_too_many_slots_has_larger_ones),
 		TEST_BOTH(test_only_pages_that_were_written_are_reported),
 		TEST_BOTH(test_pages_first_touched_after_the_start_are_sent),
 		TEST_BOTH(test_a_guest_that_writes_all_the_time_loses_nothing),
