@@ -32,10 +32,23 @@ static const struct accel_type *find_type(const char *name)
 	return NULL;
 }
 
+/* In @text, before @end. */
+static bool is_given(const char *text, const char *end, const char *key)
+{
+	struct parse_kv kv;
+
+	while (text < end && parse_kv_next(&text, &kv) > 0) {
+		if (strcmp(kv.key, key) == 0)
+			return true;
+	}
+	return false;
+}
+
 int accel_options_parse(const char *text, struct accel_options *ret_options,
 			struct err *err)
 {
 	struct accel_options options = { .type = NULL };
+	const char *first, *this;
 	struct parse_kv kv;
 	int ret;
 
@@ -49,7 +62,12 @@ int accel_options_parse(const char *text, struct accel_options *ret_options,
 			       "accelerator '%s' is unknown; use kvm or sim",
 			       ret > 0 ? kv.key : text);
 
-	while ((ret = parse_kv_next(&text, &kv)) > 0) {
+	for (first = this = text; (ret = parse_kv_next(&text, &kv)) > 0;
+	     this = text) {
+		if (is_given(first, this, kv.key))
+			return err_set(err, -EINVAL,
+				       "accelerator option '%s' is given twice",
+				       kv.key);
 		ret = options.type->option(&options, &kv, err);
 		if (ret < 0)
 			return ret;

@@ -95,8 +95,8 @@ struct accel_options {
 };
 
 /* "kvm[,dirty=bitmap|ring|ring-or-bitmap][,ring-entries=N][,x-plain-log=on|off]
- * [,x-log-stop=worker|inline]" or "sim[,KEY=VALUE...]"; -EINVAL or -ERANGE with a
- * reason. */
+ * [,x-log-stop=worker|inline]" or "sim[,KEY=VALUE...]", each key once; -EINVAL or
+ * -ERANGE with a reason. */
 int accel_options_parse(const char *text, struct accel_options *ret_options,
 			struct err *err);
 

@@ -165,10 +165,16 @@ static void add_pause(json_t *root, const struct mig_info *info)
 
 static json_t *rings_new(const struct mig_info *info)
 {
-	return json_pack("{s:I, s:I, s:I}", "full-exits",
-			 (json_int_t)info->ring_full_exits, "entries",
-			 (json_int_t)info->ring_entries, "reset-us",
-			 (json_int_t)(info->ring_reset_ns / NS_PER_US));
+	json_t *rings =
+		json_pack("{s:I, s:I, s:I}", "full-exits",
+			  (json_int_t)info->ring_full_exits, "entries",
+			  (json_int_t)info->ring_entries, "reset-us",
+			  (json_int_t)(info->ring_reset_ns / NS_PER_US));
+
+	if (info->ring_strays)
+		json_object_set_new(rings, "strays",
+				    integer(info->ring_strays));
+	return rings;
 }
 
 static json_t *throttled_vcpus_new(struct mig *mig)

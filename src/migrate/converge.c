@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
  * A guest's rates, as they are unhindered, are those of the round before it was
- * held back for the first time; from then on limits follow from them and the share.
+ * held back for the first time, and of any that wrote more than that since; limits
+ * follow from them and the share.
  */
 #include "migrate/converge.h"
 
@@ -14,6 +15,7 @@
 #include "base/lock.h"
 #include "base/trace.h"
 #include "machine/machine.h"
+#include "mem/ram.h"
 #include "migrate/governor.h"
 #include "migrate/policy.h"
 #include "migrate/throttle.h"
@@ -25,9 +27,10 @@ struct converge {
 	unsigned int cpus;
 
 	/* owned by the source */
-	uint64_t *writes; /* owned; of each vCPU, at the last round */
-	double *rates;    /* owned; pages a second, unhindered */
-	uint64_t at_ns;   /* of that round; 0: it is not known who writes */
+	uint64_t *writes;         /* owned; of each vCPU, at the last round */
+	double *rates;            /* owned; pages a second, unhindered */
+	bool is_known;            /* who writes */
+	uint64_t remaining_bytes; /* after the last round; 0: there was none */
 	double cap;
 
 	struct lock lock; /* LOCK_CONVERGE */
@@ -69,25 +72,32 @@ void converge_free(struct converge *converge)
 	free(converge);
 }
 
-/* Since the last time; false where nobody knows. */
-static bool measure(struct converge *converge)
+/* What vCPUs wrote in the last @round_ns (0: before it matters), in bytes.  Nobody
+ * may know. */
+static uint64_t measure(struct converge *converge, uint64_t round_ns)
 {
-	uint64_t now = clock_mono_ns(), since = now - converge->at_ns;
+	bool is_held = converge->share < 1; /* the source alone sets it */
+	uint64_t total = 0;
 
-	for (unsigned int i = 0; i < converge->cpus; i++) {
+	for (unsigned int i = 0; converge->is_known && i < converge->cpus;
+	     i++) {
 		uint64_t writes, before = converge->writes[i];
+		double rate;
 
-		if (machine_vcpu_writes(converge->machine, i, &writes))
-			return false;
+		if (machine_vcpu_writes(converge->machine, i, &writes)) {
+			converge->is_known = false;
+			break;
+		}
 		converge->writes[i] = writes;
 		writes = writes > before ? writes - before : 0;
-		if (since &&
-		    converge->share == 1) /* the source alone sets it */
-			converge->rates[i] = (double)writes *
-					     (double)NS_PER_SEC / (double)since;
+		total += writes << RAM_PAGE_SHIFT;
+		if (!round_ns)
+			continue;
+		rate = (double)writes * (double)NS_PER_SEC / (double)round_ns;
+		if (!is_held || rate > converge->rates[i])
+			converge->rates[i] = rate;
 	}
-	converge->at_ns = now;
-	return true;
+	return total;
 }
 
 void converge_begin(struct converge *converge)
@@ -97,9 +107,11 @@ void converge_begin(struct converge *converge)
 	converge->is_active = true;
 	converge->share = converge->least_share = 1;
 	lock_release(&converge->lock);
-	converge->at_ns = 0;
-	if (!measure(converge))
-		converge->at_ns = 0;
+	for (unsigned int i = 0; i < converge->cpus; i++)
+		converge->rates[i] = 0;
+	converge->remaining_bytes = 0;
+	converge->is_known = true;
+	measure(converge, 0);
 }
 
 static void set_share(struct converge *converge, double share)
@@ -122,23 +134,61 @@ static int limit_all(struct converge *converge, struct err *err)
 	return ret;
 }
 
-void converge_round(struct converge *converge, const struct policy *policy,
-		    uint64_t remaining_bytes, unsigned int max_percent)
+/* A hold that is under way when the guest is stopped goes straight over into the
+ * pause, and the guest cannot tell one from the other: both together are to fit the
+ * limit.  Where nothing fits yet, the pause will be what it is at least. */
+static void limit_holds(struct converge *converge, const struct policy *policy)
 {
-	double least = 1 - (double)max_percent / 100, share;
+	uint64_t pause_ns = policy->estimate_ns <= policy->limit_ns
+				    ? policy->estimate_ns
+				    : policy->fixed_ns;
+
+	governor_set_hold_max(
+		converge->governor,
+		policy->limit_ns > pause_ns ? policy->limit_ns - pause_ns : 0);
+}
+
+/* After the round that has just ended. */
+static double next_share(struct converge *converge, const struct policy *policy,
+			 uint64_t remaining_bytes, uint64_t vcpu_bytes)
+{
+	uint64_t sent_bytes = converge->remaining_bytes;
+
+	converge->remaining_bytes = remaining_bytes;
+	if (!policy->idle_rounds ||
+	    throttle_helps(policy, sent_bytes, remaining_bytes, vcpu_bytes))
+		return throttle_share(policy, converge->share, remaining_bytes);
+	trace(mig_throttle_futile, "%lu bytes are left, %lu of them vCPUs'",
+	      remaining_bytes, vcpu_bytes);
+	return 1;
+}
+
+static void let_go(struct converge *converge)
+{
+	governor_clear(converge->governor, GOVERNOR_MIGRATION);
+	set_share(converge, 1);
+}
+
+void converge_round(struct converge *converge, const struct policy *policy,
+		    uint64_t remaining_bytes, uint64_t round_ns,
+		    unsigned int max_percent)
+{
+	double least = 1 - (double)max_percent / 100, share = 1;
+	uint64_t vcpu_bytes = measure(converge, round_ns);
 	struct err err = ERR_INIT;
 
-	if (!converge->at_ns || !measure(converge))
-		return;
-	share = throttle_share(policy, converge->share, remaining_bytes);
+	if (converge->is_known) {
+		limit_holds(converge, policy);
+		share = next_share(converge, policy, remaining_bytes,
+				   vcpu_bytes);
+	}
 	if (share < least)
 		share = least;
 	if (share == converge->share)
 		return;
 	converge->cap = throttle_cap(converge->rates, converge->cpus, share);
 	if (share == 1 || converge->cap < 1) { /* no vCPU is in the way */
-		governor_clear(converge->governor, GOVERNOR_MIGRATION);
-		set_share(converge, 1);
+		let_go(converge);
 		return;
 	}
 	set_share(converge, share);
@@ -146,15 +196,15 @@ void converge_round(struct converge *converge, const struct policy *policy,
 	      converge->cap);
 	if (limit_all(converge, &err)) {
 		trace(mig_throttle_failed, "%s", err_msg(&err));
-		governor_clear(converge->governor, GOVERNOR_MIGRATION);
-		set_share(converge, 1);
-		converge->at_ns = 0;
+		let_go(converge);
+		converge->is_known = false;
 	}
 }
 
 void converge_end(struct converge *converge)
 {
 	governor_clear(converge->governor, GOVERNOR_MIGRATION);
+	governor_set_hold_max(converge->governor, GOVERNOR_HOLD_MAX_NS);
 	lock_acquire(&converge->lock);
 	for (unsigned int i = 0; converge->is_active && i < converge->cpus; i++)
 		machine_vcpu_held(converge->machine, i, &converge->held[i]);

@@ -27,10 +27,12 @@ struct converge *converge_new(struct machine *machine,
 void converge_free(struct converge *converge);
 
 void converge_begin(struct converge *converge);
-/* @policy decided to go on with @remaining_bytes.  @max_percent: how much of their
- * writing vCPUs may be denied (max-cpu-throttle); 0 lets them go. */
+/* @policy decided to go on with @remaining_bytes, @round_ns after it did so last (0:
+ * it is the first time).  @max_percent: how much of their writing vCPUs may be denied
+ * (max-cpu-throttle); 0 lets them go. */
 void converge_round(struct converge *converge, const struct policy *policy,
-		    uint64_t remaining_bytes, unsigned int max_percent);
+		    uint64_t remaining_bytes, uint64_t round_ns,
+		    unsigned int max_percent);
 /* Nobody is held any more.  May be called again. */
 void converge_end(struct converge *converge);
 

@@ -204,7 +204,7 @@ static void *thread_main(void *opaque)
 	return NULL;
 }
 
-/* With the lock. */
+/* With the lock, so that it ends at once if no limit comes of it. */
 static int start_thread(struct dirty_limit *limit, struct err *err)
 {
 	int ret;
@@ -224,23 +224,25 @@ int dirty_limit_set(struct dirty_limit *limit, unsigned int vcpu,
 		    uint64_t mib_per_sec, struct err *err)
 {
 	struct limited *limited = &limit->vcpus[vcpu];
-	int ret;
+	int ret = 0;
 
 	if (mib_per_sec > DIRTY_LIMIT_MAX_MIB)
 		return err_set(err, -ERANGE,
 			       "dirty-rate of %lu MB/s, at most %u",
 			       mib_per_sec, DIRTY_LIMIT_MAX_MIB);
 	lock_acquire(&limit->lock);
-	ret = governor_set(limit->governor, GOVERNOR_OPERATOR, vcpu,
-			   mib_per_sec ? mib_per_sec * MIB_PAGES : GOVERNOR_ANY,
-			   err);
+	if (mib_per_sec)
+		ret = start_thread(limit, err);
+	if (!ret)
+		ret = governor_set(limit->governor, GOVERNOR_OPERATOR, vcpu,
+				   mib_per_sec ? mib_per_sec * MIB_PAGES
+					       : GOVERNOR_ANY,
+				   err);
 	if (!ret) {
 		limit->count += !limited->mib_per_sec && mib_per_sec;
 		limit->count -= limited->mib_per_sec && !mib_per_sec;
 		limited->mib_per_sec = mib_per_sec;
 		trace(dirty_limit, "vCPU %u: %lu MB/s", vcpu, mib_per_sec);
-		if (limit->count)
-			ret = start_thread(limit, err);
 		pthread_cond_broadcast(&limit->changed);
 	}
 	lock_release(&limit->lock);

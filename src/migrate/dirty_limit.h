@@ -29,7 +29,8 @@ struct dirty_limit *dirty_limit_new(struct machine *machine,
 void dirty_limit_free(struct dirty_limit *limit);
 
 /* Any thread.  vCPU @vcpu may write @mib_per_sec; 0: as much as it likes.  -ERANGE
- * with a reason, or governor_set()'s error. */
+ * with a reason, -EAGAIN for want of a thread, or governor_set()'s error; then nothing
+ * has changed. */
 int dirty_limit_set(struct dirty_limit *limit, unsigned int vcpu,
 		    uint64_t mib_per_sec, struct err *err);
 

@@ -56,6 +56,7 @@ struct governor {
 	/* protected by lock */
 	pthread_cond_t changed;
 	struct governed *vcpus; /* owned */
+	uint64_t hold_max_ns;
 	bool is_ending, has_thread;
 	pthread_t thread;
 };
@@ -119,9 +120,12 @@ static void measure_speed(struct governed *vcpu, double wrote, uint64_t ran_ns)
 
 /* For how long it may run before it is looked at again, so that it owes a hold of
  * the usual length then. */
-static uint64_t next_slice(const struct governed *vcpu, uint64_t ran_ns)
+static uint64_t next_slice(const struct governed *vcpu, uint64_t ran_ns,
+			   uint64_t hold_max_ns)
 {
-	double wanted = pages_in(limit_of(vcpu), GOVERNOR_HOLD_NS);
+	uint64_t hold_ns =
+		hold_max_ns < GOVERNOR_HOLD_NS ? hold_max_ns : GOVERNOR_HOLD_NS;
+	double wanted = pages_in(limit_of(vcpu), hold_ns);
 
 	if (vcpu->debt < 0)
 		wanted -= vcpu->debt;
@@ -142,14 +146,14 @@ static void look_at(struct governor *governor, unsigned int index, uint64_t now)
 		writes = vcpu->writes;
 	wrote = settle(vcpu, writes, now);
 	measure_speed(vcpu, wrote, ran_ns);
-	slice_ns = next_slice(vcpu, ran_ns);
+	slice_ns = next_slice(vcpu, ran_ns, governor->hold_max_ns);
 	/* Between two holds it runs, however long it waited for a CPU. */
 	if (ran_ns >= RAN_MIN_NS)
 		vcpu->cpu_ns = cpu_ns;
 	if (vcpu->debt > 0 && ran_ns >= RAN_MIN_NS) {
 		hold_ns = clamp(vcpu->debt * (double)NS_PER_SEC /
 					(double)limit_of(vcpu),
-				0, GOVERNOR_HOLD_MAX_NS);
+				0, governor->hold_max_ns);
 		machine_hold_vcpu(governor->machine, index, now + hold_ns);
 	}
 	trace(governor,
@@ -204,6 +208,7 @@ struct governor *governor_new(struct machine *machine)
 		return NULL;
 	governor->machine = machine;
 	governor->cpus = machine_options(machine)->cpus;
+	governor->hold_max_ns = GOVERNOR_HOLD_MAX_NS;
 	lock_init(&governor->lock, LOCK_GOVERNOR);
 	lock_cond_init(&governor->changed);
 	governor->vcpus = calloc(governor->cpus, sizeof(*governor->vcpus));
@@ -294,6 +299,14 @@ int governor_set(struct governor *governor, enum governor_client client,
 	}
 	lock_release(&governor->lock);
 	return ret;
+}
+
+void governor_set_hold_max(struct governor *governor, uint64_t hold_ns)
+{
+	lock_acquire(&governor->lock);
+	governor->hold_max_ns = clamp((double)hold_ns, GOVERNOR_HOLD_MIN_NS,
+				      GOVERNOR_HOLD_MAX_NS);
+	lock_release(&governor->lock);
 }
 
 void governor_clear(struct governor *governor, enum governor_client client)

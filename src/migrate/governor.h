@@ -28,6 +28,9 @@ struct machine;
  * that this is not enough. */
 #define GOVERNOR_HOLD_NS     1000000ull
 #define GOVERNOR_HOLD_MAX_NS 2000000ull
+/* No shorter ones are asked for: between two of them a vCPU runs for some 50 us, so
+ * that it could not be denied much. */
+#define GOVERNOR_HOLD_MIN_NS 200000ull
 
 enum governor_client {
 	GOVERNOR_OPERATOR,
@@ -50,6 +53,9 @@ void governor_free(struct governor *governor);
  * it is not known who writes; -EAGAIN for want of a thread. */
 int governor_set(struct governor *governor, enum governor_client client,
 		 unsigned int vcpu, uint64_t pages_per_sec, struct err *err);
+/* From now on no hold is longer than @hold_ns, which counts as what is nearest to it of
+ * GOVERNOR_HOLD_MIN_NS to GOVERNOR_HOLD_MAX_NS, the latter at first. */
+void governor_set_hold_max(struct governor *governor, uint64_t hold_ns);
 /* None of @client's any more: who was held only for it runs on. */
 void governor_clear(struct governor *governor, enum governor_client client);
 

@@ -142,7 +142,8 @@ struct mig_info {
 	struct timeline timeline; /* of a source */
 	bool has_rings;           /* dirty rings, and of this migration: */
 	uint64_t ring_full_exits, ring_entries, ring_reset_ns;
-	bool is_verified; /* hashes were compared and agreed */
+	uint64_t ring_strays; /* of the entries: those that named no memory */
+	bool is_verified;     /* hashes were compared and agreed */
 	uint64_t verified_pages;
 	uint64_t verify_hash;
 };

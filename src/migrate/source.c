@@ -271,6 +271,7 @@ void source_update_info(struct source *src, uint64_t remaining_pages)
 	info->has_rings = src->has_rings;
 	info->ring_full_exits = rings.full_exits - src->rings.full_exits;
 	info->ring_entries = rings.entries - src->rings.entries;
+	info->ring_strays = rings.strays - src->rings.strays;
 	info->ring_reset_ns = rings.reset_ns - src->rings.reset_ns;
 	lock_release(&src->mig->lock);
 }
@@ -326,6 +327,7 @@ static bool source_sync(struct source *src, struct policy_round *round)
 		mig->info.dirty_pages_rate = remaining * NS_PER_SEC / since;
 	mig->on_event(mig->opaque, &event);
 	lock_release(&mig->lock);
+	src->round_ns = src->sync_start_ns ? since : 0;
 	src->sync_start_ns = start;
 	src->last_remaining = remaining;
 	return policy_decide(&src->policy, round);
@@ -488,7 +490,7 @@ static void hold_back(struct source *src, const struct policy_round *round)
 
 	mig_params(src->mig, &params);
 	converge_round(src->mig->converge, &src->policy, round->remaining_bytes,
-		       (unsigned int)params.max_cpu_throttle);
+		       src->round_ns, (unsigned int)params.max_cpu_throttle);
 }
 
 static int source_rounds(struct source *src, struct err *err)

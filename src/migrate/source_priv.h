@@ -33,6 +33,7 @@ struct source {
 	/* of the current pass */
 	uint64_t last_remaining;
 	uint64_t sync_start_ns;
+	uint64_t round_ns; /* between the last two of these; 0: there was one */
 
 	bool has_rings;
 	struct accel_ring_stats rings; /* as the migration began */

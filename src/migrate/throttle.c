@@ -10,18 +10,36 @@
 #define STEP_MIN 0.5
 #define STEP_MAX 0.9
 
+/* Bytes that the pause that was promised has no time for. */
+static double excess_of(const struct policy *policy)
+{
+	if (policy->estimate_ns <= policy->limit_ns)
+		return 0;
+	return (double)(policy->estimate_ns - policy->limit_ns) *
+	       (double)policy->bandwidth / (double)NS_PER_SEC;
+}
+
+bool throttle_helps(const struct policy *policy, uint64_t sent_bytes,
+		    uint64_t remaining_bytes, uint64_t vcpu_bytes)
+{
+	double others = (double)remaining_bytes - (double)vcpu_bytes;
+
+	return !sent_bytes || (double)vcpu_bytes >= excess_of(policy) ||
+	       others < STEP_MAX * (double)sent_bytes;
+}
+
 double throttle_share(const struct policy *policy, double share,
 		      uint64_t remaining_bytes)
 {
 	double rest = (double)remaining_bytes;
-	double over, excess, step;
+	double step;
 
+	if (policy->is_out_of_reach)
+		return 1;
 	if (policy->estimate_ns <= policy->limit_ns || !policy->idle_rounds ||
-	    !remaining_bytes || policy->is_out_of_reach)
+	    !remaining_bytes)
 		return share;
-	over = (double)(policy->estimate_ns - policy->limit_ns);
-	excess = over * (double)policy->bandwidth / (double)NS_PER_SEC;
-	step = (rest - excess) / rest;
+	step = (rest - excess_of(policy)) / rest;
 	if (step < STEP_MIN)
 		step = STEP_MIN;
 	share *= step < STEP_MAX ? step : STEP_MAX;

@@ -10,6 +10,7 @@
 #ifndef GODWIT_MIGRATE_THROTTLE_H
 #define GODWIT_MIGRATE_THROTTLE_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 struct policy;
@@ -23,10 +24,19 @@ struct policy;
  * share from now on.  It is lower only when the estimate is above the limit and did
  * not fall, and then in proportion to what is too much, by a tenth to a half at a
  * time.  Where the fixed costs alone are above the limit (is_out_of_reach), holding
- * back does not help, and is not done.
+ * back does not help, and is not done: 1, whatever it was.
  */
 double throttle_share(const struct policy *policy, double share,
 		      uint64_t remaining_bytes);
+
+/*
+ * Whether it would bring anything if vCPUs wrote less, after a round that brought
+ * nothing: it sent @sent_bytes (0: not known) and left @remaining_bytes, of which
+ * vCPUs made @vcpu_bytes dirty.  Without these the rest would fit, or would have
+ * shrunk by a tenth.  If not, it is others who write too much: devices.
+ */
+bool throttle_helps(const struct policy *policy, uint64_t sent_bytes,
+		    uint64_t remaining_bytes, uint64_t vcpu_bytes);
 
 /*
  * The rate that none of @count vCPUs may pass so that all of them together, with

@@ -78,6 +78,16 @@ def test_vcpus_have_their_shares(fleet: Fleet, mode: str) -> None:
     assert sum(shares.values()) == pytest.approx(told["dirty-rate"], rel=0.2, abs=CPUS + 1)
 
 
+@pytest.mark.parametrize("mode", [LOG, RING])
+def test_vcpu_that_only_reads_has_no_rate(fleet: Fleet, mode: str) -> None:
+    machine = ready(fleet.start(**options(mode, "hot=16M,rate=max,writers=1,tick=1ms")))
+    told = measure(machine, mode)
+    shares = {vcpu["id"]: vcpu["dirty-rate"] for vcpu in told["vcpu-dirty-rate"]}
+    print(shares)
+    # Each of the writer's pages once; the reader's stack and clock.
+    assert shares[0] > 0 and shares[1] <= 1
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_idle_guest_writes_nothing(fleet: Fleet, mode: str) -> None:
     machine = ready(fleet.start(**options(mode, "hot=0,tick=10ms")))

@@ -23,7 +23,10 @@
 #include "mem/ram.h"
 
 /* A slot's bitmap and a word for bits shifted past its end. */
-#define KV_HARVEST_BITS ((KV_SLOT_SIZE >> RAM_PAGE_SHIFT) + BITMAP_WORD_BITS)
+static uint64_t harvest_bits(const struct kv *kv)
+{
+	return (kv->slot_size >> RAM_PAGE_SHIFT) + BITMAP_WORD_BITS;
+}
 
 static void enable_manual_protect(struct kv *kv)
 {
@@ -41,7 +44,7 @@ static void enable_manual_protect(struct kv *kv)
 
 int kv_bitmap_init(struct kv *kv, bool use_plain_log, struct err *err)
 {
-	kv->harvest = bitmap_new(KV_HARVEST_BITS);
+	kv->harvest = bitmap_new(harvest_bits(kv));
 	if (!kv->harvest)
 		return err_set(err, -ENOMEM, "no memory for dirty bitmaps");
 	if (!use_plain_log)
@@ -51,7 +54,7 @@ int kv_bitmap_init(struct kv *kv, bool use_plain_log, struct err *err)
 
 void kv_bitmap_fini(struct kv *kv)
 {
-	bitmap_free(kv->harvest, KV_HARVEST_BITS);
+	bitmap_free(kv->harvest, harvest_bits(kv));
 }
 
 /* Into kv->harvest.  False: it could not be read. */

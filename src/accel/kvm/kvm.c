@@ -293,6 +293,7 @@ int kv_new(const struct accel_config *config, struct accel **ret_accel,
 	if (!ret)
 		ret = check_capabilities(kv, config, err);
 	if (!ret) {
+		kv_slots_choose_size(kv);
 		kv_routes_init(kv);
 		ret = kv_cpuid_init(kv, err);
 	}

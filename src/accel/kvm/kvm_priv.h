@@ -5,6 +5,7 @@
  *	kvm.c        the VM: creation, capabilities, interrupt lines
  *	cpuid.c      what processor the guest sees
  *	slots.c      memslots and dirty logging on and off, as a memory listener
+ *	slot.c       one of them
  *	bitmap.c     the dirty bitmap of a memslot
  *	log_stop.c   turns logging off when nothing wants it any more
  *	ring.c       the dirty rings of vCPUs, instead
@@ -55,11 +56,13 @@ struct kv_msr_list {
 	bool is_fixed[KV_MSR_MAX]; /* KVM refuses to set it: compared instead */
 };
 
-/* 1 GiB: turning logging off takes 5 ms, for which other changes of memslots wait;
- * why no less and no more: docs/dirty-tracking.md. */
-#define KV_SLOT_SIZE (1ull << 30)
+/* 1 GiB: turning logging off takes 9 ms, for which other changes of memslots wait;
+ * why no less and no more: docs/dirty-tracking.md.  More where a guest would need most
+ * of the memslots that there are; KVM takes none of 8 TiB. */
+#define KV_SLOT_SIZE_MIN (1ull << 30)
+#define KV_SLOT_SIZE_MAX (1ull << 42)
 
-/* A memslot: at most KV_SLOT_SIZE of one RAM block. */
+/* A memslot: at most kv.slot_size of one RAM block. */
 struct kv_slot {
 	struct list link; /* in kv.slots, by block and offset */
 	uint32_t id;
@@ -67,8 +70,11 @@ struct kv_slot {
 	struct ram_block *block; /* borrowed while the range is mapped */
 	uint64_t offset;         /* in @block */
 	bool is_readonly;
-	bool is_logged;        /* KVM_MEM_LOG_DIRTY_PAGES is set (log_stop.c) */
-	bool is_watched;       /* logged since before its first page was read */
+	bool is_logged;  /* KVM_MEM_LOG_DIRTY_PAGES is set (log_stop.c) */
+	bool is_watched; /* logged since before its first page was read */
+	/* atomic: some of it may be writable and in no ring (ring.c), until its
+	 * logging was turned off and on again */
+	bool is_doubtful;
 	bool is_region_log;    /* wanted by mem_region_set_log() */
 	struct list stop_link; /* in kv.log_stop.slots */
 };
@@ -121,6 +127,7 @@ struct kv {
 	size_t run_size; /* of the shared kvm_run mapping */
 	uint32_t xsave_size;
 	uint32_t slot_max;
+	uint64_t slot_size; /* a power of two */
 	bool has_manual_protect;
 	bool has_clock_realtime; /* KVM_SET_CLOCK adds what passed since */
 	bool has_pit;
@@ -138,10 +145,15 @@ struct kv {
 
 	/* protected by the topology lock */
 	struct list slots;
-	uint8_t *slot_ids;   /* 1: in use */
-	struct err slot_err; /* the first slot that could not be set */
-	bool is_logging;     /* global logging */
-	uint64_t *harvest;   /* room for one slot's bitmap */
+	struct {
+		struct list *link; /* in @slots; NULL: they have changed */
+		uint32_t block;    /* by index */
+		uint64_t first;    /* page */
+	} cleared;                 /* what was last: see slots.c, seek() */
+	uint8_t *slot_ids;         /* 1: in use */
+	struct err slot_err;       /* the first slot that could not be set */
+	bool is_logging;           /* global logging */
+	uint64_t *harvest;         /* room for one slot's bitmap */
 
 	uint64_t ioeventfd_calls; /* atomic */
 	struct accel_routes routes;
@@ -226,14 +238,22 @@ void kv_tsc_rate_probe(struct kv_vcpu *vcpu);
 int kv_cpuid_apply(struct kv_vcpu *vcpu, struct err *err);
 
 /* slots.c */
+/* Choose kv->slot_size by the memory that is there. */
+void kv_slots_choose_size(struct kv *kv);
 int kv_slots_init(struct kv *kv, struct err *err);
 void kv_slots_fini(struct kv *kv);
+
+/* slot.c */
 /* Tell KVM of @slot; of @size 0: it goes away. */
 int kv_slot_tell(const struct kv *kv, const struct kv_slot *slot,
 		 bool is_logged, uint64_t size);
 /* Nothing is known of its writes: all of it that was touched becomes dirty (a
  * hole that is touched later is found resident). */
 void kv_slot_mark_dirty(const struct kv_slot *slot);
+/* In the order of kv.slots: negative when all of it is before pages
+ * [first, first + count) of @block, positive when all is behind them, else 0. */
+int kv_slot_order(const struct kv_slot *slot, const struct ram_block *block,
+		  uint64_t first, uint64_t count);
 
 /* log_stop.c; the last three with the topology lock */
 void kv_log_stop_init(struct kv *kv, bool is_inline);

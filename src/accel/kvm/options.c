@@ -82,7 +82,7 @@ int kv_options_check(struct accel_options *options, struct err *err)
 	if (options->dirty == ACCEL_DIRTY_BITMAP && options->ring_entries)
 		return err_set(err, -EINVAL, "ring-entries=%u needs dirty=ring",
 			       options->ring_entries);
-	if (options->dirty == ACCEL_DIRTY_RING && options->use_plain_log)
+	if (options->dirty != ACCEL_DIRTY_BITMAP && options->use_plain_log)
 		return err_set(err, -EINVAL,
 			       "x-plain-log=on is of dirty=bitmap, not of "
 			       "dirty=ring");

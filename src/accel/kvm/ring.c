@@ -39,7 +39,8 @@
 #define RING_ENTRIES_DEFAULT 4096u
 #define RING_BATCH           4096u /* a reset takes 40 ns an entry */
 
-/* A reset stops early for a signal (Linux 6.17), which is gone the next time. */
+/* A reset stops early for what no thread can block: a stop signal, the freezer, a
+ * debugger (Linux 6.17).  That is over the next time. */
 #define RESET_TRIES 100
 
 /* The reaper's pause is what half a ring takes to fill, but no less than this:
@@ -70,8 +71,9 @@ struct kv_ring {
 	} batch[RING_BATCH];
 	uint32_t batch_used;
 	uint64_t unreset; /* collected; the kernel has not seen to them yet */
-	/* atomic: some could not be reset, their pages are unknown */
-	bool is_lossy;
+	/* atomic: some could not be reset, their pages are unknown; and a slot's
+	 * is_doubtful was set */
+	bool is_lossy, has_doubts;
 	struct accel_ring_stats stats; /* read by any thread */
 };
 
@@ -121,14 +123,16 @@ static bool is_dirty(const struct kvm_dirty_gfn *entry)
 		KVM_DIRTY_GFN_F_MASK) == KVM_DIRTY_GFN_F_DIRTY;
 }
 
-/* Move entries of @vcpu's ring into the batch, in order, as far as it has room. */
-static uint32_t collect(struct kv_ring *ring, struct kv_vcpu *vcpu)
+/* Move entries of @vcpu's ring into the batch, in order, @most of them and as far
+ * as it has room. */
+static uint32_t collect(struct kv_ring *ring, struct kv_vcpu *vcpu,
+			uint32_t most)
 {
 	struct kv_vcpu_ring *from = &vcpu->ring;
 	uint64_t start = clock_mono_ns();
 	uint32_t taken = 0;
 
-	while (ring->batch_used < RING_BATCH) {
+	while (taken < most && ring->batch_used < RING_BATCH) {
 		struct kvm_dirty_gfn *entry =
 			entry_at(ring, vcpu, from->collected);
 
@@ -156,7 +160,8 @@ static uint32_t collect(struct kv_ring *ring, struct kv_vcpu *vcpu)
 
 /* With no signal pending: one stops the reset (Linux 6.17), and entries that were
  * gathered until then to be protected together are forgotten by the kernel, although
- * they count as reset.  Writes to their pages would be in no log. */
+ * they count as reset.  Writes to their pages would be in no log: doubt(), but for
+ * one that comes behind the last entry, which does not show. */
 static int reset_undisturbed(struct kv_ring *ring)
 {
 	sigset_t all, before;
@@ -169,7 +174,28 @@ static int reset_undisturbed(struct kv_ring *ring)
 	return ret;
 }
 
-/* All that was ever collected is write-protected when this returns 0. */
+static void doubt_slot(struct kv_ring *ring, uint32_t id)
+{
+	struct kv_slot *slot = id < ring->kv->slot_max ? ring->slots[id] : NULL;
+
+	if (slot)
+		__atomic_store_n(&slot->is_doubtful, true, __ATOMIC_RELAXED);
+}
+
+/* A reset stopped in the middle of up to 64 pages of some memslot: of one that is in
+ * the batch, or of any, where a last sync left others to be reset. */
+static void doubt(struct kv_ring *ring, bool is_any)
+{
+	for (uint32_t i = 0; i < ring->batch_used; i++)
+		doubt_slot(ring, ring->batch[i].slot);
+	for (uint32_t id = 0; is_any && id < ring->kv->slot_max; id++)
+		doubt_slot(ring, id);
+	/* Pairs with the acquire in settle_doubts(). */
+	__atomic_store_n(&ring->has_doubts, true, __ATOMIC_RELEASE);
+}
+
+/* All that was ever collected is write-protected when this returns 0, but what is in
+ * doubt. */
 static int reset(struct kv_ring *ring)
 {
 	uint64_t start = clock_mono_ns(), before = ring->unreset;
@@ -179,6 +205,11 @@ static int reset(struct kv_ring *ring)
 		ret = reset_undisturbed(ring);
 		if (ret < 0 && errno != EINTR)
 			break;
+		if (ret > 0 && (uint64_t)ret < ring->unreset) {
+			trace(kvm_ring_reset_stopped, "%d of %lu entries", ret,
+			      ring->unreset);
+			doubt(ring, before > ring->batch_used);
+		}
 		if (ret > 0)
 			ring->unreset -= (uint64_t)ret < ring->unreset
 						 ? (uint64_t)ret
@@ -263,21 +294,11 @@ static void publish(struct kv_ring *ring)
 	ring->batch_used = 0;
 }
 
-/* One batch of @only's entries, or of all vCPUs' for NULL; *@ret_taken tells how
- * many.  -errno: they were not reset, see is_lossy. */
-static int harvest(struct kv_ring *ring, struct kv_vcpu *only,
-		   uint32_t *ret_taken)
+/* With what was collected.  -errno: it was not reset, see is_lossy. */
+static int reset_and_publish(struct kv_ring *ring)
 {
-	int ret;
+	int ret = reset(ring);
 
-	if (only)
-		collect(ring, only);
-	for (unsigned int i = 0; !only && i < ring->kv->cpus; i++) {
-		if (ring->vcpus[i])
-			collect(ring, ring->vcpus[i]);
-	}
-	*ret_taken = ring->batch_used;
-	ret = reset(ring);
 	if (!ret) {
 		publish(ring);
 		return 0;
@@ -287,19 +308,56 @@ static int harvest(struct kv_ring *ring, struct kv_vcpu *only,
 	return ret;
 }
 
-/* Until every ring was seen empty, or emptied once. */
-static uint64_t harvest_all(struct kv_ring *ring)
+/* All rings in a row, in as many turns as that takes: each until it was seen empty or
+ * gave as much as it holds, so that all that it had when the walk began is taken,
+ * and one that fills as fast as it is emptied keeps nobody waiting for the next. */
+struct walk {
+	unsigned int vcpu;
+	uint32_t taken; /* of its entries */
+};
+
+static bool walk_is_over(const struct kv_ring *ring, const struct walk *walk)
 {
-	uint64_t limit = (uint64_t)ring->entries * ring->kv->cpus, total = 0;
+	return walk->vcpu >= ring->kv->cpus;
+}
+
+/* One batch, in this turn.  Returns how many entries it was; -errno as
+ * reset_and_publish(). */
+static int walk_on(struct kv_ring *ring, struct walk *walk)
+{
 	uint32_t taken;
 	int ret;
 
-	do {
+	while (!walk_is_over(ring, walk)) {
+		struct kv_vcpu *vcpu = ring->vcpus[walk->vcpu];
+
+		if (vcpu)
+			walk->taken += collect(ring, vcpu,
+					       ring->entries - walk->taken);
+		if (ring->batch_used == RING_BATCH &&
+		    walk->taken < ring->entries)
+			break; /* it may have more */
+		walk->vcpu++;
+		walk->taken = 0;
+	}
+	taken = ring->batch_used;
+	ret = reset_and_publish(ring);
+	return ret ? ret : (int)taken;
+}
+
+/* Returns how many entries there were. */
+static uint64_t harvest_all(struct kv_ring *ring)
+{
+	struct walk walk = { .vcpu = 0 };
+	uint64_t total = 0;
+	int taken = 0;
+
+	while (taken >= 0 && !walk_is_over(ring, &walk)) {
 		turn_take(ring);
-		ret = harvest(ring, NULL, &taken);
+		taken = walk_on(ring, &walk);
 		turn_give(ring);
-		total += taken;
-	} while (!ret && taken == RING_BATCH && total < limit);
+		total += taken > 0 ? (uint64_t)taken : 0;
+	}
 	return total;
 }
 
@@ -324,21 +382,32 @@ static bool vcpu_is_running(const struct kv_ring *ring)
 	return false;
 }
 
+static bool reaper_is_wanted(struct kv_ring *ring)
+{
+	bool is_wanted;
+
+	lock_acquire(&ring->lock);
+	is_wanted = ring->is_active;
+	lock_release(&ring->lock);
+	return is_wanted;
+}
+
 /* Harvest while vCPUs run: what those leave that have stopped is the sync's, and
- * nothing keeps it waiting then.  Returns when to look again, in ns from now; 0:
- * when something is written again. */
+ * nothing keeps it waiting then.  Bounded, as an urgent thread has to be: vCPUs may
+ * fill their rings as fast as they are emptied here.  Returns when to look again, in
+ * ns from now; 0: when something is written again. */
 static uint64_t reap(struct kv_ring *ring, uint64_t since_ns)
 {
+	struct walk walk = { .vcpu = 0 };
 	uint64_t most = 0, rate;
-	uint32_t taken;
+	int taken = 0;
 
-	do {
+	while (taken >= 0 && !walk_is_over(ring, &walk) &&
+	       reaper_is_wanted(ring)) {
 		turn_take(ring);
-		taken = 0;
-		if (vcpu_is_running(ring))
-			harvest(ring, NULL, &taken);
+		taken = vcpu_is_running(ring) ? walk_on(ring, &walk) : -EAGAIN;
 		turn_give(ring);
-	} while (taken == RING_BATCH);
+	}
 
 	turn_take(ring);
 	for (unsigned int i = 0; i < ring->kv->cpus; i++) {
@@ -406,7 +475,8 @@ int kv_ring_full(struct kv_vcpu *vcpu, struct err *err)
 	int ret;
 
 	turn_take(ring);
-	ret = harvest(ring, vcpu, &taken);
+	taken = collect(ring, vcpu, RING_BATCH);
+	ret = reset_and_publish(ring);
 	count(&ring->stats.full_exits, 1);
 	turn_give(ring);
 	trace(kvm_ring_full, "vCPU %u: %u entries, %lu us", vcpu->vcpu.index,
@@ -425,10 +495,29 @@ static void harvest_last(struct kv_ring *ring)
 {
 	turn_take(ring);
 	for (unsigned int i = 0; i < ring->kv->cpus; i++) {
-		while (ring->vcpus[i] && collect(ring, ring->vcpus[i]))
+		while (ring->vcpus[i] &&
+		       collect(ring, ring->vcpus[i], RING_BATCH))
 			publish(ring);
 	}
 	turn_give(ring);
+}
+
+/* Nothing is known of a slot in doubt: all of it is unsent, and it is watched again
+ * before its first page is read, as at the start (slots.c). */
+static void settle_doubts(struct kv *kv)
+{
+	struct kv_slot *slot;
+
+	if (!__atomic_exchange_n(&kv->ring->has_doubts, false,
+				 __ATOMIC_ACQUIRE))
+		return;
+	list_for_each (slot, &kv->slots, link) {
+		if (!slot->is_watched ||
+		    !__atomic_load_n(&slot->is_doubtful, __ATOMIC_RELAXED))
+			continue;
+		kv_slot_mark_dirty(slot);
+		slot->is_watched = false;
+	}
 }
 
 void kv_ring_sync(struct kv *kv, bool is_last)
@@ -460,6 +549,7 @@ void kv_ring_sync(struct kv *kv, bool is_last)
 			lock_release(&ring->lock);
 		}
 	}
+	settle_doubts(kv);
 	is_lossy = __atomic_load_n(&ring->is_lossy, __ATOMIC_RELAXED);
 	if (!is_lossy && !(is_last && ring->has_backup_bitmap))
 		return; /* in the same time for any number of memslots */

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
  * Memslots: a listener of the machine's memory.  Each RAM range of the flat view
- * becomes memslots of at most KV_SLOT_SIZE, cut where the guest-physical address
+ * becomes memslots of at most kv->slot_size, cut where the guest-physical address
  * is a multiple of it.  The cut is private to accel/kvm.
  */
 #include <errno.h>
@@ -13,28 +13,6 @@
 #include "base/trace.h"
 #include "kvm_priv.h"
 #include "mem/ram.h"
-
-int kv_slot_tell(const struct kv *kv, const struct kv_slot *slot,
-		 bool is_logged, uint64_t size)
-{
-	struct kvm_userspace_memory_region region = {
-		.slot = slot->id,
-		.flags = (is_logged ? KVM_MEM_LOG_DIRTY_PAGES : 0) |
-			 (slot->is_readonly ? KVM_MEM_READONLY : 0),
-		.guest_phys_addr = slot->gpa,
-		.memory_size = size,
-		.userspace_addr =
-			(uint64_t)(uintptr_t)(slot->block->host + slot->offset),
-	};
-
-	if (kv->vm_fd < 0) /* the VM is gone, and all its slots */
-		return 0;
-	trace(kvm_slot, "slot %u: gpa 0x%lx size 0x%lx flags 0x%x", slot->id,
-	      slot->gpa, size, region.flags);
-	if (ioctl(kv->vm_fd, KVM_SET_USER_MEMORY_REGION, &region) < 0)
-		return -errno;
-	return 0;
-}
 
 static int slot_id_take(struct kv *kv, uint32_t *ret_id)
 {
@@ -52,6 +30,7 @@ static void slot_insert(struct kv *kv, struct kv_slot *slot)
 {
 	struct kv_slot *other;
 
+	kv->cleared.link = NULL;
 	list_for_each_reverse(other, &kv->slots, link)
 	{
 		if (other->block->index < slot->block->index ||
@@ -124,20 +103,12 @@ static void kv_region_add(void *opaque, const struct mem_section *section)
 	if (!ram_part(&section->range, &at, &end))
 		return;
 	while (at < end) {
-		uint64_t cut = (at & ~(KV_SLOT_SIZE - 1)) + KV_SLOT_SIZE;
+		uint64_t cut = (at & ~(kv->slot_size - 1)) + kv->slot_size;
 		uint64_t stop = cut < end ? cut : end;
 
 		slot_add(kv, &section->range, at, stop - at);
 		at = stop;
 	}
-}
-
-void kv_slot_mark_dirty(const struct kv_slot *slot)
-{
-	uint64_t at = slot->offset, end = slot->offset + slot->size, start;
-
-	while (ram_block_next_data(slot->block, at, end, &start, &at))
-		ram_block_mark_dirty(slot->block, start, at - start);
 }
 
 static bool slot_is_wanted(const struct kv *kv, const struct kv_slot *slot)
@@ -156,6 +127,7 @@ static void slot_del(struct kv *kv, struct kv_slot *slot)
 	if (slot_is_wanted(kv, slot))
 		kv_slot_mark_dirty(slot);
 	kv->slot_ids[slot->id] = 0;
+	kv->cleared.link = NULL;
 	list_del(&slot->link);
 	free(slot);
 }
@@ -217,15 +189,23 @@ static int kv_log_global_start(void *opaque, struct err *err)
 /* From here on writes to the slot are found.  Called before its first page is
  * read (D1): until then all that is resident in it is unsent, whoever wrote it.
  * It may be logged from before: a page that is not dirty in KVM is protected
- * then, and one that is will be cleared, or is forgotten here. */
+ * then, and one that is will be cleared, or is forgotten here.  One of which that is
+ * in doubt is turned off first: KVM then protects all of it. */
 static int slot_watch(struct kv *kv, struct kv_slot *slot, struct err *err)
 {
-	int ret;
+	bool was_doubtful = __atomic_exchange_n(&slot->is_doubtful, false,
+						__ATOMIC_RELAXED);
+	int ret = 0;
 
 	kv_log_stop_take(kv, slot);
 	if (slot->is_logged && !kv->ring) /* which the first sync emptied */
 		kv_bitmap_forget(kv, slot);
-	ret = slot_set_log(kv, slot, true);
+	if (was_doubtful)
+		ret = slot_set_log(kv, slot, false);
+	if (!ret)
+		ret = slot_set_log(kv, slot, true);
+	if (ret && was_doubtful)
+		__atomic_store_n(&slot->is_doubtful, true, __ATOMIC_RELAXED);
 	if (ret)
 		return err_set_errno(err, ret,
 				     "cannot log writes to memory at 0x%lx",
@@ -276,30 +256,65 @@ static void kv_log_sync_all(void *opaque, bool is_last)
 	}
 }
 
+/* In kv->slots: behind all that end before page @first of @block.  The windows of a
+ * pass come in order, a thousand for each of what may be thousands of memslots, so
+ * that the walk begins where the last one ended. */
+static struct list *seek(struct kv *kv, const struct ram_block *block,
+			 uint64_t first)
+{
+	struct list *at = kv->cleared.link;
+
+	if (!at || block->index < kv->cleared.block ||
+	    (block->index == kv->cleared.block && first < kv->cleared.first))
+		at = kv->slots.next;
+	while (at != &kv->slots &&
+	       kv_slot_order(list_entry(at, struct kv_slot, link), block, first,
+			     1) < 0)
+		at = at->next;
+	kv->cleared.link = at;
+	kv->cleared.block = block->index;
+	kv->cleared.first = first;
+	return at;
+}
+
+/* Pages [first, first + count) of its block, as far as they are in it. */
+static int slot_clear(struct kv *kv, struct kv_slot *slot, uint64_t first,
+		      uint64_t count, const uint64_t *bits, struct err *err)
+{
+	uint64_t start = slot->offset >> RAM_PAGE_SHIFT;
+	uint64_t end = start + (slot->size >> RAM_PAGE_SHIFT);
+	int ret = 0;
+
+	if (!slot->is_watched)
+		ret = slot_watch(kv, slot, err);
+	if (ret || kv->ring) /* whose reset did it */
+		return ret;
+	if (start < first)
+		start = first;
+	if (end > first + count)
+		end = first + count;
+	kv_bitmap_clear(kv, slot, start, end, bits, first);
+	return 0;
+}
+
 static int kv_log_clear(void *opaque, struct ram_block *block, uint64_t first,
 			uint64_t count, const uint64_t *bits, struct err *err)
 {
 	struct kv *kv = opaque;
-	struct kv_slot *slot;
 	int ret = 0;
 
-	list_for_each (slot, &kv->slots, link) {
-		uint64_t start = slot->offset >> RAM_PAGE_SHIFT;
-		uint64_t end = start + (slot->size >> RAM_PAGE_SHIFT);
-		uint64_t from = first > start ? first : start;
-		uint64_t to = first + count < end ? first + count : end;
+	for (struct list *at = seek(kv, block, first); !ret && at != &kv->slots;
+	     at = at->next) {
+		struct kv_slot *slot = list_entry(at, struct kv_slot, link);
+		int order = kv_slot_order(slot, block, first, count);
 
-		if (slot->block != block || from >= to ||
-		    !slot_is_wanted(kv, slot))
-			continue;
-		if (!slot->is_watched)
-			ret = slot_watch(kv, slot, err);
-		if (ret)
-			return ret;
-		if (!kv->ring) /* whose reset did it */
-			kv_bitmap_clear(kv, slot, from, to, bits, first);
+		if (order > 0)
+			break;
+		/* Before it all the same, where memory is mapped twice. */
+		if (order == 0 && slot_is_wanted(kv, slot))
+			ret = slot_clear(kv, slot, first, count, bits, err);
 	}
-	return 0;
+	return ret;
 }
 
 static int eventfd_tell(struct kv *kv, const struct mem_section *section,
@@ -357,6 +372,25 @@ static const struct mem_listener_ops port_ops = {
 	.eventfd_add = kv_eventfd_add,
 	.eventfd_del = kv_eventfd_del,
 };
+
+/* Half of them at most: what devices put into the guest's memory splits it. */
+void kv_slots_choose_size(struct kv *kv)
+{
+	const struct mem_range *range;
+	u128 total = 0;
+
+	rcu_read_lock();
+	flat_view_for_each(range, addr_space_view(kv->memory))
+	{
+		if (mem_region_is_ram(range->region))
+			total += range->size;
+	}
+	rcu_read_unlock();
+	kv->slot_size = KV_SLOT_SIZE_MIN;
+	while (kv->slot_size < KV_SLOT_SIZE_MAX &&
+	       total / kv->slot_size > kv->slot_max / 2)
+		kv->slot_size *= 2;
+}
 
 int kv_slots_init(struct kv *kv, struct err *err)
 {

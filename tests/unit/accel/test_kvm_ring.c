@@ -21,6 +21,8 @@
 #include "stamp_guest.h"
 
 #define RING_MIN             256u
+#define RING_DEFAULT         4096
+#define REFILLED_ENTRIES     65536u
 #define CAP_RING_WITH_BITMAP 225 /* KVM_CAP_DIRTY_LOG_RING_WITH_BITMAP */
 
 /* ---- the kernel, from outside ---- */
@@ -44,15 +46,23 @@ static struct {
 	unsigned int log_count;
 	pthread_mutex_t log_lock;
 
-	/* KVM_RESET_DIRTY_RINGS, once each */
+	/* KVM_RESET_DIRTY_RINGS, once each: is stopped in the middle */
+	struct kv *forgetful;
+	int owed;               /* entries, of which the next call tells */
 	int interrupted_resets; /* says EINTR, or does nothing: no progress */
 	unsigned int resets,
 		open_resets; /* the latter: with a kick let through */
 	bool resets_fail;
+	/* Says that it has reset all, while this vCPU has filled its ring. */
+	struct kv_vcpu *refilled;
+	uint32_t refill_at;
+	bool is_slow; /* until the reaper is to end */
+	sem_t in_reset, may_reset;
 
 	pthread_barrier_t *when_full; /* all vCPUs wait for each other there */
 	unsigned int full_exits;
 	uint64_t backup_page; /* of slot 0, told by KVM_GET_DIRTY_LOG */
+	unsigned int relogs;  /* memslots whose logging went off */
 	unsigned int gets;
 	uint64_t protect_flags;
 } kernel = { .log_lock = PTHREAD_MUTEX_INITIALIZER };
@@ -65,6 +75,8 @@ void *__wrap_mmap64(void *addr, size_t size, int prot, int flags, int fd,
 		    off_t offset);
 void __real_kv_vcpus_flush(struct kv *kv);
 void __wrap_kv_vcpus_flush(struct kv *kv);
+int __real_pthread_join(pthread_t thread, void **ret_value);
+int __wrap_pthread_join(pthread_t thread, void **ret_value);
 int __real_lock_wait_until(struct lock *lock, pthread_cond_t *cond,
 			   uint64_t until_ns);
 int __wrap_lock_wait_until(struct lock *lock, pthread_cond_t *cond,
@@ -185,8 +197,72 @@ static int enable_cap(int fd, struct kvm_enable_cap *cap)
 	return __real_ioctl(fd, KVM_ENABLE_CAP, cap);
 }
 
+/* One page, in each entry that was collected since the last time. */
+static void refill(const struct kv_vcpu *vcpu)
+{
+	for (uint32_t i = 0; i < REFILLED_ENTRIES; i++) {
+		struct kvm_dirty_gfn *entry =
+			&vcpu->ring
+				 .entries[kernel.refill_at % REFILLED_ENTRIES];
+
+		if (__atomic_load_n(&entry->flags, __ATOMIC_ACQUIRE) ==
+		    KVM_DIRTY_GFN_F_DIRTY)
+			return;
+		entry->slot = 1;
+		entry->offset = 5;
+		__atomic_store_n(&entry->flags, KVM_DIRTY_GFN_F_DIRTY,
+				 __ATOMIC_RELEASE);
+		kernel.refill_at++;
+	}
+}
+
+static unsigned int unreset_entries(const struct kv *kv)
+{
+	unsigned int count = 0;
+
+	for (unsigned int i = 0; i < VM_CPUS; i++) {
+		const struct kvm_dirty_gfn *entry = kv->vcpus[i]->ring.entries;
+
+		for (int j = 0; j < RING_DEFAULT; j++)
+			count += entry[j].flags == KVM_DIRTY_GFN_F_RESET;
+	}
+	return count;
+}
+
+/* Of a vCPU's entries that are to be reset @most become nobody's. */
+static int forget(const struct kv_vcpu *vcpu, int most)
+{
+	struct kvm_dirty_gfn *entry = vcpu->ring.entries;
+	int forgotten = 0;
+
+	for (int i = 0; i < RING_DEFAULT && forgotten < most; i++) {
+		if (entry[i].flags != KVM_DIRTY_GFN_F_RESET)
+			continue;
+		entry[i].slot = UINT16_MAX;
+		forgotten++;
+	}
+	return forgotten;
+}
+
+/* As Linux for a signal: what it has gathered by then stays writable, but counts as
+ * reset.  The next call finds the rest. */
+static int reset_forgetfully(int fd, struct kv *kv)
+{
+	int forgotten = 0, ret;
+
+	for (unsigned int i = 0; i < VM_CPUS && !forgotten; i++)
+		forgotten = forget(kv->vcpus[i], 64);
+	ret = __real_ioctl(fd, KVM_RESET_DIRTY_RINGS, NULL);
+	if (ret > forgotten)
+		kernel.owed = ret - forgotten;
+	else
+		kernel.owed = 1;
+	return ret - kernel.owed;
+}
+
 static int reset_rings(int fd)
 {
+	struct kv *forgetful;
 	int left =
 		__atomic_load_n(&kernel.interrupted_resets, __ATOMIC_RELAXED);
 	sigset_t blocked;
@@ -199,12 +275,32 @@ static int reset_rings(int fd)
 		errno = EIO;
 		return -1;
 	}
+	if (__atomic_load_n(&kernel.is_slow, __ATOMIC_ACQUIRE)) {
+		sem_post(&kernel.in_reset);
+		sem_wait(&kernel.may_reset);
+	}
+	if (kernel.refilled) {
+		refill(kernel.refilled);
+		return INT32_MAX;
+	}
 	if (left > 0) {
 		__atomic_store_n(&kernel.interrupted_resets, left - 1,
 				 __ATOMIC_RELAXED);
 		errno = EINTR;
 		return left % 2 ? -1 : 0;
 	}
+	if (kernel.owed) {
+		left = kernel.owed;
+		kernel.owed = 0;
+		return left;
+	}
+	forgetful =
+		__atomic_exchange_n(&kernel.forgetful, NULL, __ATOMIC_ACQ_REL);
+	if (forgetful && unreset_entries(forgetful) > 1)
+		return reset_forgetfully(fd, forgetful);
+	if (forgetful) /* it would not show */
+		__atomic_store_n(&kernel.forgetful, forgetful,
+				 __ATOMIC_RELEASE);
 	return kernel.log_count ? log_reset(fd)
 				: __real_ioctl(fd, KVM_RESET_DIRTY_RINGS, NULL);
 }
@@ -242,9 +338,18 @@ static int get_dirty_log(int fd, struct kvm_dirty_log *log)
 	return 0;
 }
 
+static int set_slot(int fd, const struct kvm_userspace_memory_region *region)
+{
+	if (region->memory_size && !(region->flags & KVM_MEM_LOG_DIRTY_PAGES))
+		__atomic_fetch_add(&kernel.relogs, 1, __ATOMIC_RELAXED);
+	return __real_ioctl(fd, KVM_SET_USER_MEMORY_REGION, (void *)region);
+}
+
 int __wrap_ioctl(int fd, unsigned long request, void *arg)
 {
 	switch (request) {
+	case KVM_SET_USER_MEMORY_REGION:
+		return set_slot(fd, arg);
 	case KVM_CHECK_EXTENSION:
 		return check_extension(fd, (uintptr_t)arg);
 	case KVM_ENABLE_CAP:
@@ -266,6 +371,14 @@ void __wrap_kv_vcpus_flush(struct kv *kv)
 {
 	if (!has_no_flush)
 		__real_kv_vcpus_flush(kv);
+}
+
+/* Whoever joins the reaper has told it to end. */
+int __wrap_pthread_join(pthread_t thread, void **ret_value)
+{
+	if (__atomic_exchange_n(&kernel.is_slow, false, __ATOMIC_ACQ_REL))
+		sem_post(&kernel.may_reset);
+	return __real_pthread_join(thread, ret_value);
 }
 
 /* Pauses of the reaper, the one at work first: here it alone waits for a time. */
@@ -291,6 +404,8 @@ static int setup(void **state)
 	(void)state;
 	memset(&kernel, 0, sizeof(kernel));
 	pthread_mutex_init(&kernel.log_lock, NULL);
+	sem_init(&kernel.in_reset, 0, 0);
+	sem_init(&kernel.may_reset, 0, 0);
 	has_no_flush = false;
 	return 0;
 }
@@ -445,6 +560,29 @@ static struct accel_ring_stats stats_of(const struct stamp_guest *g)
 	return stats;
 }
 
+#define STARTS_MAX 20
+
+/* Another start while no ring was full: on a busy machine the reaper can be ahead of
+ * slow writers. */
+static void write_until_full(struct stamp_guest *g)
+{
+	for (int i = 0; i < STARTS_MAX && !stats_of(g).full_exits; i++) {
+		uint64_t least = STAMP_MAX;
+
+		stamp_stop(g);
+		for (unsigned int j = 0; j < VM_CPUS; j++) {
+			if (g->vcpus[j].stamps < least)
+				least = g->vcpus[j].stamps;
+		}
+		stamp_start(g, 100000);
+		while (!stats_of(g).full_exits &&
+		       !stamp_is_past(g, least + 100000 - 8))
+			stamp_round(g);
+	}
+	if (!stats_of(g).full_exits)
+		fail_msg("no ring was ever full");
+}
+
 /* It leaves the guest for nothing but full rings. */
 static void test_smallest_rings_under_the_heaviest_writers(void **state)
 {
@@ -461,9 +599,7 @@ static void test_smallest_rings_under_the_heaviest_writers(void **state)
 			sched_yield();
 		stamp_round(g);
 	}
-	/* On a busy machine the reaper can be ahead of slow writers. */
-	while (!stats_of(g).full_exits)
-		stamp_round(g);
+	write_until_full(g);
 	assert_none_lost(g);
 	/* More often than not by full exits, if the reaper is not faster. */
 	assert_true(stats_of(g).entries > 16000);
@@ -527,6 +663,44 @@ static void test_resets_that_stop_early_are_finished(void **state)
 	stamp_free(g);
 }
 
+/* SIGSTOP, the freezer, a debugger: nothing that a thread could block. */
+static void test_resets_that_are_stopped_lose_nothing(void **state)
+{
+	struct stamp_guest *g = stamp_new("kvm,dirty=ring", STAMP_PAGES, 100);
+	unsigned int relogs = kernel.relogs;
+
+	(void)state;
+	g->lead = 100; /* it is never done before the test is */
+	stamp_start(g, STAMP_MAX / 4);
+	stamp_log_start(g);
+	for (int i = 0; i < 50; i++) {
+		if (i % 5 == 3)
+			__atomic_store_n(&kernel.forgetful, g->vm.kv,
+					 __ATOMIC_RELEASE);
+		stamp_wait(g, 2000);
+		stamp_round(g);
+	}
+	assert_true(kernel.relogs > relogs);
+	/* Once more before the last sync of a move that then fails; the logging
+	 * stays on until the next. */
+	__atomic_store_n(&kernel.forgetful, g->vm.kv, __ATOMIC_RELEASE);
+	stamp_wait(g, 2000);
+	mem_log_sync(g->vm.mem, false);
+	stamp_stop(g);
+	ram_send_sync(&g->send, true);
+	stamp_send(g);
+	ram_send_stop(&g->send, 60 * NS_PER_SEC);
+	assert_int_equal(stamp_count_lost(g), 0);
+	stamp_start(g, 100000);
+	stamp_log_start(g);
+	for (int i = 0; i < 10; i++) {
+		stamp_wait(g, 2000);
+		stamp_round(g);
+	}
+	assert_none_lost(g);
+	stamp_free(g);
+}
+
 /* Linux forgets what it gathered in a reset that a signal stops: 513 pages of the
  * built-in guest were lost when a vCPU that made room in its ring was kicked. */
 static void test_no_signal_stops_a_reset(void **state)
@@ -538,9 +712,7 @@ static void test_no_signal_stops_a_reset(void **state)
 	memset(g->vm.window_block->host, 0, g->vm.window_block->size);
 	stamp_log_start(g);
 	stamp_round(g);
-	stamp_start(g, 100000);
-	while (!stats_of(g).full_exits) /* on vCPU threads too */
-		stamp_round(g);
+	write_until_full(g); /* on vCPU threads too */
 	assert_none_lost(g);
 	assert_true(kernel.resets > 0);
 	assert_int_equal(kernel.open_resets, 0);
@@ -558,13 +730,24 @@ static void write_known(struct stamp_guest *g, uint64_t stamps)
 		sched_yield();
 }
 
+/* The reaper's pause once it has been at work. */
+static uint64_t await_pause(void)
+{
+	struct timespec limit;
+
+	clock_gettime(CLOCK_REALTIME, &limit);
+	limit.tv_sec += 20;
+	if (sem_timedwait(&pauses.both, &limit))
+		fail_msg("the reaper does not come, or does not pause");
+	return pauses.ns[1];
+}
+
 /* A sync finds what @stamps left in the rings of each vCPU; the entries, and how long the
  * reaper pauses when it has heard of them. */
 static uint64_t reaper_pause(uint64_t stamps, uint64_t *ret_entries)
 {
 	struct stamp_guest *g = stamp_new("kvm,dirty=ring,ring-entries=65536",
 					  STAMP_PAGES, 1000000);
-	struct timespec limit;
 	uint64_t pause_ns;
 
 	pauses.count = 0;
@@ -574,11 +757,7 @@ static uint64_t reaper_pause(uint64_t stamps, uint64_t *ret_entries)
 	kernel.resets = 0;
 	ram_send_sync(&g->send, false);
 	*ret_entries = stats_of(g).entries;
-	clock_gettime(CLOCK_REALTIME, &limit);
-	limit.tv_sec += 20;
-	if (sem_timedwait(&pauses.both, &limit))
-		fail_msg("the reaper does not come, or does not pause");
-	pause_ns = pauses.ns[1];
+	pause_ns = await_pause();
 	stamp_free(g);
 	sem_destroy(&pauses.both);
 	return pause_ns;
@@ -659,16 +838,22 @@ static void test_guest_goes_on_after_a_last_sync_and_moves_again(void **state)
 
 /* ---- what a ring names ---- */
 
-static void put_entry(struct stamp_guest *g, uint32_t at, uint32_t slot,
-		      uint64_t offset)
+static void put_entry_of(struct stamp_guest *g, unsigned int vcpu, uint32_t at,
+			 uint32_t slot, uint64_t offset)
 {
-	struct kv_vcpu_ring *ring = &kv_vcpu_of(g->vm.vcpus[0])->ring;
+	struct kv_vcpu_ring *ring = &kv_vcpu_of(g->vm.vcpus[vcpu])->ring;
 
 	ring->entries[at] = (struct kvm_dirty_gfn){
 		.flags = KVM_DIRTY_GFN_F_DIRTY,
 		.slot = slot,
 		.offset = offset,
 	};
+}
+
+static void put_entry(struct stamp_guest *g, uint32_t at, uint32_t slot,
+		      uint64_t offset)
+{
+	put_entry_of(g, 0, at, slot, offset);
 }
 
 static void test_entries_that_name_no_memory_change_none(void **state)
@@ -701,6 +886,63 @@ static void test_entries_that_name_no_memory_change_none(void **state)
 	stamp_free(g);
 }
 
+/* All of the window's pages known, and clean. */
+static struct stamp_guest *new_clean(const char *accel)
+{
+	struct stamp_guest *g = stamp_new(accel, 64, 1);
+
+	stamp_log_start(g);
+	stamp_round(g);
+	memset(g->vm.window_block->host, 1, 64 * RAM_PAGE_SIZE);
+	bitmap_set(g->vm.window_block->known, 0, 64);
+	return g;
+}
+
+static void
+test_ring_that_is_always_full_does_not_hide_the_next_one(void **state)
+{
+	struct stamp_guest *g = new_clean("kvm,dirty=ring,ring-entries=65536");
+
+	(void)state;
+	kernel.refilled = kv_vcpu_of(g->vm.vcpus[0]);
+	refill(kernel.refilled);
+	put_entry_of(g, 1, 0, 1, 6);
+	ram_send_sync(&g->send, false);
+	assert_true(bitmap_test(g->vm.window_block->dirty, 5));
+	assert_true(bitmap_test(g->vm.window_block->dirty, 6));
+	kernel.refilled = NULL;
+	stamp_free(g);
+}
+
+/* It is urgent: nothing of the host that is not would run beside it. */
+static void
+test_reaper_pauses_and_ends_though_a_ring_is_always_full(void **state)
+{
+	struct stamp_guest *g = new_clean("kvm,dirty=ring,ring-entries=65536");
+	struct kv_vcpu *vcpu = kv_vcpu_of(g->vm.vcpus[0]);
+	unsigned int resets;
+
+	(void)state;
+	pauses.count = 0;
+	sem_init(&pauses.both, 0, 0);
+	__atomic_store_n(&vcpu->run_seq, 1,
+			 __ATOMIC_SEQ_CST); /* in the guest */
+	kernel.refilled = vcpu;
+	refill(vcpu);
+	assert_int_equal(kv_ring_full(vcpu, NULL), 0);
+	await_pause();
+	/* It is in the middle of it again when it is told to end. */
+	__atomic_store_n(&kernel.is_slow, true, __ATOMIC_RELEASE);
+	sem_wait(&kernel.in_reset);
+	resets = __atomic_load_n(&kernel.resets, __ATOMIC_RELAXED);
+	ram_send_stop(&g->send, 0);
+	assert_int_equal(kernel.resets, resets);
+	__atomic_store_n(&vcpu->run_seq, 0, __ATOMIC_SEQ_CST);
+	kernel.refilled = NULL;
+	sem_destroy(&pauses.both);
+	stamp_free(g);
+}
+
 static uint64_t writes_of(const struct stamp_guest *g)
 {
 	uint64_t pages;
@@ -713,14 +955,10 @@ static uint64_t writes_of(const struct stamp_guest *g)
 /* Harvested by itself each time, or twice in one batch. */
 static void test_page_that_waits_to_be_sent_counts_once(void **state)
 {
-	struct stamp_guest *g = stamp_new("kvm,dirty=ring", 64, 1);
+	struct stamp_guest *g = new_clean("kvm,dirty=ring");
 	uint64_t *dirty = g->vm.window_block->dirty;
 
 	(void)state;
-	stamp_log_start(g);
-	stamp_round(g);
-	memset(g->vm.window_block->host, 1, 64 * RAM_PAGE_SIZE);
-	bitmap_set(g->vm.window_block->known, 0, 64);
 	put_entry(g, 0, 1, 5);
 	assert_int_equal(writes_of(g), 1);
 	ram_send_sync(&g->send, true);
@@ -859,12 +1097,15 @@ int main(void)
 		TEST(test_rings_that_are_full_all_at_once),
 		TEST(test_resets_race_with_writers),
 		TEST(test_resets_that_stop_early_are_finished),
+		TEST(test_resets_that_are_stopped_lose_nothing),
 		TEST(test_no_signal_stops_a_reset),
 		TEST(test_many_entries_are_reset_at_once),
 		TEST(test_reaper_comes_sooner_the_faster_rings_fill),
 		TEST(test_resets_that_fail_lose_nothing),
 		TEST(test_guest_goes_on_after_a_last_sync_and_moves_again),
 		TEST(test_entries_that_name_no_memory_change_none),
+		TEST(test_ring_that_is_always_full_does_not_hide_the_next_one),
+		TEST(test_reaper_pauses_and_ends_though_a_ring_is_always_full),
 		TEST(test_page_that_waits_to_be_sent_counts_once),
 		TEST(test_entries_of_a_slot_that_went_are_not_the_next_ones),
 		TEST(test_sync_finds_what_a_processor_has_in_its_own_log),

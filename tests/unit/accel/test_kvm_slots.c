@@ -20,6 +20,7 @@
 static struct {
 	struct kvm_userspace_memory_region slots[SLOTS_SEEN];
 	unsigned int gets, clears, sets; /* of dirty logs and of slots */
+	unsigned int looks;              /* at slots, for a window */
 	uint64_t protect_flags; /* of KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2 */
 	/* In place of what KVM answers; 0: none. */
 	unsigned long fail_request;
@@ -27,6 +28,21 @@ static struct {
 	/* A pass that takes this block's dirty bits just before a slot goes. */
 	struct ram_block *taken_on_delete;
 } seen; /* of the thread that builds, changes and logs memory */
+
+int __real_kv_slot_order(const struct kv_slot *slot,
+			 const struct ram_block *block, uint64_t first,
+			 uint64_t count);
+int __wrap_kv_slot_order(const struct kv_slot *slot,
+			 const struct ram_block *block, uint64_t first,
+			 uint64_t count);
+
+int __wrap_kv_slot_order(const struct kv_slot *slot,
+			 const struct ram_block *block, uint64_t first,
+			 uint64_t count)
+{
+	seen.looks++;
+	return __real_kv_slot_order(slot, block, first, count);
+}
 
 int __real_ioctl(int fd, unsigned long request, void *arg);
 int __wrap_ioctl(int fd, unsigned long request, void *arg);
@@ -253,27 +269,64 @@ static void test_changes_in_one_transaction_never_overlap_in_kvm(void **state)
 	}
 }
 
-static void test_more_slots_than_kvm_has_is_an_error_at_the_start(void **state)
+/* One more VM, of @f's memory and so much from 1 GiB on, where KVM has @slot_max
+ * memslots; its state in two registries. */
+static int second_vm(struct fixture *f, uint64_t size, int slot_max,
+		     struct state_registry *state, struct accel **ret_accel,
+		     struct err *err)
 {
-	struct fixture *f = *state;
 	struct accel_config config = {
 		.cpus = 1,
 		.memory = f->vm.memory,
 		.ports = f->vm.ports,
-		.setup_state = &f->vm.setup_state,
-		.state = &f->vm.state,
+		.setup_state = &state[0],
+		.state = &state[1],
 	};
+	int ret;
+
+	state_registry_init(&state[0]);
+	state_registry_init(&state[1]);
+	vm_window_new(&f->vm, size);
+	mem_region_add(f->vm.root, GIB, f->vm.window, 0);
+	memset(seen.slots, 0, sizeof(seen.slots));
+	seen.slot_max = slot_max;
+	assert_int_equal(accel_options_parse("kvm", &config.options, NULL), 0);
+	ret = accel_new(&config, ret_accel, err);
+	seen.slot_max = 0;
+	return ret;
+}
+
+static void test_more_slots_than_kvm_has_is_an_error_at_the_start(void **state)
+{
+	struct fixture *f = *state;
+	struct state_registry registries[2];
 	struct accel *accel = NULL;
 	struct err err = ERR_INIT;
 
-	vm_window_new(&f->vm, 4 * GIB);
-	mem_region_add(f->vm.root, GIB, f->vm.window, 0);
-	seen.slot_max = 4; /* of 5 */
-	assert_int_equal(accel_options_parse("kvm", &config.options, &err), 0);
-	assert_int_equal(accel_new(&config, &accel, &err), -ENOSPC);
+	/* 3 of 4 GiB are needed, and there are 2. */
+	assert_int_equal(second_vm(f, 4 * GIB, 2, registries, &accel, &err),
+			 -ENOSPC);
 	assert_null(accel);
 	assert_non_null(strstr(err_msg(&err), "0x100000000"));
-	seen.slot_max = 0;
+}
+
+/* Of 32 half are enough for 41 pieces of 1 GiB if they are of 4. */
+static void test_guest_that_needs_too_many_slots_has_larger_ones(void **state)
+{
+	struct fixture *f = *state;
+	struct state_registry registries[2];
+	struct accel *accel = NULL;
+	struct err err = ERR_INIT;
+	const uint8_t *host;
+
+	if (second_vm(f, 40 * GIB, 32, registries, &accel, &err))
+		fail_msg("%s", err_msg(&err));
+	host = f->vm.window_block->host;
+	assert_int_equal(slot_count(), 1 + 11);
+	assert_slot(GIB, 3 * GIB, host, 0);
+	assert_slot(4 * GIB, 4 * GIB, host + 3 * GIB, 0);
+	assert_slot(40 * GIB, GIB, host + 39 * GIB, 0);
+	accel_free(accel);
 }
 
 /* ---- logging ---- */
@@ -375,6 +428,75 @@ static void test_lesson_unaligned_ranges_are_cleared_in_one_call(void **state)
 				       block->dirty, NULL),
 			 0);
 	assert_int_equal(seen.clears, 2); /* it lies in two slots */
+}
+
+#define PARTS      100u
+#define PART_PAGES 64u
+
+/* A slot each, of one block. */
+static void add_parts(struct fixture *f, struct mem_region **part)
+{
+	vm_window_new(&f->vm, PARTS * PART_PAGES * PAGE);
+	memset(f->vm.window_block->host, 1, f->vm.window_block->size);
+	mem_begin(f->vm.mem);
+	for (uint64_t i = 0; i < PARTS; i++) {
+		part[i] = mem_region_new_alias(f->vm.mem, "part", f->vm.window,
+					       i * PART_PAGES * PAGE,
+					       PART_PAGES * PAGE);
+		mem_region_add(f->vm.root, 32 * MIB + 2 * i * PART_PAGES * PAGE,
+			       part[i], 0);
+	}
+	mem_commit(f->vm.mem);
+}
+
+/* How many calls it took. */
+static unsigned int clear_part(struct fixture *f, uint64_t i)
+{
+	static const uint64_t all = UINT64_MAX;
+	unsigned int before = seen.clears;
+
+	assert_int_equal(mem_log_clear(f->vm.mem, f->vm.window_block,
+				       i * PART_PAGES, PART_PAGES, &all, NULL),
+			 0);
+	return seen.clears - before;
+}
+
+/* Thousands of slots in a large guest, and for each of them hundreds of windows. */
+static void test_a_pass_looks_at_the_slots_of_each_window_alone(void **state)
+{
+	struct fixture *f = *state;
+	struct mem_region *part[PARTS];
+
+	if (!f->vm.kv->has_manual_protect) {
+		print_message("skipped: this KVM has no manual protect\n");
+		skip();
+	}
+	add_parts(f, part);
+	log_start(f);
+	ram_send_sync(&f->send, false);
+	for (int pass = 0; pass < 2; pass++) {
+		seen.looks = 0;
+		for (uint64_t i = 0; i < PARTS; i++)
+			assert_int_equal(clear_part(f, i), 1);
+		/* One that is passed, itself twice, and the next. */
+		assert_true(seen.looks <= 4 * PARTS + 1);
+	}
+	/* In any other order they are found as well. */
+	for (uint64_t i = PARTS; i-- > 0;)
+		assert_int_equal(clear_part(f, i), 1);
+	/* And none that is gone, or has come back. */
+	for (uint64_t i = PARTS / 2; i < PARTS; i++) {
+		assert_int_equal(clear_part(f, i), 1);
+		mem_region_del(part[i]);
+		assert_int_equal(clear_part(f, i), 0);
+		mem_region_add(f->vm.root, 128 * MIB + i * PART_PAGES * PAGE,
+			       part[i], 0);
+		assert_int_equal(clear_part(f, i), 1);
+	}
+	for (uint64_t i = 0; i < PARTS; i++) {
+		mem_region_del(part[i]);
+		mem_region_put(part[i]);
+	}
 }
 
 /* docs/lessons.md: "logging start 270-340 ms at 64 GiB": with INITIALLY_SET a start
@@ -600,12 +722,14 @@ int main(void)
 		TEST(test_parts_of_pages_are_left_to_emulation),
 		TEST(test_changes_in_one_transaction_never_overlap_in_kvm),
 		TEST(test_more_slots_than_kvm_has_is_an_error_at_the_start),
+		TEST(test_guest_that_needs_too_many_slots_has_larger_ones),
 		TEST_BOTH(test_only_pages_that_were_written_are_reported),
 		TEST_BOTH(test_pages_first_touched_after_the_start_are_sent),
 		TEST_BOTH(test_a_guest_that_writes_all_the_time_loses_nothing),
 		TEST_BOTH(
 			test_slots_that_begin_in_the_middle_of_a_word_are_exact),
 		TEST(test_lesson_unaligned_ranges_are_cleared_in_one_call),
+		TEST(test_a_pass_looks_at_the_slots_of_each_window_alone),
 		TEST(test_lesson_starting_to_log_touches_no_page),
 		TEST_BOTH(test_logging_ends_and_begins_anew),
 		TEST_BOTH(test_logging_found_on_means_every_resident_page),

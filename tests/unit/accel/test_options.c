@@ -60,7 +60,6 @@ static void test_kvm_and_its_options_are_taken(void **state)
 	assert_taken("kvm,x-plain-log", true);
 	assert_taken("kvm,x-plain-log=on", true);
 	assert_taken("kvm,x-plain-log=off,dirty=bitmap", false);
-	assert_taken("kvm,x-plain-log=on,x-plain-log=off", false);
 }
 
 static void test_rings_are_taken(void **state)
@@ -73,8 +72,7 @@ static void test_rings_are_taken(void **state)
 	assert_rings("kvm,ring-entries=65536,dirty=ring-or-bitmap",
 		     ACCEL_DIRTY_RING_OR_BITMAP, 65536);
 	assert_rings("kvm,dirty=ring,ring-entries=1", ACCEL_DIRTY_RING, 1);
-	assert_rings("kvm,dirty=ring,dirty=bitmap", ACCEL_DIRTY_BITMAP, 0);
-	assert_rings("kvm,dirty=ring-or-bitmap,x-plain-log",
+	assert_rings("kvm,dirty=ring-or-bitmap,x-plain-log=off",
 		     ACCEL_DIRTY_RING_OR_BITMAP, 0);
 }
 
@@ -97,7 +95,7 @@ static void test_ring_sizes_that_no_kernel_has_are_refused(void **state)
 	assert_refused("kvm,dirty=ring,ring-entries", "ring-entries=on");
 }
 
-static void test_last_way_to_stop_logging_counts(void **state)
+static void test_ways_to_stop_logging_are_taken(void **state)
 {
 	const struct {
 		const char *text;
@@ -106,7 +104,6 @@ static void test_last_way_to_stop_logging_counts(void **state)
 		{ "kvm", false },
 		{ "kvm,x-log-stop=inline", true },
 		{ "kvm,dirty=ring,x-log-stop=worker", false },
-		{ "kvm,x-log-stop=inline,x-log-stop=worker", false },
 	};
 
 	(void)state;
@@ -127,6 +124,27 @@ static void test_options_that_contradict_each_other_are_refused(void **state)
 	assert_refused("kvm,dirty=bitmap,ring-entries=4096",
 		       "needs dirty=ring");
 	assert_refused("kvm,dirty=ring,x-plain-log", "x-plain-log=on");
+	assert_refused("kvm,dirty=ring-or-bitmap,x-plain-log=on",
+		       "x-plain-log=on");
+}
+
+static void test_options_that_are_given_twice_are_refused(void **state)
+{
+	static const char *const texts[] = {
+		"kvm,dirty=ring,dirty=bitmap",
+		"kvm,dirty=ring,dirty=ring",
+		"kvm,dirty=ring,ring-entries=1024,x-plain-log=off,ring-entries=2048",
+		"kvm,x-plain-log=on,x-plain-log=off",
+		"kvm,x-log-stop=inline,x-log-stop=worker",
+		"sim,dirty=ring,dirty=ring",
+		"sim,leaf=2M,pv=on,leaf=4K",
+	};
+
+	(void)state;
+	for (size_t i = 0; i < array_size(texts); i++)
+		assert_refused(texts[i], "' is given twice");
+	/* A value is none. */
+	assert_refused("kvm,dirty=dirty", "dirty=dirty is unknown");
 }
 
 static void test_other_accelerators_are_refused_by_name(void **state)
@@ -263,9 +281,10 @@ int main(void)
 		cmocka_unit_test(test_rings_are_taken),
 		cmocka_unit_test(
 			test_ring_sizes_that_no_kernel_has_are_refused),
-		cmocka_unit_test(test_last_way_to_stop_logging_counts),
+		cmocka_unit_test(test_ways_to_stop_logging_are_taken),
 		cmocka_unit_test(
 			test_options_that_contradict_each_other_are_refused),
+		cmocka_unit_test(test_options_that_are_given_twice_are_refused),
 		cmocka_unit_test(test_other_accelerators_are_refused_by_name),
 		cmocka_unit_test(
 			test_unknown_options_and_values_are_refused_by_name),

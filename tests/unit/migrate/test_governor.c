@@ -187,6 +187,26 @@ static void test_who_writes_too_much_is_held_for_moments(void **state)
 	assert_int_equal(writer_of(0).holds + writer_of(2).holds, 0);
 }
 
+static void test_no_hold_is_longer_than_it_may_be(void **state)
+{
+	uint64_t before;
+
+	(void)state;
+	scene.writers[0].speed = SPEED / 1e9;
+	governor_set_hold_max(scene.governor, 0); /* as little as there is */
+	limit(GOVERNOR_MIGRATION, 0, SPEED / 100);
+	while (writer_of(0).holds < 100)
+		pass_ms(5);
+	assert_true(writer_of(0).longest_ns <= GOVERNOR_HOLD_MIN_NS);
+	/* From now on: deep in debt as it is. */
+	governor_set_hold_max(scene.governor, NS_PER_SEC);
+	before = writer_of(0).holds;
+	while (writer_of(0).holds < before + 20)
+		pass_ms(5);
+	assert_in_range(writer_of(0).longest_ns, GOVERNOR_HOLD_MIN_NS + 1,
+			GOVERNOR_HOLD_MAX_NS);
+}
+
 static void test_who_only_reads_is_never_held(void **state)
 {
 	(void)state;
@@ -387,6 +407,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		fact(test_who_writes_too_much_is_held_for_moments),
+		fact(test_no_hold_is_longer_than_it_may_be),
 		fact(test_who_only_reads_is_never_held),
 		fact(test_who_keeps_to_the_limit_is_not_held),
 		fact(test_who_writes_a_few_pages_now_and_then_is_not_held),

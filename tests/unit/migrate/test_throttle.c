@@ -87,6 +87,9 @@ static void test_fixed_costs_above_the_limit_hold_nobody_back(void **state)
 	policy.is_out_of_reach = true;
 	assert_true(throttle_share(&policy, 1, 50 * MIB) == 1);
 	assert_true(throttle_share(&policy, 1, 0) == 1);
+	/* The limit was lowered, or the link became slower, in between. */
+	assert_true(throttle_share(&policy, 0.3, 50 * MIB) == 1);
+	assert_true(throttle_share(&policy, 0.3, 0) == 1);
 }
 
 /* As when the vCPUs were slow to leave the guest: they will not always be. */
@@ -97,6 +100,37 @@ static void test_one_slow_sync_is_no_reason_to_give_up(void **state)
 	(void)state;
 	policy.estimate_ns += 2 * LIMIT;
 	assert_true(throttle_share(&policy, 1, 50 * MIB) == 0.5);
+}
+
+/* 90 MiB fit. */
+static void test_holding_helps_if_the_rest_would_fit_without_vcpus(void **state)
+{
+	struct policy policy = policy_of(120 * MIB);
+
+	(void)state;
+	assert_true(throttle_helps(&policy, 100 * MIB, 120 * MIB, 31 * MIB));
+	assert_false(throttle_helps(&policy, 100 * MIB, 120 * MIB, 29 * MIB));
+	policy = policy_of(90 * MIB);
+	assert_true(throttle_helps(&policy, 1 * MIB, 90 * MIB, 0));
+}
+
+static void
+test_holding_helps_if_rounds_would_shrink_without_vcpus(void **state)
+{
+	struct policy policy = policy_of(1000 * MIB);
+
+	(void)state;
+	assert_true(throttle_helps(&policy, 1000 * MIB, 1000 * MIB, 101 * MIB));
+	assert_false(throttle_helps(&policy, 1000 * MIB, 1000 * MIB, 99 * MIB));
+	/* Held already: what they still write does not make it long. */
+	assert_true(throttle_helps(&policy, 1000 * MIB, 890 * MIB, 0));
+	assert_false(
+		throttle_helps(&policy, 1000 * MIB, 2000 * MIB, 900 * MIB));
+	/* They may count a page more than once. */
+	assert_true(
+		throttle_helps(&policy, 1000 * MIB, 1000 * MIB, 3000 * MIB));
+	/* Nothing was sent so far. */
+	assert_true(throttle_helps(&policy, 0, 1000 * MIB, 0));
 }
 
 static double sum_below(const double *rates, unsigned int count, double cap)
@@ -156,6 +190,10 @@ int main(void)
 		cmocka_unit_test(
 			test_fixed_costs_above_the_limit_hold_nobody_back),
 		cmocka_unit_test(test_one_slow_sync_is_no_reason_to_give_up),
+		cmocka_unit_test(
+			test_holding_helps_if_the_rest_would_fit_without_vcpus),
+		cmocka_unit_test(
+			test_holding_helps_if_rounds_would_shrink_without_vcpus),
 		cmocka_unit_test(test_the_cap_leaves_the_share_of_all_together),
 		cmocka_unit_test(
 			test_who_writes_most_is_held_most_and_readers_not_at_all),
