@@ -43,7 +43,7 @@ def pair(fleet: Fleet, **options: Any) -> tuple[Machine, Machine, str]:
 
 
 def slow(source: Machine, bandwidth: int = SLOW) -> None:
-    source.qmp.command("migrate-set-parameters", max_bandwidth=bandwidth, downtime_limit=1,
+    source.qmp.command("migrate-set-parameters", max_bandwidth=bandwidth, downtime_limit=0,
                        max_cpu_throttle=0)
 
 
