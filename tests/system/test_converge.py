@@ -21,7 +21,6 @@ LIMIT_MS = 10
 MOVES = 3
 # Of the limit, one pause of them at least: other processes may be in the way of any.
 FACTOR = 1.5
-HOLD_US = 5000  # at a time; one move of them at least, likewise
 ROUNDS_MAX = 30
 # All of it is written again before a round of that bandwidth is over.
 HEAVY = "hot=64M,rate=max,verify=on,tick=1ms"
@@ -45,8 +44,8 @@ def hurry(source: Machine, bandwidth: int = SLOW, **more: Any) -> None:
 
 
 def moved(fleet: Fleet, told: dict[str, Any], bandwidth: int = SLOW) -> Move:
-    """It moves, on and on, until a pause was not longer than it may be, nor a hold."""
-    machine, pauses, holds = working(fleet, **told), [], []
+    """It moves, on and on, until a pause was not longer than it may be."""
+    machine, pauses = working(fleet, **told), []
     for number in range(MOVES):
         hurry(machine, bandwidth)
         there, uri = listening(fleet, f"m{number}", **told)
@@ -57,14 +56,12 @@ def moved(fleet: Fleet, told: dict[str, Any], bandwidth: int = SLOW) -> Move:
         pause = result.info["pause"]
         assert pause["expected-us"] <= LIMIT_MS * 1000
         pauses.append(pause["downtime-us"])
-        holds.append(result.info["throttle"]["longest-us"])
-        if min(pauses) <= FACTOR * LIMIT_MS * 1000 and min(holds) <= HOLD_US:
-            print(f"pauses: {pauses} us, longest holds: {holds} us")
+        if pauses[-1] <= FACTOR * LIMIT_MS * 1000:
+            print(f"pauses: {pauses} us")
             return result
         fleet.retire(machine)
         machine = there
-    pytest.fail(f"pauses: {pauses} us, at most {LIMIT_MS} ms each were expected; "
-                f"longest holds: {holds} us, at most {HOLD_US}")
+    pytest.fail(f"pauses: {pauses} us, at most {LIMIT_MS} ms each were expected")
 
 
 def held_us(info: dict[str, Any]) -> dict[int, int]:
