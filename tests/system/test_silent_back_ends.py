@@ -22,6 +22,7 @@ pytestmark = pytest.mark.alone  # it measures times, and KVM ends slowly beside 
 
 DOWNTIME_LIMIT_MS = 500
 STOP_MAX_S = DOWNTIME_LIMIT_MS / 1000
+REACH_S = 1.5  # until the switch, with the guest at work
 SLACK_S = 1.0  # for a busy machine, with the 200 ms that a switch may be late
 
 
@@ -41,7 +42,7 @@ def fails_in_time(source: Machine, destination: Machine) -> str:
     source.qmp.command("migrate-set-parameters", max_bandwidth=0, max_cpu_throttle=99,
                        downtime_limit=DOWNTIME_LIMIT_MS)
     assert wait(source, 60) == "failed"
-    assert time.monotonic() - start_s < STOP_MAX_S + SLACK_S
+    assert time.monotonic() - start_s < REACH_S + STOP_MAX_S + SLACK_S
     return runs_on(source, destination, STOP_MAX_S + SLACK_S)
 
 
