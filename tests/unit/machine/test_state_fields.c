@@ -248,7 +248,7 @@ static void fill(const struct state_entry *entry, struct bytes_writer *bytes,
 		 const char *name, uint64_t first, uint64_t step)
 {
 	const struct state_field *field = entry->desc->fields;
-	uint32_t bytes_in_all;
+	uint32_t bytes_in_all = 0;
 	uint8_t *at = find_field(entry, bytes, name, &bytes_in_all);
 	size_t size;
 
