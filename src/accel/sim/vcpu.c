@@ -50,17 +50,21 @@ void sim_enter(struct sim_vcpu *vcpu)
 	note_epoch(vcpu);
 }
 
+/* Pairs with sim_flush_all(), which reads the exits, asks, and looks whether the vCPU is in the
+ * guest.  Whoever asks behind the exchange finds that it has left, or it is asked still when
+ * it enters. */
 void sim_leave(struct sim_vcpu *vcpu)
 {
+	bool is_asked;
+
 	sim_log_flush(vcpu);
-	__atomic_store_n(&vcpu->epoch, 0, __ATOMIC_RELEASE);
+	is_asked = __atomic_exchange_n(&vcpu->is_flush_asked, false,
+				       __ATOMIC_SEQ_CST);
+	__atomic_store_n(&vcpu->epoch, 0, __ATOMIC_SEQ_CST);
 	__atomic_add_fetch(&vcpu->exits, 1, __ATOMIC_SEQ_CST);
-	/* Pairs with sim_flush_all(). */
-	if (__atomic_load_n(&vcpu->is_flush_asked, __ATOMIC_SEQ_CST)) {
-		__atomic_store_n(&vcpu->is_flush_asked, false,
-				 __ATOMIC_SEQ_CST);
+	if (is_asked ||
+	    __atomic_load_n(&vcpu->is_flush_asked, __ATOMIC_SEQ_CST))
 		futex_wake(&vcpu->exits);
-	}
 }
 
 bool sim_is_wanted(struct sim_vcpu *vcpu)
