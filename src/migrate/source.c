@@ -173,18 +173,22 @@ static int source_setup(struct source *src, struct err *err)
 
 	ret = channel_connect(src->channel, mig->uri, mig->stop_fd, mig_take_fd,
 			      mig, err);
-	/* First: a vCPU inside a device may have locks for as long as its back end is
-	 * silent. */
+	if (ret)
+		return ret;
+	/* At once: a destination that knows who has come is told of a cancel. */
+	is_file = src->channel->is_file;
+	record_put_header(&src->out, is_file ? FMT_FLAG_NO_PATH : 0);
+	ret = stream_flush(src->channel, &src->out, err);
+	/* Before the rest: a vCPU inside a device may have locks for as long as its back
+	 * end is silent. */
 	if (!ret)
 		ret = save_early(src, &has_early, err);
 	if (ret)
 		return ret;
-	is_file = src->channel->is_file;
 	src->has_rings = machine_ring_stats(src->machine, &src->rings);
 	/* For the switch, which fills it with the guest stopped. */
 	bytes_reserve(&src->out,
 		      STATE_ROOM(machine_options(src->machine)->cpus));
-	record_put_header(&src->out, is_file ? FMT_FLAG_NO_PATH : 0);
 	put_machine(src);
 	state_send_schemas(&src->out, machine_setup_state(src->machine));
 	state_send_schemas(&src->out, machine_state(src->machine));
