@@ -21,12 +21,15 @@
 #include "mem/mem_priv.h"
 #include "model.h"
 
-#ifndef GRACE_IS_TRACED
-#define SMALL_TREES 10000
-#define LARGE_TREES 60
-#else /* one thread: nothing for the thread sanitizer to find, slowly */
+#if defined(GRACE_IS_TRACED) /* one thread: nothing for that sanitizer to find, slowly */
 #define SMALL_TREES 500
 #define LARGE_TREES 6
+#elif defined(__SANITIZE_ADDRESS__)
+#define SMALL_TREES 3000
+#define LARGE_TREES 20
+#else
+#define SMALL_TREES 10000
+#define LARGE_TREES 60
 #endif
 #define BLOCK_SIZE   0x8000
 #define MIRROR_COUNT 3
