@@ -21,8 +21,8 @@
 #include "mem/mem_priv.h"
 #include "model.h"
 
-#if defined( \
-	GRACE_IS_TRACED) /* one thread: nothing for that sanitizer to find, slowly */
+/* One thread: nothing for the thread sanitizer to find, slowly. */
+#if defined(GRACE_IS_TRACED)
 #define SMALL_TREES 500
 #define LARGE_TREES 6
 #elif defined(__SANITIZE_ADDRESS__)
