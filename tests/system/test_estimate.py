@@ -81,29 +81,17 @@ LATE_MS = 100
 ANSWERS_LATE = f"fault=1,2,1,{LATE_MS},1"
 
 
-def test_fixed_costs_have_what_back_ends_take(kvm: None, back_ends: BackEnds, fleet: Fleet,
-                                              image: Path) -> None:  # noqa: F811
-    sides = [options_of(back_ends.recorded(f"blk{number}", image, *faults))
-             for number, faults in enumerate([(), (ANSWERS_LATE,)])]
-    source = working(fleet, **sides[0])
-    destination, uri = listening(fleet, **sides[1])
-    source.qmp.command("migrate-set-parameters", downtime_limit=LATE_MS)
-    start(source, uri)
-    assert fixed_us(source) > LATE_MS * 1000
-    source.qmp.command("migrate-set-parameters", downtime_limit=20 * LATE_MS)
-    assert wait(source) == "completed"
-    destination.serial.wait_ticks(20)
-    assert_whole(destination)
-
-
 # At work, they are asked behind their start and behind the log's.
 ASKED_LATE = f"fault=1,2,3,{LATE_MS},100"
 
 
-def test_fixed_costs_have_what_the_sources_own_back_ends_take(
-        kvm: None, back_ends: BackEnds, fleet: Fleet, image: Path) -> None:  # noqa: F811
-    sides = [options_of(back_ends.recorded(f"blk{number}", image, *faults))
-             for number, faults in enumerate([(ASKED_LATE,), ()])]
+@pytest.mark.parametrize("faults", [((), (ANSWERS_LATE,)), ((ASKED_LATE,), ())],
+                         ids=["destination", "source"])
+def test_fixed_costs_have_what_back_ends_of_either_side_take(
+        kvm: None, back_ends: BackEnds, fleet: Fleet, image: Path,  # noqa: F811
+        faults: tuple[tuple[str, ...], ...]) -> None:
+    sides = [options_of(back_ends.recorded(f"blk{number}", image, *told))
+             for number, told in enumerate(faults)]
     source = working(fleet, **sides[0])
     destination, uri = listening(fleet, **sides[1])
     source.qmp.command("migrate-set-parameters", downtime_limit=LATE_MS)

@@ -44,8 +44,6 @@ static int take_workload(struct accel_options *options, const char *value,
 						"hotcold" };
 	struct sim_options *sim = &options->sim;
 
-	if (sim->workload[0])
-		return err_set(err, -EINVAL, "workload= is given twice");
 	strcpy(sim->workload, WORKLOAD_HEAD);
 	for (size_t i = 0; i < array_size(patterns); i++) {
 		if (strcmp(value, patterns[i]) == 0) {
