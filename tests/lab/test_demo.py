@@ -30,8 +30,12 @@ def test_demo_runs_in_the_lab_where_there_is_no_kvm() -> None:
         pytest.skip("namespaces, in which /dev can be hidden, may not be made here")
     demo = [str(ROOT / "tools" / "demo"), "--godwit", binary(), "--moves", "1", "--memory", "256M",
             "--hot", "16M"]
-    done = subprocess.run([*ALONE, "sh", "-e", "-c", HIDE, "sh", *demo], capture_output=True,
-                          text=True, timeout=DEMO_S, check=False)
+    try:
+        done = subprocess.run([*ALONE, "sh", "-e", "-c", HIDE, "sh", *demo], capture_output=True,
+                              text=True, timeout=DEMO_S, check=False)
+    except subprocess.TimeoutExpired as error:
+        said = b"".join(filter(None, (error.stdout, error.stderr))).decode(errors="replace")
+        pytest.fail(f"no end after {DEMO_S} s, and it had said: {said!r}")
     print(done.stdout, done.stderr)
     if EmulatorFault.__name__ in done.stderr:
         raise EmulatorFault(done.stderr)

@@ -36,6 +36,11 @@
 #define STAMP_INC   0x19u
 #define STAMP_STORE 0x24u
 
+#define STAMP_STRIDE 50u
+/* In visits to the port: a part of a round, so that whatever keeps the test from
+ * running, the guest has not finished before it is logged, or between rounds. */
+#define STAMP_LEAD 100
+
 #define STAMP_WINDOW 1024ull /* pages that are cleared at once */
 
 struct stamp_vcpu {
@@ -57,6 +62,7 @@ struct stamp_guest {
 	sem_t exits;      /* one for each visit to the port */
 	/* So many visits ahead of stamp_wait() at most; 0: any number. */
 	int lead;
+	bool is_last_sync; /* under way, for who watches it */
 	sem_t may_go;
 	struct stamp_vcpu vcpus[VM_CPUS];
 	uint8_t *copy[2]; /* of each block, by index */
@@ -345,6 +351,52 @@ static inline uint64_t stamp_count_lost(const struct stamp_guest *g)
 	}
 	free(last);
 	return lost;
+}
+
+/* ---- a move ---- */
+
+/* A page of I/O behind the data: the slot with the data is taken away and comes
+ * back as two, or the two as one.  The guest's writes meanwhile come to godwit,
+ * which finds the memory. */
+static inline void stamp_split(struct stamp_guest *g, struct mem_region *io,
+			       bool is_on)
+{
+	if (is_on)
+		mem_region_add(g->vm.root,
+			       STAMP_DATA + g->pages * RAM_PAGE_SIZE, io, 1);
+	else
+		mem_region_del(io);
+}
+
+/* Of @a_round stamps each; with @io, memory goes and returns meanwhile. */
+static inline void stamp_rounds_until(struct stamp_guest *g,
+				      struct mem_region *io, uint64_t stamp,
+				      uint64_t a_round)
+{
+	bool is_split = false;
+
+	for (int i = 0; !stamp_is_past(g, stamp); i++) {
+		stamp_wait(g, a_round);
+		stamp_round(g);
+		if (io && i % 3 == 0) {
+			is_split = !is_split;
+			stamp_split(g, io, is_split);
+		}
+	}
+	if (is_split)
+		stamp_split(g, io, false);
+}
+
+/* What a switch does: stop, last sync, send. */
+static inline uint64_t stamp_switch_and_count(struct stamp_guest *g)
+{
+	stamp_stop(g);
+	g->is_last_sync = true;
+	ram_send_sync(&g->send, true);
+	g->is_last_sync = false;
+	stamp_send(g);
+	ram_send_stop(&g->send, 0);
+	return stamp_count_lost(g);
 }
 
 #endif
