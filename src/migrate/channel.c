@@ -9,6 +9,7 @@
 #include <ctype.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/sockios.h>
 #include <netdb.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
@@ -16,6 +17,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -29,6 +31,7 @@
 /* Room for one RAM record and more, so that the sender prepares the next one
  * while the receiver copies. */
 #define SOCKET_BUFFER      (4 << 20)
+#define TAKEN_LOOK_NS      (20 * NS_PER_US)
 #define CONNECT_TIMEOUT_NS (10 * NS_PER_SEC)
 /* As long as the C library asks by default, and then some. */
 #define RESOLVE_TIMEOUT_NS (40 * NS_PER_SEC)
@@ -172,6 +175,20 @@ int channel_sleep(const struct channel *channel, uint64_t until_ns)
 	int ret = channel_wait(&sleeper, 0);
 
 	return ret == -ETIMEDOUT ? 0 : ret;
+}
+
+void channel_await_taken(struct channel *channel, uint64_t until_ns,
+			 uint64_t flight_ns)
+{
+	uint64_t start = clock_mono_ns(), now = start;
+	int left;
+
+	while (channel->is_socket && now < until_ns &&
+	       ioctl(channel->fd, SIOCOUTQ, &left) == 0 && left &&
+	       channel_sleep(channel, now + TAKEN_LOOK_NS) == 0)
+		now = clock_mono_ns();
+	if (now - start > flight_ns)
+		channel->busy_ns += now - start - flight_ns;
 }
 
 static void tune_socket(int fd, int family)

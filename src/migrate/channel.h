@@ -85,6 +85,11 @@ int channel_accept(struct channel *channel, struct channel_listener *listener,
 		   int stop_fd, struct err *err);
 void channel_listener_close(struct channel_listener *listener);
 
+/* Until a peer has taken all that was sent, or @until_ns; it counts as busy, less the
+ * @flight_ns of an acknowledgement.  Who sends little at a time sees else only how fast
+ * that gets into the socket's buffer. */
+void channel_await_taken(struct channel *channel, uint64_t until_ns,
+			 uint64_t flight_ns);
 /* All of it, or an error (-EPIPE, -ECONNRESET, -ECANCELED, -ETIMEDOUT...).
  * @iov is consumed. */
 int channel_send(struct channel *channel, struct iovec *iov, unsigned int count,

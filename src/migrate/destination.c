@@ -567,8 +567,9 @@ static int receive(struct destination *dst, struct err *err)
 	dst->start_ns = clock_mono_ns();
 	records_start(&dst->records, dst->channel->is_file);
 	while (!ret && !records_is_over(&dst->records)) {
-		/* A file never makes the channel wait, where a stop is noticed. */
-		if (channel_sleep(dst->channel, 1))
+		/* A file never makes the channel wait, where a stop is noticed; with
+		 * the guest stopped each call counts. */
+		if (!dst->is_stopped && channel_sleep(dst->channel, 1))
 			return err_set(err, -ECANCELED, "stopped");
 		ret = record_recv(dst->channel, &dst->record, err);
 		if (ret)
@@ -634,6 +635,8 @@ void destination_run(struct mig *mig, struct err *err)
 	mig->info.has_calls = !ret;
 	lock_release(&mig->lock);
 	mig_finish(mig, ret ? MIG_FAILED : MIG_RUNNING, ret ? err : NULL);
+	if (!ret)
+		mig_linger(mig);
 	bytes_writer_fini(&dst.out);
 	state_recv_fini(&dst.states);
 	record_fini(&dst.record);

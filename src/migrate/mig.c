@@ -5,6 +5,7 @@
  */
 #include <assert.h>
 #include <errno.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -21,6 +22,8 @@
 #define DEFAULT_DOWNTIME_LIMIT_MS 300
 #define DEFAULT_MAX_CPU_THROTTLE  99
 #define DEFAULT_LOG_STOP_DELAY_MS 1000
+
+#define LINGER_MS 10
 
 /* With the lock. */
 static void set_state(struct mig *mig, enum mig_state to)
@@ -130,14 +133,13 @@ static void stop_thread(struct mig *mig)
 {
 	const uint64_t one = 1;
 
-	if (!mig->is_active)
-		return;
-	if (arc_find(mig->info.state, MIG_CANCELLING))
+	if (mig->is_active && arc_find(mig->info.state, MIG_CANCELLING))
 		set_state(mig, MIG_CANCELLING);
 	if (write(mig->stop_fd, &one, sizeof(one)) < 0)
 		assert(errno == EAGAIN); /* it is readable already */
 }
 
+/* It has finished, or was told to. */
 static void join_thread(struct mig *mig)
 {
 	if (mig->has_thread)
@@ -204,6 +206,13 @@ void mig_finish(struct mig *mig, enum mig_state to, const struct err *err)
 	lock_release(&mig->lock);
 }
 
+void mig_linger(struct mig *mig)
+{
+	struct pollfd stop = { .fd = mig->stop_fd, .events = POLLIN };
+
+	poll(&stop, 1, LINGER_MS);
+}
+
 /* With the lock: a thread for one migration.  @first is its first state. */
 static int start_thread(struct mig *mig, const char *uri, bool is_incoming,
 			enum mig_state first, struct err *err)
@@ -211,7 +220,8 @@ static int start_thread(struct mig *mig, const char *uri, bool is_incoming,
 	uint64_t drained;
 	int ret;
 
-	join_thread(mig); /* an earlier one; it has ended */
+	stop_thread(mig); /* an earlier one, which lingers at most */
+	join_thread(mig);
 	while (read(mig->stop_fd, &drained, sizeof(drained)) > 0)
 		;
 	mig->info = (struct mig_info){ .state = mig->info.state,

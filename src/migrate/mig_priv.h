@@ -90,6 +90,10 @@ int mig_break(struct mig *mig, struct err *err);
  * cancelled. */
 void mig_finish(struct mig *mig, enum mig_state to, const struct err *err);
 
+/* The thread, behind mig_finish(), until the guest that arrived has begun: memory that
+ * is given back (the thread's stack for one) interrupts each of its vCPUs for 60 us. */
+void mig_linger(struct mig *mig);
+
 /* Look up and take a descriptor of QMP getfd (a channel_fd_fn). */
 int mig_take_fd(void *mig, const char *name);
 

@@ -11,8 +11,6 @@
 /* Until COSTS came (or none comes: a file): stop, save and load of a small guest
  * without devices. */
 #define SWITCH_GUESS_NS (150 * NS_PER_US)
-/* A pass of fewer bytes says nothing about the bandwidth. */
-#define BANDWIDTH_SAMPLE_MIN (256u << 10)
 /* Rounds shrink to a few percent in ten; a bandwidth that swings (a disk's) must
  * not hold out for ever for the best it once showed. */
 #define FITTING_ROUNDS_MAX 24
@@ -49,7 +47,7 @@ static void measure_bandwidth(struct policy *policy,
 {
 	uint64_t now;
 
-	if (round->sent_bytes < BANDWIDTH_SAMPLE_MIN || round->busy_ns == 0)
+	if (round->sent_bytes < POLICY_SAMPLE_MIN || round->busy_ns == 0)
 		return;
 	now = (uint64_t)((double)round->sent_bytes * (double)NS_PER_SEC /
 			 (double)round->busy_ns);

@@ -30,6 +30,9 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+/* A pass of fewer bytes says nothing about the bandwidth. */
+#define POLICY_SAMPLE_MIN (256u << 10)
+
 struct policy {
 	uint64_t limit_ns;
 	bool divides_only;

@@ -241,10 +241,10 @@ static int obey_bandwidth_limit(struct source *src, struct err *err)
 			src->limit_start_sent = src->channel->sent;
 			return 0;
 		}
-		ret = channel_sleep(src->channel,
-				    due_ns < now + LIMIT_CHECK_NS
-					    ? due_ns
-					    : now + LIMIT_CHECK_NS);
+		if (due_ns > now + LIMIT_CHECK_NS)
+			due_ns = now + LIMIT_CHECK_NS;
+		channel_await_taken(src->channel, due_ns, src->policy.rtt_ns);
+		ret = channel_sleep(src->channel, due_ns);
 		if (ret)
 			return err_set(err, ret, "cancelled");
 		ret = poll_replies(src, err);
@@ -383,13 +383,17 @@ static int send_round(struct source *src, struct policy_round *round,
 }
 
 /* One pass over what is dirty; done when the destination has all of it.  A small one's time
- * would be mostly a wait for the guest's vCPUs, and say nothing about the link. */
+ * would be mostly a wait for the guest's vCPUs, and say nothing about the link.  One that is
+ * no measure anyway does not take a CPU from them: on a host with the destination, two urgent
+ * threads have one of a guest's two CPUs, until the guest is stopped. */
 static int source_pass(struct source *src, struct policy_round *round,
 		       struct err *err)
 {
-	bool is_urgent = round->remaining_bytes <= MIG_SMALL_PASS;
+	bool is_small = round->remaining_bytes <= MIG_SMALL_PASS;
+	bool is_urgent =
+		is_small && round->remaining_bytes >= POLICY_SAMPLE_MIN;
 	bool is_near =
-		is_urgent || src->policy.estimate_ns <= src->policy.limit_ns;
+		is_small || src->policy.estimate_ns <= src->policy.limit_ns;
 	int ret;
 
 	if (is_urgent)

@@ -199,9 +199,9 @@ def test_lesson_stall_of_precopy_is_in_the_guests_own_figures(fleet: Fleet) -> N
 def test_lesson_stall_of_a_move_is_in_the_guests_own_figures(fleet: Fleet) -> None:
     # A guest too fast for its link and not held back: a long pause.
     source, destination, uri = pair(
-        fleet, memory="512M", guest_options="hot=256M,rate=max,tick=1ms,interval=10ms")
+        fleet, memory="256M", guest_options="hot=64M,rate=max,tick=1ms,interval=10ms")
     source.qmp.command("migrate-set-parameters", downtime_limit=100_000, max_cpu_throttle=0,
-                       max_bandwidth=1_000_000_000)
+                       max_bandwidth=50_000_000)
     source.serial.wait_ticks(200)
     undisturbed = median(count for _, count in work_of(source))
     source.serial.send(b"r")

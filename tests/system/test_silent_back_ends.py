@@ -130,9 +130,11 @@ def test_move_whose_vcpu_waits_for_a_back_end_can_be_cancelled(
     source.qmp.command("migrate_cancel")
     assert wait(source, 60) == "cancelled"
     assert time.monotonic() - start_s < AT_ONCE_S + SLACK_S
+    assert destination.wait_end() == 6  # docs/exit-codes.md: it was told
     ends[0].go_on()
     wait_progress(source)
-    start(source, uri)  # nothing had been sent
+    destination, uri = listening(fleet, "next", **sides[1])
+    start(source, uri)
     assert wait(source) == "completed", source.qmp.command("query-migrate")
     assert not resets(source)
     destination.serial.wait_ticks(20)

@@ -24,7 +24,7 @@ NEAR_US = 100.0
 TICK_US = 1000.0
 IDLE = {"memory": "64M", "cpus": 1, "guest_options": "hot=0,tick=1ms,poll=5ms"}
 MOVES, MOVES_MAX = 9, 40  # with free CPUs, of so many
-PRINTED_S = 0.015  # a report, at most
+PRINTED_S = 0.06  # a report, at most: an exit a byte
 # A vCPU has a CPU at once, here and there: 0.1 ms for each that begins, and 50 ms where the kernel
 # lets nobody have a CPU for good.
 FREE_US = 500.0
@@ -41,6 +41,7 @@ class Seen:
     guest_us: float
     serial_us: float
     waited_us: float  # for a CPU: the guest's first vCPU, on both sides
+    near_us: float  # what it may be off by
 
     @property
     def is_free(self) -> bool:
@@ -56,13 +57,21 @@ class GuestClock:
     at_ns: int
     tsc: int
     khz: int
+    byte_us: float  # that it takes to print one: a few exits
 
     @classmethod
     def read(cls, machine: Machine) -> GuestClock:
         since = len(machine.serial.lines)
-        told = guest.ask(machine.serial)
-        at_ns = next(at for at, line in machine.serial.lines[since:] if line.startswith("report"))
-        return cls(at_ns, told["tsc"], told["tsc_khz"])
+
+        def reports() -> list[tuple[int, str]]:
+            return [told for told in machine.serial.lines[since:] if told[1].startswith("report")]
+
+        machine.serial.send(b"gg")
+        machine.serial.wait(lambda: len(reports()) == 2, "two reports", guest.TIMEOUT_S)
+        (first_ns, _), (at_ns, line) = reports()
+        report = guest.parse(line)
+        return cls(at_ns, report["tsc"], report["tsc_khz"],
+                   (at_ns - first_ns) / 1000 / (len(line) + 1))
 
     def longest_gap_us(self, machine: Machine, begin_ns: int) -> float:
         """Of those that may have begun at @begin_ns."""
@@ -113,7 +122,8 @@ def moves(fleet: Fleet, is_verified: bool = False, **options: Any) -> Iterator[S
         line = moved.info["pause"].get("timeline")
         guest_us = clock.longest_gap_us(there, line["begin-ns"]) if line else float("inf")
         phases = {phase["name"]: phase["us"] for phase in moved.info["pause"]["phases"]}
-        yield Seen(line, phases, guest_us, moved.pause_ns / 1000, waited)
+        yield Seen(line, phases, guest_us, moved.pause_ns / 1000, waited,
+                   max(NEAR_US, clock.byte_us))
         leave(fleet, here)
         here = there
 
@@ -123,23 +133,24 @@ def lines(fleet: Fleet, count: int, **options: Any) -> list[Seen]:
     return list(itertools.islice((seen for seen in moves(fleet, **options) if seen.line), count))
 
 
-def assert_near(found: Iterator[Seen], clock: Callable[[Seen], float], low: float, high: float
-                ) -> None:
+def assert_near(found: Iterator[Seen], clock: Callable[[Seen], float], low: float,
+                high: Callable[[Seen], float]) -> None:
     """In a third of the moves in which the guest had its CPU when it wanted it: who else is at work
     only makes the gap longer.  One of these without a line is as bad as one with a wrong line."""
-    less, all_waited = [], []
+    less, all_waited, at_most = [], [], 0.0
     for seen in found:
         all_waited.append(round(seen.waited_us))
+        at_most = max(at_most, high(seen))
         if seen.is_free:
             less.append(seen.less_line(clock(seen)))
         if len(less) == MOVES:
             break
     load = os.getloadavg()[0]
-    told = f"gap less the line, us: {sorted(less)}; waited for a CPU, us: {sorted(all_waited)}"
+    told = f"gap less the line, us: {sorted(less)}, at most {at_most:.0f}; waited for a CPU, us: {sorted(all_waited)}"
     if len(less) < MOVES:
         pytest.skip(f"this machine has other work, load {load}; {told}")
     third = sorted(less)[MOVES // 3]
-    is_near = low <= third <= high
+    is_near = low <= third <= at_most
     # What others do slows down what a vCPU does on a CPU of its own, too; it takes no line away.
     if not is_near and third < float("inf") and load > BUSY * (os.cpu_count() or 1):
         pytest.skip(f"this machine has other work, load {load}; {told}")
@@ -185,9 +196,10 @@ def disks(folder: Path) -> dict[str, Any]:
 
 
 def test_line_is_as_long_as_the_gap_by_the_guests_own_clock(fleet: Fleet, kvm: None) -> None:
-    """Longer by what KVM maps as the guest begins; shorter where the migration's thread lost its
-    CPU between a look at the clock and what it looked for."""
-    assert_near(moves(fleet), lambda seen: seen.guest_us, -NEAR_US / 2, NEAR_US)
+    """Longer by what KVM maps as the guest begins, which takes some exits: 0.1 ms, or where those
+    are dear no more than to print one byte; shorter where the migration's thread lost its CPU
+    between a look at the clock and what it looked for."""
+    assert_near(moves(fleet), lambda seen: seen.guest_us, -NEAR_US / 2, lambda seen: seen.near_us)
 
 
 def test_line_with_vcpus_and_disks_is_as_long_as_the_gap_by_the_guests_own_clock(
@@ -195,13 +207,13 @@ def test_line_with_vcpus_and_disks_is_as_long_as_the_gap_by_the_guests_own_clock
     """It ends when the first vCPU enters, which need not be the one that looks at its clock."""
     options = disks(folder)
     assert_near(moves(fleet, **options), lambda seen: seen.guest_us, -NEAR_US / 2,
-                NEAR_US * options["cpus"])
+                lambda seen: seen.near_us * options["cpus"])
 
 
 def test_line_is_as_long_as_the_gap_in_the_serial_output(fleet: Fleet) -> None:
     """From the last tick before it, up to one tick ago, to the first one after it, which comes at
     once."""
-    assert_near(moves(fleet), lambda seen: seen.serial_us, -NEAR_US, TICK_US + 2 * NEAR_US)
+    assert_near(moves(fleet), lambda seen: seen.serial_us, -NEAR_US, lambda seen: TICK_US + 2 * seen.near_us)
 
 
 def test_line_has_all_phases_as_long_as_they_were(fleet: Fleet) -> None:
