@@ -640,6 +640,44 @@ static void test_sleep_lasts_until_its_time(void **state)
 
 /* ---- the peer ---- */
 
+static void *take_late(void *opaque)
+{
+	struct fixture *f = opaque;
+	char text[6];
+
+	usleep(20000);
+	assert_int_equal(channel_recv_bytes(&f->b, text, 6, NULL), 0);
+	return NULL;
+}
+
+/* Who sends little at a time would else know only how fast the socket's buffer is. */
+static void test_what_the_peer_has_not_taken_counts_as_busy(void **state)
+{
+	struct fixture *f = *state;
+	pthread_t thread;
+	uint64_t before;
+
+	pair_up(f);
+	assert_int_equal(send_bytes(&f->a, "hello", 6, NULL), 0);
+	before = f->a.busy_ns;
+	assert_int_equal(pthread_create(&thread, NULL, take_late, f), 0);
+	channel_await_taken(&f->a, clock_mono_ns() + 10 * NS_PER_SEC, 0);
+	pthread_join(thread, NULL);
+	assert_in_range(f->a.busy_ns - before, 15 * NS_PER_MS, 5 * NS_PER_SEC);
+
+	/* There is nothing left. */
+	before = f->a.busy_ns;
+	channel_await_taken(&f->a, clock_mono_ns() + 10 * NS_PER_SEC, 0);
+	assert_true(f->a.busy_ns - before < 5 * NS_PER_SEC);
+
+	/* Of one that takes nothing only so long, less the way back. */
+	assert_int_equal(send_bytes(&f->a, "hello", 6, NULL), 0);
+	before = f->a.busy_ns;
+	channel_await_taken(&f->a, clock_mono_ns() + 10 * NS_PER_MS,
+			    10 * NS_PER_SEC);
+	assert_true(f->a.busy_ns == before);
+}
+
 static void test_a_closed_peer_is_told_by_how_much_arrived(void **state)
 {
 	struct fixture *f = *state;
@@ -878,6 +916,7 @@ int main(void)
 		fact(test_a_stop_ends_every_wait_at_once),
 		fact(test_a_deadline_ends_sends_and_receives),
 		fact(test_sleep_lasts_until_its_time),
+		fact(test_what_the_peer_has_not_taken_counts_as_busy),
 		fact(test_a_closed_peer_is_told_by_how_much_arrived),
 		fact(test_what_was_read_ahead_comes_before_what_follows),
 		fact(test_all_of_many_pieces_arrives_through_a_small_buffer),
