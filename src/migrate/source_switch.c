@@ -10,6 +10,7 @@
 
 #include "base/clock.h"
 #include "base/err.h"
+#include "base/thread.h"
 #include "machine/machine.h"
 #include "migrate/verify.h"
 #include "source_priv.h"
@@ -250,10 +251,11 @@ static int source_hand_over(struct source *src, struct err *err)
 	ret = source_give(src, err);
 	if (ret)
 		return ret;
-	/* On a host that it shares with the destination an urgent thread that wakes
-	 * for RUNNING would take its CPU from the guest that has just begun there,
-	 * for 200 us. */
+	/* On a host that it shares with the destination a thread that wakes for
+	 * RUNNING would take its CPU from the guest that has just begun there, for
+	 * 150 us, or 200 if it is urgent. */
 	machine_hurry(src->machine, false);
+	thread_be_patient();
 	src->channel->deadline_ns = clock_mono_ns() + RUNNING_WAIT_NS;
 	ret = source_await_reply(src, FMT_RUNNING, err);
 	phase_end(&src->pause.phases, MIG_PHASE_WAIT_RUNNING);
