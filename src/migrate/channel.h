@@ -90,6 +90,7 @@ void channel_listener_close(struct channel_listener *listener);
  * that gets into the socket's buffer. */
 void channel_await_taken(struct channel *channel, uint64_t until_ns,
 			 uint64_t flight_ns);
+
 /* All of it, or an error (-EPIPE, -ECONNRESET, -ECANCELED, -ETIMEDOUT...).
  * @iov is consumed. */
 int channel_send(struct channel *channel, struct iovec *iov, unsigned int count,

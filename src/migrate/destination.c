@@ -567,9 +567,10 @@ static int receive(struct destination *dst, struct err *err)
 	dst->start_ns = clock_mono_ns();
 	records_start(&dst->records, dst->channel->is_file);
 	while (!ret && !records_is_over(&dst->records)) {
-		/* A file never makes the channel wait, where a stop is noticed; with
-		 * the guest stopped each call counts. */
-		if (!dst->is_stopped && channel_sleep(dst->channel, 1))
+		/* A file never makes the channel wait, where a stop is noticed; where
+		 * a guest is stopped meanwhile each call counts. */
+		if ((!dst->is_stopped || dst->channel->is_file) &&
+		    channel_sleep(dst->channel, 1))
 			return err_set(err, -ECANCELED, "stopped");
 		ret = record_recv(dst->channel, &dst->record, err);
 		if (ret)
