@@ -48,11 +48,3 @@ void thread_set_urgent(pthread_t thread, bool is_urgent)
 	else if (!is_urgent && policy == SCHED_FIFO && now.sched_priority == 1)
 		pthread_setschedparam(thread, SCHED_OTHER, &ordinary);
 }
-
-void thread_be_patient(void)
-{
-	const struct sched_param ordinary = { .sched_priority = 0 };
-
-	if (sched_getscheduler(0) == SCHED_OTHER)
-		sched_setscheduler(0, SCHED_BATCH, &ordinary);
-}

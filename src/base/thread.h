@@ -25,8 +25,4 @@ void thread_want_low_latency(void);
  */
 void thread_set_urgent(pthread_t thread, bool is_urgent);
 
-/* The calling thread takes no CPU from another when it wakes, for good (SCHED_BATCH; needs
- * no privilege): it gets one that is free, or its turn.  For what nobody waits for. */
-void thread_be_patient(void);
-
 #endif

@@ -10,7 +10,6 @@
 
 #include "base/clock.h"
 #include "base/err.h"
-#include "base/thread.h"
 #include "machine/machine.h"
 #include "migrate/verify.h"
 #include "source_priv.h"
@@ -26,6 +25,8 @@
 #define VERIFY_GRACE_NS       (120 * NS_PER_SEC)
 /* After GO there is nothing to take back; this long until handed-over. */
 #define RUNNING_WAIT_NS (10 * NS_PER_SEC)
+/* What a guest that has begun maps first, and its first exits, take. */
+#define BEGIN_NS (2 * NS_PER_MS)
 
 /* A destination that hears of the end gives back what it claimed within this, or it hangs. */
 #define RECLAIM_LEAST_NS (50 * NS_PER_MS)
@@ -253,9 +254,9 @@ static int source_hand_over(struct source *src, struct err *err)
 		return ret;
 	/* On a host that it shares with the destination a thread that wakes for
 	 * RUNNING would take its CPU from the guest that has just begun there, for
-	 * 150 us, or 200 if it is urgent. */
+	 * 150 us and more. */
 	machine_hurry(src->machine, false);
-	thread_be_patient();
+	channel_sleep(src->channel, clock_mono_ns() + BEGIN_NS);
 	src->channel->deadline_ns = clock_mono_ns() + RUNNING_WAIT_NS;
 	ret = source_await_reply(src, FMT_RUNNING, err);
 	phase_end(&src->pause.phases, MIG_PHASE_WAIT_RUNNING);
