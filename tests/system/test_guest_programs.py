@@ -86,8 +86,8 @@ def test_blk_finds_sectors_that_changed_on_the_disk(disk: Path) -> None:
     ("mergeable=off,event-idx=off,indirect=on", ""),
 ])
 def test_net_gets_every_frame_back_on_qemu(options: str, properties: str) -> None:
-    """Once in a thousand runs QEMU's hub forwards no more, whatever is sent again; on godwit's own
-    devices no frame is lost.  So one run may be such a one."""
+    """Seen once, and not explained: one side got no more frames, whatever was sent again.  So one
+    run may be such a one, and says so."""
     devices = [word + properties if word.startswith("hub") else word for word in HUB]
     for _ in range(2):
         code, told = finish(start("net", f"peer=1,resend=20ms,{options}", *devices))
