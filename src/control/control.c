@@ -9,6 +9,8 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/timerfd.h>
+#include <unistd.h>
 #include <uv.h>
 
 #include "base/bytes.h"
@@ -19,6 +21,11 @@
 #include "control/qmp_commands.h"
 #include "control/qmp_server.h"
 
+/* Events are told once none came for the first of these, or one waits for the second: a
+ * client that is woken in the pause takes its CPU from the guest, for 100 us and more. */
+#define TELL_AFTER_NS  (2 * NS_PER_MS)
+#define TELL_WITHIN_NS (10 * NS_PER_MS)
+
 struct control {
 	struct machine *machine; /* borrowed from open to close */
 	struct mig *mig;         /* likewise */
@@ -26,6 +33,8 @@ struct control {
 	/* owned by the main thread */
 	uv_loop_t loop;
 	uv_async_t wakeup;
+	int tell_fd; /* timerfd: readable = events are to be told; -1: none yet */
+	uv_poll_t tell;
 	uv_signal_t signals[3];
 	struct qmp_server *server; /* owned; NULL without */
 	bool is_open;
@@ -63,8 +72,15 @@ int control_exit_code(enum shutdown_cause cause, uint32_t guest_code)
 
 static void queue_event(struct control *control, const struct event *event)
 {
-	event_queue_put(&control->events, event);
-	uv_async_send(&control->wakeup);
+	uint64_t first_ns = event_queue_put(&control->events, event);
+	uint64_t at = clock_mono_ns() + TELL_AFTER_NS;
+	struct itimerspec timer = { .it_value.tv_sec = 0 };
+
+	if (at > first_ns + TELL_WITHIN_NS)
+		at = first_ns + TELL_WITHIN_NS;
+	timer.it_value.tv_sec = (time_t)(at / NS_PER_SEC);
+	timer.it_value.tv_nsec = (long)(at % NS_PER_SEC);
+	timerfd_settime(control->tell_fd, TFD_TIMER_ABSTIME, &timer, NULL);
 }
 
 void control_on_machine(void *opaque, enum machine_event event)
@@ -204,10 +220,8 @@ static void tell_events(struct control *control)
 	}
 }
 
-static void on_wakeup(uv_async_t *async)
+static void tell_and_end(struct control *control)
 {
-	struct control *control = async->data;
-
 	if (!control->is_open)
 		return;
 	if (control->quit_is_wanted)
@@ -218,6 +232,23 @@ static void on_wakeup(uv_async_t *async)
 		tell_shutdown(control, clock_real_ns());
 		uv_stop(&control->loop);
 	}
+}
+
+static void on_wakeup(uv_async_t *async)
+{
+	tell_and_end(async->data);
+}
+
+static void on_tell(uv_poll_t *poll, int status, int events)
+{
+	struct control *control = poll->data;
+	uint64_t expirations;
+
+	(void)status;
+	(void)events;
+	/* EAGAIN: an event came between, and set it anew. */
+	if (read(control->tell_fd, &expirations, sizeof(expirations)) > 0)
+		tell_and_end(control);
 }
 
 void control_quit(struct control *control)
@@ -291,6 +322,21 @@ static int catch_signals(struct control *control, struct err *err)
 	return 0;
 }
 
+static int open_tell(struct control *control, struct err *err)
+{
+	int ret;
+
+	control->tell_fd =
+		timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC);
+	if (control->tell_fd < 0)
+		return err_set_errno(err, -errno, "timer of events");
+	ret = uv_poll_init(&control->loop, &control->tell, control->tell_fd);
+	if (!ret)
+		ret = uv_poll_start(&control->tell, UV_READABLE, on_tell);
+	control->tell.data = control;
+	return ret ? err_set_errno(err, ret, "timer of events") : 0;
+}
+
 int control_new(struct control **ret_control, struct err *err)
 {
 	struct control *control = calloc(1, sizeof(*control));
@@ -304,11 +350,14 @@ int control_new(struct control **ret_control, struct err *err)
 		return err_set_errno(err, ret, "event loop");
 	}
 	event_queue_init(&control->events);
+	control->tell_fd = -1;
 	control->wakeup.data = control;
 	ret = uv_async_init(&control->loop, &control->wakeup, on_wakeup);
 	if (ret)
 		err_set_errno(err, ret, "event loop");
 	else
+		ret = open_tell(control, err);
+	if (!ret)
 		ret = catch_signals(control, err);
 	if (ret) {
 		control_free(control);
@@ -371,6 +420,8 @@ void control_free(struct control *control)
 	uv_walk(&control->loop, close_handle, NULL);
 	uv_run(&control->loop, UV_RUN_DEFAULT);
 	uv_loop_close(&control->loop);
+	if (control->tell_fd >= 0)
+		close(control->tell_fd);
 	event_queue_fini(&control->events);
 	free(control);
 }

@@ -4,6 +4,7 @@
 
 #include <assert.h>
 
+#include "base/clock.h"
 #include "base/trace.h"
 
 void event_queue_init(struct event_queue *queue)
@@ -22,14 +23,18 @@ static bool is_droppable(const struct event *event)
 	return !event->is_machine && event->mig.is_pass;
 }
 
-void event_queue_put(struct event_queue *queue, const struct event *event)
+uint64_t event_queue_put(struct event_queue *queue, const struct event *event)
 {
 	unsigned int room = is_droppable(event)
 				    ? EVENT_QUEUE_MAX - EVENT_QUEUE_RESERVE
 				    : EVENT_QUEUE_MAX;
+	uint64_t first_ns, now = clock_mono_ns();
 	unsigned int at;
 
 	lock_acquire(&queue->lock);
+	if (queue->count == 0)
+		queue->first_ns = now;
+	first_ns = queue->first_ns;
 	assert(is_droppable(event) || queue->count < room);
 	if (queue->count < room) {
 		at = (queue->head + queue->count) % EVENT_QUEUE_MAX;
@@ -39,6 +44,7 @@ void event_queue_put(struct event_queue *queue, const struct event *event)
 		trace(control_event_lost, "%u are waiting", queue->count);
 	}
 	lock_release(&queue->lock);
+	return first_ns;
 }
 
 bool event_queue_take(struct event_queue *queue, struct event *ret_event)

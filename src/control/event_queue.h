@@ -33,13 +33,15 @@ struct event_queue {
 	/* protected by lock */
 	struct event events[EVENT_QUEUE_MAX];
 	unsigned int head, count;
+	uint64_t first_ns; /* clock_mono_ns() of the oldest of them */
 };
 
 void event_queue_init(struct event_queue *queue);
 void event_queue_fini(struct event_queue *queue);
 
-/* By any thread, with any lock held. */
-void event_queue_put(struct event_queue *queue, const struct event *event);
+/* By any thread, with any lock held.  Returns since when the oldest one waits
+ * (clock_mono_ns()). */
+uint64_t event_queue_put(struct event_queue *queue, const struct event *event);
 /* The oldest one; false without. */
 bool event_queue_take(struct event_queue *queue, struct event *ret_event);
 

@@ -31,6 +31,9 @@
 /* While the downtime limit is out of reach, a round serves only to notice that
  * it no longer is. */
 #define FUTILE_ROUND_NS (50 * NS_PER_MS)
+/* Behind a pass of few pages, before the guest is stopped or they are looked for again:
+ * on a host with the destination, whose work it was has had a CPU of the guest's. */
+#define BREATH_NS (500 * NS_PER_US)
 
 /* ---- replies ---- */
 
@@ -483,10 +486,16 @@ static int await_built(struct source *src, struct err *err)
 	return ret ? ret : measure_round_trip(src, err);
 }
 
-static int pace_rounds(struct source *src, struct err *err)
+static int pace_rounds(struct source *src, const struct policy_round *round,
+		       struct err *err)
 {
-	if (src->policy.is_out_of_reach &&
-	    channel_sleep(src->channel, src->sync_start_ns + FUTILE_ROUND_NS))
+	uint64_t until = 0;
+
+	if (src->policy.is_out_of_reach)
+		until = src->sync_start_ns + FUTILE_ROUND_NS;
+	else if (round->sent_bytes < POLICY_SAMPLE_MIN && !round->is_paused)
+		until = clock_mono_ns() + BREATH_NS;
+	if (until && channel_sleep(src->channel, until))
 		return err_set(err, -ECANCELED, "cancelled");
 	return 0;
 }
@@ -525,7 +534,7 @@ static int source_rounds(struct source *src, struct err *err)
 		if (!ret)
 			ret = send_changed(src, err);
 		if (!ret)
-			ret = pace_rounds(src, err);
+			ret = pace_rounds(src, &round, err);
 	}
 	return ret;
 }
