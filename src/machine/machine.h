@@ -111,6 +111,8 @@ int machine_power_down(struct machine *machine, struct err *err);
 /* The calling thread, and the vCPUs' while they do not run the guest, go before
  * others (base/thread.h): around a switch, until @is_urgent false. */
 void machine_hurry(struct machine *machine, bool is_urgent);
+/* The destination has all, and hears within @ns whether its guest runs. */
+void machine_expect(struct machine *machine, uint64_t ns);
 /* -EINVAL when the guest has ended or never ran; -ETIMEDOUT when a vCPU is inside a
  * device still at @deadline_ns (clock_mono_ns()): then the others run again. */
 int machine_switch_begin(struct machine *machine, uint64_t deadline_ns,

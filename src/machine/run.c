@@ -5,6 +5,7 @@
  */
 #include <errno.h>
 #include <stdlib.h>
+#include <time.h>
 
 #include "base/clock.h"
 #include "base/log.h"
@@ -176,6 +177,11 @@ void machine_hurry(struct machine *machine, bool is_urgent)
 	vcpu_set_urgent(machine->vcpus, is_urgent);
 }
 
+void machine_expect(struct machine *machine, uint64_t ns)
+{
+	vcpu_set_expect(machine->vcpus, clock_mono_ns() + ns);
+}
+
 int machine_switch_begin(struct machine *machine, uint64_t deadline_ns,
 			 bool *ret_was_running, struct err *err)
 {
@@ -295,6 +301,8 @@ static int do_nothing(struct accel_vcpu *vcpu, struct err *err)
 /* Two, and another if they took no longer than that. */
 #define REHEARSALS_MAX 3
 #define REHEARSALS_NS  (30 * NS_PER_MS)
+#define REST_FIRST_NS  (200 * NS_PER_US)
+#define REST_MAX_NS    (1 * NS_PER_MS)
 
 /* A stop, a save and a load wake all vCPU threads and wait for them, once each.
  * vm_save twice: vm_load, which is as many calls, would set the clock. */
@@ -324,6 +332,16 @@ static int rehearse_devices(struct machine *machine, uint64_t *ret_ns,
 	return ret;
 }
 
+/* A guest of this host has its CPU back for as long as it may have missed it. */
+static void rest(uint64_t ns)
+{
+	const struct timespec time = {
+		.tv_nsec = (long)(ns < REST_MAX_NS ? ns : REST_MAX_NS),
+	};
+
+	nanosleep(&time, NULL);
+}
+
 /* The least of some: threads, and a back end's process, have to wake up for it, and
  * once in a while one does so late. */
 static int rehearse(struct machine *machine, uint64_t *ret_least_ns,
@@ -331,13 +349,14 @@ static int rehearse(struct machine *machine, uint64_t *ret_least_ns,
 				struct err *err),
 		    struct err *err)
 {
-	uint64_t start = clock_mono_ns(), ns;
+	uint64_t start = clock_mono_ns(), ns = REST_FIRST_NS;
 	int ret = 0;
 
 	*ret_least_ns = UINT64_MAX;
 	for (int i = 0; !ret && i < REHEARSALS_MAX; i++) {
 		if (i > 1 && clock_mono_ns() - start > REHEARSALS_NS)
 			break;
+		rest(ns);
 		ret = once(machine, &ns, err);
 		*ret_least_ns = ns < *ret_least_ns ? ns : *ret_least_ns;
 	}

@@ -12,6 +12,7 @@
 #include <errno.h>
 #include <poll.h>
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -25,6 +26,7 @@
 #include "base/lock.h"
 #include "base/thread.h"
 #include "base/trace.h"
+#include "mem/grace.h"
 
 #define SPIN_NS (100 * NS_PER_US)
 
@@ -64,8 +66,10 @@ struct vcpu_set {
 	pthread_cond_t all_parked; /* parked == count */
 	pthread_cond_t all_worked; /* work_left == 0 */
 	bool is_interrupting;      /* and worked_fd tells of it, too */
-	bool want_run, is_ending;
-	bool is_urgent;  /* vcpu_set_urgent() */
+	bool want_run;             /* read without it while looking out */
+	bool is_ending;
+	uint64_t look_until_ns; /* vcpu_set_expect(); 0: not any more */
+	bool is_urgent;         /* vcpu_set_urgent() */
 	bool is_awaited; /* vcpu_set_pause() sleeps until all are parked */
 	bool is_halted;  /* for good: want_run stays false */
 	unsigned int parked;
@@ -172,12 +176,30 @@ static void end_hold(struct vcpu *vcpu)
 		vcpu->held.longest_ns = ns;
 }
 
-/* With the lock, which is dropped meanwhile: wait for a turn to run, for work, or
- * for the end. */
+/* With the lock, which is dropped meanwhile.  Who is to say that the guest runs may wait
+ * for this CPU, and is as urgent. */
+static void look_out(struct vcpu_set *set)
+{
+	uint64_t until_ns = set->look_until_ns;
+
+	set->look_until_ns = 0;
+	lock_release(&set->lock);
+	while (!__atomic_load_n(&set->want_run, __ATOMIC_RELAXED) &&
+	       clock_mono_ns() < until_ns)
+		sched_yield();
+	lock_acquire(&set->lock);
+}
+
+/* Likewise: wait for a turn to run, for work, or for the end. */
 static void wait_parked(struct vcpu *vcpu)
 {
+	struct vcpu_set *set = vcpu->set;
+
 	end_hold(vcpu);
-	lock_wait(&vcpu->set->lock, &vcpu->wake);
+	if (set->look_until_ns && vcpu == &set->vcpus[0])
+		look_out(set);
+	else
+		lock_wait(&set->lock, &vcpu->wake);
 }
 
 /* Likewise, with no reason not to run but that it is to be held back; false: it
@@ -210,6 +232,8 @@ static void *vcpu_thread(void *opaque)
 	vcpu->accel_vcpu->ops->vcpu_run(vcpu->accel_vcpu, &err);
 	if (vcpu->accel_vcpu->ops->vcpu_warm_up)
 		vcpu->accel_vcpu->ops->vcpu_warm_up(vcpu->accel_vcpu);
+	rcu_read_lock(); /* the first one registers the thread: 8 us */
+	rcu_read_unlock();
 	lock_acquire(&set->lock);
 	vcpu->thread_id = (int)syscall(SYS_gettid);
 	while (!set->is_ending) {
@@ -337,10 +361,18 @@ void vcpu_set_urgent(struct vcpu_set *set, bool is_urgent)
 	lock_release(&set->lock);
 }
 
+void vcpu_set_expect(struct vcpu_set *set, uint64_t deadline_ns)
+{
+	lock_acquire(&set->lock);
+	set->look_until_ns = deadline_ns;
+	lock_release(&set->lock);
+	pthread_cond_signal(&set->vcpus[0].wake);
+}
+
 void vcpu_set_resume(struct vcpu_set *set)
 {
 	lock_acquire(&set->lock);
-	set->want_run = !set->is_halted;
+	__atomic_store_n(&set->want_run, !set->is_halted, __ATOMIC_RELAXED);
 	__atomic_store_n(&set->entered_ns, 0, __ATOMIC_RELAXED);
 	lock_release(&set->lock);
 	/* Without the lock, which the first takes while the last is woken. */
@@ -369,7 +401,7 @@ static void kick(struct vcpu *vcpu)
 /* With the lock. */
 static void kick_all(struct vcpu_set *set)
 {
-	set->want_run = false;
+	__atomic_store_n(&set->want_run, false, __ATOMIC_RELAXED);
 	for (unsigned int i = 0; i < set->count; i++) {
 		struct vcpu *vcpu = &set->vcpus[i];
 
@@ -391,21 +423,20 @@ void vcpu_set_halt(struct vcpu_set *set)
 	lock_release(&set->lock);
 }
 
-int vcpu_set_pause_until(struct vcpu_set *set, uint64_t deadline_ns,
-			 struct err *err)
+static bool are_parked(struct vcpu_set *set)
 {
-	uint64_t spin_until_ns = clock_mono_ns() + SPIN_NS;
+	return __atomic_load_n(&set->parked, __ATOMIC_ACQUIRE) == set->count;
+}
+
+/* Not for the lock, which the last one to park has for some us more. */
+static int await_parked(struct vcpu_set *set, uint64_t deadline_ns,
+			struct err *err)
+{
 	unsigned int late = 0;
 	int ret = 0;
 
-	lock_acquire(&set->lock);
-	kick_all(set);
-	lock_release(&set->lock);
-	/* A vCPU that is on a CPU parks within this: sooner than a sleep and a
-	 * wake-up here would take. */
-	while (__atomic_load_n(&set->parked, __ATOMIC_ACQUIRE) < set->count &&
-	       clock_mono_ns() < spin_until_ns)
-		__builtin_ia32_pause();
+	if (are_parked(set))
+		return 0;
 	lock_acquire(&set->lock);
 	set->is_awaited = true;
 	while (set->parked < set->count && !ret)
@@ -417,12 +448,29 @@ int vcpu_set_pause_until(struct vcpu_set *set, uint64_t deadline_ns,
 	while (ret && set->vcpus[late].is_parked)
 		late++;
 	lock_release(&set->lock);
-	if (!ret)
-		trace(vcpus_paused, "%u vCPUs", set->count);
 	return ret ? err_set(err, ret,
 			     "vCPU %u does not stop: its device may wait for a back end that does not answer",
 			     late)
 		   : 0;
+}
+
+int vcpu_set_pause_until(struct vcpu_set *set, uint64_t deadline_ns,
+			 struct err *err)
+{
+	uint64_t spin_until_ns = clock_mono_ns() + SPIN_NS;
+	int ret;
+
+	lock_acquire(&set->lock);
+	kick_all(set);
+	lock_release(&set->lock);
+	/* A vCPU that is on a CPU parks within this: sooner than a sleep and a
+	 * wake-up here would take. */
+	while (!are_parked(set) && clock_mono_ns() < spin_until_ns)
+		__builtin_ia32_pause();
+	ret = await_parked(set, deadline_ns, err);
+	if (!ret)
+		trace(vcpus_paused, "%u vCPUs", set->count);
+	return ret;
 }
 
 void vcpu_set_pause(struct vcpu_set *set)

@@ -90,6 +90,10 @@ void ram_block_mark_dirty(struct ram_block *block, uint64_t offset,
 unsigned int ram_block_mark_word(struct ram_block *block, uint64_t first,
 				 uint64_t bits, bool is_known_only);
 
+/* Likewise of a log of @pages, in which most bits may say nothing: KVM's INITIALLY_SET. */
+void ram_block_mark_log(struct ram_block *block, uint64_t first,
+			const uint64_t *log, uint64_t pages);
+
 /* The other functions are the migration thread's. */
 
 /* How many pages are dirty.  Groups without any are not marked any more. */

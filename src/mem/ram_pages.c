@@ -77,6 +77,22 @@ unsigned int ram_block_mark_word(struct ram_block *block, uint64_t first,
 	return repeats;
 }
 
+/* What is not known is passed over here, without a call a word. */
+void ram_block_mark_log(struct ram_block *block, uint64_t first,
+			const uint64_t *log, uint64_t pages)
+{
+	uint64_t word = first / BITMAP_WORD_BITS, w = 0;
+
+	for (; w < bitmap_words(pages); w++) {
+		if (log[w] &&
+		    (first % BITMAP_WORD_BITS ||
+		     (log[w] & __atomic_load_n(&block->known[word + w],
+					       __ATOMIC_RELAXED))))
+			ram_block_mark_word(block, first + w * BITMAP_WORD_BITS,
+					    log[w], true);
+	}
+}
+
 /* Of the group's words in either map, where they end. */
 static uint64_t group_end(const struct ram_block *block, uint64_t group)
 {

@@ -394,6 +394,8 @@ static int load_and_answer(struct destination *dst, struct err *err)
 		return ret;
 	put_report(dst, FMT_READY);
 	ret = reply(dst, err);
+	if (!ret && dst->is_running_wanted && !dst->channel->is_file)
+		machine_expect(dst->machine, MIG_SPIN_NS);
 	if (!ret) /* while the source reads it */
 		ret = mig_set_state(dst->mig, MIG_LOADED, err);
 	if (!ret && dst->channel->is_file)

@@ -180,6 +180,7 @@ static void *thread_main(void *opaque)
 	bool is_incoming = mig->info.is_incoming;
 
 	thread_want_low_latency();
+	thread_map_now();
 	mig_break(mig, NULL); /* its first arc; a stop is noticed soon */
 	if (is_incoming)
 		destination_run(mig, &err);

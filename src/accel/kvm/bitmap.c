@@ -81,18 +81,9 @@ void kv_bitmap_forget(struct kv *kv, const struct kv_slot *slot)
 
 void kv_bitmap_harvest(struct kv *kv, struct kv_slot *slot)
 {
-	struct ram_block *block = slot->block;
-	uint64_t pages = slot->size >> RAM_PAGE_SHIFT;
-	uint64_t first = slot->offset >> RAM_PAGE_SHIFT;
-
-	if (!fetch(kv, slot))
-		return;
-	for (uint64_t word = 0; word < bitmap_words(pages); word++) {
-		if (kv->harvest[word])
-			ram_block_mark_word(block,
-					    first + word * BITMAP_WORD_BITS,
-					    kv->harvest[word], true);
-	}
+	if (fetch(kv, slot))
+		ram_block_mark_log(slot->block, slot->offset >> RAM_PAGE_SHIFT,
+				   kv->harvest, slot->size >> RAM_PAGE_SHIFT);
 }
 
 /* KVM wants first_page and num_pages to be multiples of 64, the latter unless it

@@ -2,6 +2,7 @@
 /* The queue of events: what may be lost, and what may not. */
 #include <cmocka.h>
 
+#include "base/clock.h"
 #include "control/event_queue.h"
 
 static struct event_queue queue;
@@ -62,6 +63,23 @@ static void test_events_come_in_order(void **state)
 	assert_false(event_queue_take(&queue, &event));
 }
 
+static void test_oldest_event_tells_since_when_it_waits(void **state)
+{
+	const struct event event = { .is_machine = true };
+	uint64_t start = clock_mono_ns(), first, again;
+	struct event taken;
+
+	(void)state;
+	first = event_queue_put(&queue, &event);
+	assert_true(first >= start && first <= clock_mono_ns());
+	assert_int_equal(event_queue_put(&queue, &event), first);
+	while (event_queue_take(&queue, &taken))
+		;
+	start = clock_mono_ns();
+	again = event_queue_put(&queue, &event);
+	assert_true(again >= start && again <= clock_mono_ns());
+}
+
 static void test_failure_after_any_number_of_passes_arrives(void **state)
 {
 	const struct event failed = { .mig.state = MIG_FAILED };
@@ -113,6 +131,9 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(test_events_come_in_order,
 						setup, teardown),
+		cmocka_unit_test_setup_teardown(
+			test_oldest_event_tells_since_when_it_waits, setup,
+			teardown),
 		cmocka_unit_test_setup_teardown(
 			test_failure_after_any_number_of_passes_arrives, setup,
 			teardown),

@@ -353,6 +353,32 @@ static void test_each_resume_lets_every_vcpu_run(void **state)
 	}
 }
 
+/* It comes while they look out for it, after that, behind work, or not at all. */
+static void test_an_expected_resume_may_come_or_not(void **state)
+{
+	struct fake *fake = *state;
+	int runs = 0;
+
+	for (unsigned int i = 0; i < ROUNDS; i++) {
+		vcpu_set_expect(fake->set,
+				clock_mono_ns() + i % 3 * 100 * NS_PER_US);
+		if (i % 5 == 1)
+			sched_yield();
+		if (i % 5 == 2)
+			assert_int_equal(vcpu_set_work(fake->set, save, NULL),
+					 0);
+		if (i % 4 != 3) {
+			vcpu_set_resume(fake->set);
+			wait_running(fake, CPUS);
+			runs++;
+		}
+		vcpu_set_pause(fake->set);
+		assert_int_equal(count_running(fake), 0);
+		for (int v = 0; v < CPUS; v++)
+			assert_int_equal(fake->vcpus[v].runs, runs);
+	}
+}
+
 static int meet(struct accel_vcpu *accel_vcpu, struct err *err)
 {
 	pthread_barrier_wait(&fake_of(accel_vcpu)->fake->together);
@@ -867,6 +893,7 @@ int main(void)
 		fact(test_a_pause_returns_when_no_vcpu_runs),
 		fact(test_a_pause_waits_only_until_its_deadline),
 		fact(test_each_resume_lets_every_vcpu_run),
+		fact(test_an_expected_resume_may_come_or_not),
 		fact(test_work_is_done_once_for_every_vcpu_and_in_parallel),
 		fact(test_work_finds_and_leaves_the_vcpus_parked),
 		fact(test_running_vcpus_leave_for_work_and_go_on),

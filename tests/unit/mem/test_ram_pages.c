@@ -191,6 +191,45 @@ static void test_no_page_marked_beside_the_count_is_missed(void **state)
 	pthread_join(w.thread, NULL);
 }
 
+#define LOG_PAGES (20 * 64 + 5)
+
+/* A log that begins at any page, most of whose bits say nothing. */
+static void test_of_a_log_known_pages_become_dirty(void **state)
+{
+	struct fixture *f = *state;
+	uint64_t log[(LOG_PAGES + 63) / 64];
+
+	for (int step = 0; step < STEPS / 20; step++) {
+		uint64_t first = pick(f, PAGES - LOG_PAGES), known, pages;
+
+		first -= pick(f, 2) ? first % 64 : 0;
+		memset(f->model, 0, sizeof(f->model));
+		ram_block_forget_known(f->block);
+		for (int i = 0; i < 5; i++) {
+			known = pick(f, PAGES - 100);
+			if (i > 1)
+				known = first + pick(f, LOG_PAGES) - pick(f, 2);
+			known = known > PAGES - 100 ? 0 : known;
+			pages = 1 + pick(f, 99);
+			ram_block_mark_known(f->block, known, pages);
+			memset(f->model + known, 1, pages);
+		}
+		for (size_t w = 0; w < sizeof(log) / sizeof(log[0]); w++)
+			log[w] = pick(f, 3) ? ~0ull : 1ull << pick(f, 64);
+		log[LOG_PAGES / 64] &= (1ull << LOG_PAGES % 64) - 1;
+		ram_block_mark_log(f->block, first, log, LOG_PAGES);
+		for (uint64_t i = 0; i < PAGES; i++) {
+			bool is_said = i >= first && i < first + LOG_PAGES &&
+				       bitmap_test(log, i - first);
+
+			assert_int_equal(bitmap_test(f->block->dirty, i),
+					 is_said && f->model[i]);
+		}
+		while ((known = ram_block_next_dirty(f->block, 0)) < PAGES)
+			bitmap_take_word_atomic(f->block->dirty, known / 64);
+	}
+}
+
 /* ---- known ---- */
 
 static void test_what_is_not_known_is_found(void **state)
@@ -232,6 +271,9 @@ int main(void)
 			setup, teardown),
 		cmocka_unit_test_setup_teardown(
 			test_no_page_marked_beside_the_count_is_missed, setup,
+			teardown),
+		cmocka_unit_test_setup_teardown(
+			test_of_a_log_known_pages_become_dirty, setup,
 			teardown),
 		cmocka_unit_test_setup_teardown(test_what_is_not_known_is_found,
 						setup, teardown),
