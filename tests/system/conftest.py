@@ -32,6 +32,7 @@ class Expired(Exception):
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", f"limit(seconds): instead of {TEST_LIMIT_S}")
     config.addinivalue_line("markers", "alone: no other test may run beside it")
+    config.addinivalue_line("markers", "few: only such as wait as much as it does")
     if not os.access(binary(), os.X_OK):
         pytest.exit(f"{binary()} is missing: run `make` first, or set GODWIT", returncode=2)
 
