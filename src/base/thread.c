@@ -45,14 +45,6 @@ void thread_want_low_latency(void)
 	syscall(SYS_sched_setattr, 0, &attr, 0);
 }
 
-void thread_want_no_hurry(void)
-{
-	const struct sched_param ordinary = { .sched_priority = 0 };
-
-	if (sched_getscheduler(0) == SCHED_OTHER)
-		sched_setscheduler(0, SCHED_BATCH, &ordinary);
-}
-
 void thread_set_urgent(pthread_t thread, bool is_urgent)
 {
 	const struct sched_param urgent = { .sched_priority = 1 };

@@ -16,10 +16,6 @@
  */
 void thread_want_low_latency(void);
 
-/* The calling thread takes no CPU from another when it wakes (SCHED_BATCH): for one
- * whose work can wait for a time slice, a few ms, and a vCPU's cannot. */
-void thread_want_no_hurry(void);
-
 /*
  * While @is_urgent, @thread runs before all ordinary ones (SCHED_FIFO, lowest
  * priority): for those a stopped guest waits for, from the stop to the start.  A

@@ -12,7 +12,6 @@
 #include "base/clock.h"
 #include "base/err.h"
 #include "base/list.h"
-#include "base/thread.h"
 #include "base/trace.h"
 #include "dev/chardev_priv.h"
 
@@ -423,7 +422,6 @@ static void *run(void *opaque)
 	uint64_t kicks;
 
 	pthread_setname_np(pthread_self(), "chardev");
-	thread_want_no_hurry(); /* it wakes as a guest begins here */
 	while (!is_ending(cd)) {
 		bool is_open = cd->in_fd >= 0 && !cd->is_in_done;
 		bool may_read = is_open && (cd->is_raw || has_room(cd));
