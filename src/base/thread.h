@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What threads tell the scheduler. */
+/* What the threads that a switch waits for prepare. */
 #ifndef GODWIT_BASE_THREAD_H
 #define GODWIT_BASE_THREAD_H
 

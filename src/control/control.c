@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * The loop's handles (signals, an async wake-up, QMP), and the one place where the
+ * The loop's handles (signals, an async wake-up, a timer of events, QMP), and the one place where the
  * machine and the migration meet what the operator wants.
  */
 #include "control/control.h"
@@ -21,11 +21,6 @@
 #include "control/qmp_commands.h"
 #include "control/qmp_server.h"
 
-/* Events are told once none came for the first of these, or one waits for the second: a
- * client that is woken in the pause takes its CPU from the guest, for 100 us and more. */
-#define TELL_AFTER_NS  (2 * NS_PER_MS)
-#define TELL_WITHIN_NS (10 * NS_PER_MS)
-
 struct control {
 	struct machine *machine; /* borrowed from open to close */
 	struct mig *mig;         /* likewise */
@@ -33,7 +28,6 @@ struct control {
 	/* owned by the main thread */
 	uv_loop_t loop;
 	uv_async_t wakeup;
-	int tell_fd; /* timerfd: readable = events are to be told; -1: none yet */
 	uv_poll_t tell;
 	uv_signal_t signals[3];
 	struct qmp_server *server; /* owned; NULL without */
@@ -46,6 +40,7 @@ struct control {
 	bool incoming_has_failed;
 
 	struct event_queue events; /* put by any thread */
+	int tell_fd; /* owned timerfd, set by any thread: events are to be told; or -1 */
 };
 
 int control_exit_code(enum shutdown_cause cause, uint32_t guest_code)
@@ -72,14 +67,12 @@ int control_exit_code(enum shutdown_cause cause, uint32_t guest_code)
 
 static void queue_event(struct control *control, const struct event *event)
 {
-	uint64_t first_ns = event_queue_put(&control->events, event);
-	uint64_t at = clock_mono_ns() + TELL_AFTER_NS;
-	struct itimerspec timer = { .it_value.tv_sec = 0 };
+	uint64_t at = event_queue_put(&control->events, event);
+	const struct itimerspec timer = {
+		.it_value.tv_sec = (time_t)(at / NS_PER_SEC),
+		.it_value.tv_nsec = (long)(at % NS_PER_SEC),
+	};
 
-	if (at > first_ns + TELL_WITHIN_NS)
-		at = first_ns + TELL_WITHIN_NS;
-	timer.it_value.tv_sec = (time_t)(at / NS_PER_SEC);
-	timer.it_value.tv_nsec = (long)(at % NS_PER_SEC);
 	timerfd_settime(control->tell_fd, TFD_TIMER_ABSTIME, &timer, NULL);
 }
 
@@ -400,7 +393,7 @@ void control_close(struct control *control)
 	control->is_open = false;
 	qmp_server_close(control->server);
 	control->server = NULL;
-	/* The wake-up stays, as other threads may still send to it, and so do
+	/* The timer stays, as other threads may still set it, and so do
 	 * the signals, which must not cut short what follows. */
 	uv_run(&control->loop, UV_RUN_NOWAIT);
 }

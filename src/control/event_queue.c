@@ -23,28 +23,39 @@ static bool is_droppable(const struct event *event)
 	return !event->is_machine && event->mig.is_pass;
 }
 
+static bool is_end(const struct event *event)
+{
+	if (event->is_machine)
+		return event->machine == MACHINE_EVENT_SHUTDOWN;
+	return !event->mig.is_pass && (event->mig.state == MIG_COMPLETED ||
+				       event->mig.state == MIG_FAILED ||
+				       event->mig.state == MIG_CANCELLED);
+}
+
 uint64_t event_queue_put(struct event_queue *queue, const struct event *event)
 {
 	unsigned int room = is_droppable(event)
 				    ? EVENT_QUEUE_MAX - EVENT_QUEUE_RESERVE
 				    : EVENT_QUEUE_MAX;
-	uint64_t first_ns, now = clock_mono_ns();
+	uint64_t within_ns, now = clock_mono_ns();
 	unsigned int at;
 
 	lock_acquire(&queue->lock);
-	if (queue->count == 0)
-		queue->first_ns = now;
-	first_ns = queue->first_ns;
 	assert(is_droppable(event) || queue->count < room);
 	if (queue->count < room) {
 		at = (queue->head + queue->count) % EVENT_QUEUE_MAX;
 		queue->events[at] = *event;
+		queue->events[at].put_ns = now;
 		queue->count++;
 	} else {
 		trace(control_event_lost, "%u are waiting", queue->count);
 	}
+	within_ns = queue->events[queue->head].put_ns + EVENT_TELL_WITHIN_NS;
 	lock_release(&queue->lock);
-	return first_ns;
+	if (is_end(event))
+		return now;
+	return now + EVENT_TELL_AFTER_NS < within_ns ? now + EVENT_TELL_AFTER_NS
+						     : within_ns;
 }
 
 bool event_queue_take(struct event_queue *queue, struct event *ret_event)

@@ -14,6 +14,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "base/clock.h"
 #include "base/lock.h"
 #include "machine/machine.h"
 #include "migrate/migrate.h"
@@ -26,21 +27,28 @@ struct event {
 	enum machine_event machine;
 	struct mig_event mig;
 	uint64_t real_ns; /* when it happened */
+	uint64_t
+		put_ns; /* likewise, by clock_mono_ns(); set by event_queue_put() */
 };
+
+/* Events are told once none came for the first of these, or one waits for the second: a
+ * client that is woken in the pause takes its CPU from the guest, for 100 us and more.  At
+ * once when a migration or the machine has ended. */
+#define EVENT_TELL_AFTER_NS  (5 * NS_PER_MS)
+#define EVENT_TELL_WITHIN_NS (20 * NS_PER_MS)
 
 struct event_queue {
 	struct lock lock;
 	/* protected by lock */
 	struct event events[EVENT_QUEUE_MAX];
 	unsigned int head, count;
-	uint64_t first_ns; /* clock_mono_ns() of the oldest of them */
 };
 
 void event_queue_init(struct event_queue *queue);
 void event_queue_fini(struct event_queue *queue);
 
-/* By any thread, with any lock held.  Returns since when the oldest one waits
- * (clock_mono_ns()). */
+/* By any thread, with any lock held.  Returns when all that wait are to be told
+ * (clock_mono_ns()), if no other comes. */
 uint64_t event_queue_put(struct event_queue *queue, const struct event *event);
 /* The oldest one; false without. */
 bool event_queue_take(struct event_queue *queue, struct event *ret_event);

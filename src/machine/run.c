@@ -332,7 +332,8 @@ static int rehearse_devices(struct machine *machine, uint64_t *ret_ns,
 	return ret;
 }
 
-/* A guest of this host has its CPU back for as long as it may have missed it. */
+/* A guest of this host has its CPU back for as long as it may have missed it.  There is
+ * no event to wait for. */
 static void rest(uint64_t ns)
 {
 	const struct timespec time = {
@@ -387,9 +388,6 @@ static int time_backends(struct machine *machine, uint64_t *ret_ns,
 	int ret;
 
 	(void)err;
-	*ret_ns = 0;
-	if (!board)
-		return 0;
 	ret = vh_board_time(board, clock_mono_ns() + BACKENDS_WAIT_NS, ret_ns);
 	*ret_ns *= RING_QUESTIONS;
 	return ret;
@@ -399,6 +397,8 @@ uint64_t machine_time_backends(struct machine *machine)
 {
 	uint64_t ns;
 
+	if (!devices_vhost(machine->devices))
+		return 0;
 	return rehearse(machine, &ns, time_backends, NULL) ? 0 : ns;
 }
 

@@ -51,9 +51,9 @@ int vcpu_set_thread_id(struct vcpu_set *set, unsigned int index);
  * is one that is to park, once it was kicked.  Guest code never runs urgently. */
 void vcpu_set_urgent(struct vcpu_set *set, bool is_urgent);
 
-/* They run soon, or not at all: until vcpu_set_resume(), at most until @deadline_ns, the
- * first one looks out for it, instead of being woken then (25 us).  The others would only
- * take CPUs from it, and from who is to say so. */
+/* They run soon, or not at all: until vcpu_set_resume(), at most until @deadline_ns, which
+ * should be near, the first one looks out for it, instead of being woken then (25 us), and
+ * for nothing else.  The others would only take CPUs from it, and from who is to say so. */
 void vcpu_set_expect(struct vcpu_set *set, uint64_t deadline_ns);
 /* Let all run; returns at once. */
 void vcpu_set_resume(struct vcpu_set *set);

@@ -90,7 +90,8 @@ void ram_block_mark_dirty(struct ram_block *block, uint64_t offset,
 unsigned int ram_block_mark_word(struct ram_block *block, uint64_t first,
 				 uint64_t bits, bool is_known_only);
 
-/* Likewise of a log of @pages, in which most bits may say nothing: KVM's INITIALLY_SET. */
+/* Likewise what a log of @pages says, whose bits past that are zero, of known pages only:
+ * KVM's INITIALLY_SET sets those of all others. */
 void ram_block_mark_log(struct ram_block *block, uint64_t first,
 			const uint64_t *log, uint64_t pages);
 

@@ -77,13 +77,13 @@ unsigned int ram_block_mark_word(struct ram_block *block, uint64_t first,
 	return repeats;
 }
 
-/* What is not known is passed over here, without a call a word. */
+/* As far as words of both agree, what is not known is passed over without a call. */
 void ram_block_mark_log(struct ram_block *block, uint64_t first,
 			const uint64_t *log, uint64_t pages)
 {
-	uint64_t word = first / BITMAP_WORD_BITS, w = 0;
+	uint64_t word = first / BITMAP_WORD_BITS;
 
-	for (; w < bitmap_words(pages); w++) {
+	for (uint64_t w = 0; w < bitmap_words(pages); w++) {
 		if (log[w] &&
 		    (first % BITMAP_WORD_BITS ||
 		     (log[w] & __atomic_load_n(&block->known[word + w],

@@ -31,8 +31,8 @@
 /* While the downtime limit is out of reach, a round serves only to notice that
  * it no longer is. */
 #define FUTILE_ROUND_NS (50 * NS_PER_MS)
-/* Behind a pass of few pages, before the guest is stopped or they are looked for again:
- * on a host with the destination, whose work it was has had a CPU of the guest's. */
+/* Behind a pass of few pages, before the guest is stopped or they are looked for again: on
+ * one host, the destination's work on that pass took a CPU from the guest. */
 #define BREATH_NS (500 * NS_PER_US)
 
 /* ---- replies ---- */
@@ -493,7 +493,9 @@ static int pace_rounds(struct source *src, const struct policy_round *round,
 
 	if (src->policy.is_out_of_reach)
 		until = src->sync_start_ns + FUTILE_ROUND_NS;
-	else if (round->sent_bytes < POLICY_SAMPLE_MIN && !round->is_paused)
+	else if (round->sent_bytes < POLICY_SAMPLE_MIN && !round->is_paused &&
+		 !src->channel->is_file &&
+		 src->policy.estimate_ns + BREATH_NS <= src->policy.limit_ns)
 		until = clock_mono_ns() + BREATH_NS;
 	if (until && channel_sleep(src->channel, until))
 		return err_set(err, -ECANCELED, "cancelled");

@@ -20,7 +20,7 @@ from test_back_ends import assert_whole, image, options_of, wait_progress, worki
 from test_silent_back_ends import (SLACK_S, STOP_MAX_S, assert_moves_next, fails_in_time, in_rounds,
                                    runs_on, wait_built)
 
-pytestmark = pytest.mark.few  # it measures times
+pytestmark = pytest.mark.few  # it measures how long what waits takes
 
 # tests/backend/back_end.h
 SILENT, LATE, GONE, EXIT = 1, 2, 13, 14

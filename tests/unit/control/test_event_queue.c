@@ -63,21 +63,38 @@ static void test_events_come_in_order(void **state)
 	assert_false(event_queue_take(&queue, &event));
 }
 
-static void test_oldest_event_tells_since_when_it_waits(void **state)
+static void assert_due(uint64_t due, uint64_t earliest, uint64_t after)
+{
+	assert_true(due >= earliest + after);
+	assert_true(due <= clock_mono_ns() + after);
+}
+
+static void test_events_are_told_soon_after_the_last_one(void **state)
 {
 	const struct event event = { .is_machine = true };
-	uint64_t start = clock_mono_ns(), first, again;
+	const struct event ended = { .mig.state = MIG_COMPLETED };
+	uint64_t start = clock_mono_ns(), first, due;
 	struct event taken;
 
 	(void)state;
 	first = event_queue_put(&queue, &event);
-	assert_true(first >= start && first <= clock_mono_ns());
-	assert_int_equal(event_queue_put(&queue, &event), first);
-	while (event_queue_take(&queue, &taken))
-		;
+	assert_due(first, start, EVENT_TELL_AFTER_NS);
+	first += EVENT_TELL_WITHIN_NS - EVENT_TELL_AFTER_NS;
+	do { /* as others come, until the first one has waited for long enough */
+		start = clock_mono_ns();
+		due = event_queue_put(&queue, &event);
+		assert_true(due == first || due >= start + EVENT_TELL_AFTER_NS);
+		assert_true(due <= first);
+		while (clock_mono_ns() < start + NS_PER_MS)
+			;
+	} while (due < first);
+	assert_true(start + EVENT_TELL_AFTER_NS + NS_PER_MS > first);
 	start = clock_mono_ns();
-	again = event_queue_put(&queue, &event);
-	assert_true(again >= start && again <= clock_mono_ns());
+	assert_true(event_queue_put(&queue, &ended) >= start);
+	assert_true(event_queue_put(&queue, &ended) <= clock_mono_ns());
+	/* Once it is taken, the second one is the first. */
+	assert_true(event_queue_take(&queue, &taken));
+	assert_true(event_queue_put(&queue, &event) > first);
 }
 
 static void test_failure_after_any_number_of_passes_arrives(void **state)
@@ -132,7 +149,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_events_come_in_order,
 						setup, teardown),
 		cmocka_unit_test_setup_teardown(
-			test_oldest_event_tells_since_when_it_waits, setup,
+			test_events_are_told_soon_after_the_last_one, setup,
 			teardown),
 		cmocka_unit_test_setup_teardown(
 			test_failure_after_any_number_of_passes_arrives, setup,

@@ -379,6 +379,27 @@ static void test_an_expected_resume_may_come_or_not(void **state)
 	}
 }
 
+static void test_the_first_vcpu_looks_out_for_an_expected_resume(void **state)
+{
+	struct fake *fake = *state;
+	uint64_t deadline_ns = clock_mono_ns() + 10 * NS_PER_SEC;
+	uint64_t first_ns, second_ns;
+
+	vcpu_set_pause(fake->set);
+	while (!vcpu_set_thread_id(fake->set, CPUS - 1))
+		sched_yield();
+	first_ns = vcpu_set_cpu_ns(fake->set, 0);
+	second_ns = vcpu_set_cpu_ns(fake->set, 1);
+	vcpu_set_expect(fake->set, deadline_ns);
+	while (vcpu_set_cpu_ns(fake->set, 0) - first_ns < 20 * NS_PER_MS)
+		assert_true(clock_mono_ns() < deadline_ns);
+	assert_true(vcpu_set_cpu_ns(fake->set, 1) - second_ns < 10 * NS_PER_MS);
+	assert_int_equal(count_running(fake), 0);
+	vcpu_set_resume(fake->set);
+	wait_running(fake, CPUS);
+	assert_true(clock_mono_ns() < deadline_ns);
+}
+
 static int meet(struct accel_vcpu *accel_vcpu, struct err *err)
 {
 	pthread_barrier_wait(&fake_of(accel_vcpu)->fake->together);
@@ -894,6 +915,7 @@ int main(void)
 		fact(test_a_pause_waits_only_until_its_deadline),
 		fact(test_each_resume_lets_every_vcpu_run),
 		fact(test_an_expected_resume_may_come_or_not),
+		fact(test_the_first_vcpu_looks_out_for_an_expected_resume),
 		fact(test_work_is_done_once_for_every_vcpu_and_in_parallel),
 		fact(test_work_finds_and_leaves_the_vcpus_parked),
 		fact(test_running_vcpus_leave_for_work_and_go_on),

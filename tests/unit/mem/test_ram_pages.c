@@ -200,9 +200,10 @@ static void test_of_a_log_known_pages_become_dirty(void **state)
 	uint64_t log[(LOG_PAGES + 63) / 64];
 
 	for (int step = 0; step < STEPS / 20; step++) {
-		uint64_t first = pick(f, PAGES - LOG_PAGES), known, pages;
+		uint64_t first = pick(f, PAGES - LOG_PAGES + 1), known, pages;
 
 		first -= pick(f, 2) ? first % 64 : 0;
+		first = pick(f, 8) ? first : PAGES - LOG_PAGES; /* to its end */
 		memset(f->model, 0, sizeof(f->model));
 		ram_block_forget_known(f->block);
 		for (int i = 0; i < 5; i++) {
@@ -215,7 +216,9 @@ static void test_of_a_log_known_pages_become_dirty(void **state)
 			memset(f->model + known, 1, pages);
 		}
 		for (size_t w = 0; w < sizeof(log) / sizeof(log[0]); w++)
-			log[w] = pick(f, 3) ? ~0ull : 1ull << pick(f, 64);
+			log[w] = pick(f, 3)   ? ~0ull
+				 : pick(f, 2) ? 1ull << pick(f, 64)
+					      : 0;
 		log[LOG_PAGES / 64] &= (1ull << LOG_PAGES % 64) - 1;
 		ram_block_mark_log(f->block, first, log, LOG_PAGES);
 		for (uint64_t i = 0; i < PAGES; i++) {
