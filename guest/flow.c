@@ -120,10 +120,12 @@ static void raise(uint64_t *highest, uint64_t to)
 
 static enum flow_event receive_again(struct flow *flow, uint64_t sequence)
 {
-	/* Nothing is remembered of one whose slot has another frame by now. */
-	bool is_forgotten = load_acquire(flow->next) > sequence + flow->window;
+	/* Nothing is remembered of one whose slot has another frame by now, or is being
+	 * given one: its sender does that once `next` is there.  So `next` is read
+	 * last. */
+	uint32_t resends = load_acquire(slot_of(flow, sequence)->resends);
 	bool was_resent =
-		is_forgotten || read_once(slot_of(flow, sequence)->resends);
+		resends || load_acquire(flow->next) >= sequence + flow->window;
 	uint64_t *count = was_resent ? &flow->twice : &flow->unasked;
 
 	__atomic_fetch_add(count, 1, __ATOMIC_RELAXED);

@@ -9,6 +9,7 @@ import time
 from typing import Any, Callable
 
 TIMEOUT_S = 20.0
+LISTEN_S = 60.0  # on a busy host KVM makes no VM while it ends others that have irqfds: up to 45 s
 
 
 class QmpError(Exception):
@@ -56,7 +57,7 @@ def connect_soon(path: str, timeout_s: float, is_alive: Callable[[], bool] = lam
 class Qmp:
     """One connection.  Used by one thread; events wait in `events`."""
 
-    def __init__(self, path: str, timeout_s: float = TIMEOUT_S,
+    def __init__(self, path: str, timeout_s: float = LISTEN_S,
                  is_alive: Callable[[], bool] = lambda: True,
                  connect: Callable[[str], socket.socket] = connect_unix) -> None:
         self.path = path

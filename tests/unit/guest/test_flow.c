@@ -93,6 +93,25 @@ static void test_duplicate_of_a_frame_sent_once_is_not(void **state)
 	assert_int_equal(s.flow.unasked, 1);
 }
 
+/* The sender may be giving its slot to another frame as the duplicate arrives. */
+static void
+test_duplicate_of_a_frame_that_leaves_its_slot_is_not_judged(void **state)
+{
+	struct setup s;
+
+	(void)state;
+	init(&s);
+	for (int i = 1; i < WINDOW; i++)
+		send(&s, 0);
+	assert_int_equal(flow_receive(&s.flow, 1, 1, &s.ticks), FLOW_BACK);
+	assert_int_equal(flow_receive(&s.flow, 1, 2, &s.ticks), FLOW_UNASKED);
+	send(&s, 3);
+	assert_int_equal(flow_receive(&s.flow, 1, 4, &s.ticks), FLOW_TWICE);
+	send(&s, 5); /* into that slot */
+	assert_int_equal(flow_receive(&s.flow, 1, 6, &s.ticks), FLOW_TWICE);
+	assert_int_equal(s.flow.unasked, 1);
+}
+
 static void test_frame_that_was_never_sent_is_unknown(void **state)
 {
 	struct setup s;
@@ -146,6 +165,8 @@ int main(void)
 		cmocka_unit_test(
 			test_duplicate_of_a_frame_sent_twice_is_explained),
 		cmocka_unit_test(test_duplicate_of_a_frame_sent_once_is_not),
+		cmocka_unit_test(
+			test_duplicate_of_a_frame_that_leaves_its_slot_is_not_judged),
 		cmocka_unit_test(test_frame_that_was_never_sent_is_unknown),
 		cmocka_unit_test(test_frame_that_never_comes_is_lost_once),
 		cmocka_unit_test(
