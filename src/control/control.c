@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * The loop's handles (signals, an async wake-up, a timer of events, QMP), and the one place where the
- * machine and the migration meet what the operator wants.
+ * The loop's handles (signals, an async wake-up, a timer of events, QMP), and the one
+ * place where the machine and the migration meet what the operator wants.
  */
 #include "control/control.h"
 

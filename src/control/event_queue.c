@@ -4,7 +4,6 @@
 
 #include <assert.h>
 
-#include "base/clock.h"
 #include "base/trace.h"
 
 void event_queue_init(struct event_queue *queue)

@@ -27,13 +27,12 @@ struct event {
 	enum machine_event machine;
 	struct mig_event mig;
 	uint64_t real_ns; /* when it happened */
-	uint64_t
-		put_ns; /* likewise, by clock_mono_ns(); set by event_queue_put() */
+	uint64_t put_ns;  /* likewise, clock_mono_ns(); set by event_queue_put() */
 };
 
 /* Events are told once none came for the first of these, or one waits for the second: a
  * client that is woken in the pause takes its CPU from the guest, for 100 us and more.  At
- * once when a migration or the machine has ended. */
+ * once when a migration or the machine has ended, unless another one follows at once. */
 #define EVENT_TELL_AFTER_NS  (5 * NS_PER_MS)
 #define EVENT_TELL_WITHIN_NS (20 * NS_PER_MS)
 
