@@ -27,7 +27,7 @@ struct event {
 	enum machine_event machine;
 	struct mig_event mig;
 	uint64_t real_ns; /* when it happened */
-	uint64_t put_ns;  /* likewise, clock_mono_ns(); set by event_queue_put() */
+	uint64_t put_ns;  /* clock_mono_ns(); set by event_queue_put() */
 };
 
 /* Events are told once none came for the first of these, or one waits for the second: a
